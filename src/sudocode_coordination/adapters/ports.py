@@ -1,0 +1,110 @@
+"""What the core needs of the world. Each port has a real and a simulated implementation; `tests/conformance` holds both to
+one suite.
+
+Every method returns at once. What comes of it arrives later as inputs through the `deliver` function that the
+implementation was made with. No method raises for anything that the world does (`Disk` excepted: its writes are waited for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from sudocode_coordination.core.io import DiskContents, DiskOperation, Input
+from sudocode_coordination.model import Instant, Now, PeerId
+
+Deliver: TypeAlias = Callable[[Input], None]
+"""Hands an input to whoever owns the node. Never blocks; bounded by that owner."""
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now(self) -> Now:
+        """Both clocks; `instant` counts suspend and never goes back."""
+
+    def instant(self) -> Instant:
+        """The monotonic one alone."""
+
+
+class Disk(Protocol):
+    """Durable state of one clone."""
+
+    def load(self) -> DiskContents:
+        """All that is stored. Corrupt files are set aside, and what is missing shows as `intact=False`; never raises for that.
+
+        Raises:
+            StorageError: there is no way to keep anything (no permission, disk full).
+        """
+
+    def write(self, operations: tuple[DiskOperation, ...]) -> None:
+        """All or nothing, safe against a killed process when it returns.
+
+        Raises:
+            StorageError: nothing of it was written.
+        """
+
+    def close(self) -> None:
+        """No more writes."""
+
+
+class Network(Protocol):
+    """Authenticated frames between peers, and gossip.
+
+    Delivers `Listening`, `PeerConnected`, `PeerDisconnected`, `DialFailed`, `PeerRefused`, `FrameReceived`, `GossipReceived`.
+    Laws: between `PeerConnected(p)` and `PeerDisconnected(p)` there is exactly one stream to p; frames on it arrive whole, in
+    order, unaltered, or the peer is disconnected. A dial ends in `PeerConnected` or `DialFailed`. A dial to a connected peer
+    does nothing. Only admitted peers connect; a peer that is admitted no more is disconnected. Gossip may be lost,
+    reordered or doubled.
+    """
+
+    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Try all addresses until one answers as that peer."""
+
+    def hang_up(self, peer: PeerId, reason: str) -> None:
+        """Close the connection, if there is one; `PeerDisconnected` follows."""
+
+    def admit(self, peers: tuple[PeerId, ...]) -> None:
+        """The only peers that may connect from now on."""
+
+    def send(self, peer: PeerId, frame: bytes) -> None:
+        """Queue a frame; a peer that takes too long or has too much queued is disconnected."""
+
+    def gossip(self, topic: str, data: bytes) -> None:
+        """Publish; the sender does not get its own back."""
+
+
+class GitRemote(Protocol):
+    """The coordination branch on the git remote.
+
+    Delivers `BranchRead`, `BranchReadFailed`, `BranchPublished`, `BranchPublishFailed`. Laws: publishing changes exactly the
+    named files, whatever others publish at the same time; the branch is created if it is missing; of concurrent publishers
+    all get through in the end; nothing hangs.
+    """
+
+    def read_branch(self) -> None:
+        """Fetch and read all records."""
+
+    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
+        """Write (bytes) or remove (None) files under `peers/`."""
+
+
+class Keyring(Protocol):
+    """The clone's identity, and signatures of others. Pure: the core may call it."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Own id."""
+
+    @property
+    def public_key(self) -> bytes:
+        """libp2p's protobuf encoding of the own public key."""
+
+    def sign(self, data: bytes) -> bytes:
+        """A deterministic signature, 64 bytes."""
+
+    def verify(self, peer_id: PeerId, data: bytes, signature: bytes) -> bool:
+        """Whether that peer signed it. False for ids that hold no Ed25519 key."""
+
+    def public_key_of(self, peer_id: PeerId) -> bytes | None:
+        """The key that an id holds, in libp2p's encoding."""

@@ -1,0 +1,46 @@
+"""What happens, as clients see it: `{type, agentId, timestamp, data}`."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from sudocode_coordination.model import AgentId, Json
+
+EventType: TypeAlias = Literal[
+    "peer-discovered",
+    "peer-connected",
+    "peer-disconnected",
+    "lease-acquired",
+    "lease-denied",
+    "lease-renewed",
+    "lease-released",
+    "lease-expired",
+    "lease-lost",
+    "lease-queued",
+    "conflicts-detected",
+    "sync-completed",
+    "heartbeat-sent",
+    "work-started",
+    "work-completed",
+    "issue-updated",
+    "spec-updated",
+]
+EVENT_TYPES: Final[tuple[str, ...]] = EventType.__args__  # type: ignore[attr-defined]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work.
+
+    `data` by type (all keys camelCase): peer-*: `peerId, agentIds, address, reason`; lease-*: `lease` (see `model.Lease`),
+    and `reason` (why denied, lost or released), `holder` (agent id), `queue` (agents ahead); conflicts-detected: `conflicts`;
+    sync-completed: `peerId, feeds, entries`; heartbeat-sent: `count`; work-*: `work`; issue-updated: `issueId, fields`;
+    spec-updated: `specPath, fields`.
+    """
+
+    type: EventType
+    agent_id: AgentId
+    timestamp: str
+    """ISO 8601 UTC with milliseconds."""
+    data: dict[str, Json] = {}

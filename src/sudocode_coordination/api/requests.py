@@ -1,0 +1,344 @@
+"""Everything a client can ask of a daemon. A request knows the type of its answer; `api/codec.py` turns both into bytes.
+
+`agent` says who acts; None is the daemon's default agent. Answers are the values of `model.py` and the few below.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Generic, Literal, TypeAlias, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta
+
+from sudocode_coordination.model import (
+    ActiveWork,
+    AgentId,
+    Conflict,
+    Draft,
+    IssueUpdate,
+    Json,
+    Lease,
+    LeaseMode,
+    PartitionPolicy,
+    PeerId,
+    PeerInfo,
+    Resource,
+    SpecUpdate,
+)
+
+R = TypeVar("R")
+MAX_TEXT: int = 4_096
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Agent = Annotated[str, Meta(min_length=1, max_length=100)] | None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of the answers."""
+
+
+class Request(
+    msgspec.Struct, Generic[R], frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, tag_field="method"
+):
+    """Base of the requests; R is the answer's type, the tag the JSON-RPC method's name."""
+
+    answer: ClassVar[Any]
+
+
+# --- answers ------------------------------------------------------------------------------------------------------------
+
+
+class Nothing(Answer, frozen=True, kw_only=True):
+    """Done; there is nothing to tell."""
+
+
+class RemoteHealth(Answer, frozen=True, kw_only=True):
+    """How the git remote does."""
+
+    name: str
+    branch: str
+    state: Literal["unknown", "ok", "unreachable"]
+    since: str | None = None
+    """ISO time since when it has been in that state."""
+    reason: str | None = None
+    commit: str | None = None
+    last_read: str | None = None
+    pushes: int = 0
+    """Pushes made by this daemon since it started."""
+
+
+class AgentInfo(Answer, frozen=True, kw_only=True):
+    """An agent of this clone."""
+
+    agent_id: AgentId
+    capabilities: tuple[str, ...]
+    default: bool
+    leases_held: int
+
+
+class Status(Answer, frozen=True, kw_only=True):
+    """Answer to `GetStatus`."""
+
+    state: Literal["starting", "active", "stopping"]
+    peer_id: PeerId
+    agents: tuple[AgentInfo, ...]
+    addresses: tuple[str, ...]
+    peers: tuple[PeerInfo, ...]
+    work: tuple[ActiveWork, ...]
+    leases: tuple[Lease, ...]
+    remote: RemoteHealth
+    roster: tuple[PeerId, ...]
+    partition_policy: PartitionPolicy
+    problems: tuple[str, ...] = ()
+    """Things that want a person's attention: the disk is full, records were skipped, …"""
+    started_at: str
+    version: str
+
+
+class LeaseOutcome(Answer, frozen=True, kw_only=True):
+    """Answer to `AcquireLease`: truthy if granted. If not, `holders` says who is in the way."""
+
+    granted: bool
+    lease: Lease | None = None
+    holders: tuple[Conflict, ...] = ()
+    reason: str = ""
+    waited_ms: int = 0
+
+    def __bool__(self) -> bool:
+        return self.granted
+
+
+class Released(Answer, frozen=True, kw_only=True):
+    """Answer to `ReleaseLease`."""
+
+    released: tuple[Lease, ...]
+
+
+class CheckResult(Answer, frozen=True, kw_only=True):
+    """Answer to `CheckConflicts`."""
+
+    conflicts: tuple[Conflict, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.conflicts)
+
+
+class DoctorFinding(Answer, frozen=True, kw_only=True):
+    """One line of `coord doctor`."""
+
+    name: str
+    ok: bool
+    message: str
+    hint: str = ""
+
+
+# --- requests -----------------------------------------------------------------------------------------------------------
+
+
+class GetStatus(Request[Status], frozen=True, kw_only=True, tag="status"):
+    answer = Status
+
+
+class ListPeers(Request[tuple[PeerInfo, ...]], frozen=True, kw_only=True, tag="peers"):
+    answer = tuple[PeerInfo, ...]
+
+
+class AcquireLease(Request[LeaseOutcome], frozen=True, kw_only=True, tag="lease"):
+    """All of `resources` or none. `wait_ms` None: answer at once; 0: wait without limit; else that long at most."""
+
+    answer = LeaseOutcome
+    resources: Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=1_000)]
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
+    ttl_ms: Annotated[int, Meta(ge=1)] | None = None
+    mode: LeaseMode = "exclusive"
+    wait_ms: Annotated[int, Meta(ge=0)] | None = None
+    note: Text = ""
+    agent: Agent = None
+
+
+class RenewLease(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="renew"):
+    """Start the ttl of the agent's leases on these resources anew."""
+
+    answer = tuple[Lease, ...]
+    resources: tuple[Resource, ...]
+    ttl_ms: Annotated[int, Meta(ge=1)] | None = None
+    agent: Agent = None
+
+
+class ReleaseLease(Request[Released], frozen=True, kw_only=True, tag="release"):
+    """Release the leases on these resources; `everything`: all that the agent has, queued ones too."""
+
+    answer = Released
+    resources: tuple[Resource, ...] = ()
+    everything: bool = False
+    agent: Agent = None
+
+
+class ListLeases(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="leases"):
+    """The agent's own; `everyone`: those of all agents, with who waits."""
+
+    answer = tuple[Lease, ...]
+    everyone: bool = False
+    agent: Agent = None
+
+
+class CheckConflicts(Request[CheckResult], frozen=True, kw_only=True, tag="check"):
+    """Who else holds or works on these; reads the local replica only."""
+
+    answer = CheckResult
+    resources: tuple[Resource, ...]
+    agent: Agent = None
+
+
+class SetWork(Request[ActiveWork], frozen=True, kw_only=True, tag="work.set"):
+    answer = ActiveWork
+    issues: tuple[Text, ...] = ()
+    specs: tuple[Text, ...] = ()
+    files: tuple[Text, ...] = ()
+    status: Text = ""
+    metadata: dict[str, Json] = {}
+    agent: Agent = None
+
+
+class ClearWork(Request[Nothing], frozen=True, kw_only=True, tag="work.clear"):
+    answer = Nothing
+    agent: Agent = None
+
+
+class ListWork(Request[tuple[ActiveWork, ...]], frozen=True, kw_only=True, tag="work.show"):
+    """Active work of everyone, or of one agent."""
+
+    answer = tuple[ActiveWork, ...]
+    agent: Agent = None
+
+
+class UpdateIssue(Request[IssueUpdate], frozen=True, kw_only=True, tag="issue.update"):
+    """Write live fields of an issue; a None value takes the own value of that field back."""
+
+    answer = IssueUpdate
+    issue_id: Annotated[str, Meta(min_length=1, max_length=200)]
+    fields: dict[str, Json]
+    agent: Agent = None
+
+
+class ListIssues(Request[tuple[IssueUpdate, ...]], frozen=True, kw_only=True, tag="issue.show"):
+    answer = tuple[IssueUpdate, ...]
+    issue_id: str | None = None
+
+
+class UpdateSpec(Request[SpecUpdate], frozen=True, kw_only=True, tag="spec.update"):
+    answer = SpecUpdate
+    spec_path: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    fields: dict[str, Json]
+    agent: Agent = None
+
+
+class ListSpecs(Request[tuple[SpecUpdate, ...]], frozen=True, kw_only=True, tag="spec.show"):
+    answer = tuple[SpecUpdate, ...]
+    spec_path: str | None = None
+
+
+class SaveDraft(Request[Draft], frozen=True, kw_only=True, tag="draft.save"):
+    """Keep an update in this clone only."""
+
+    answer = Draft
+    kind: Literal["issue", "spec", "note"]
+    target: Annotated[str, Meta(max_length=1_000)]
+    fields: dict[str, Json]
+    agent: Agent = None
+
+
+class ListDrafts(Request[tuple[Draft, ...]], frozen=True, kw_only=True, tag="draft.list"):
+    answer = tuple[Draft, ...]
+    agent: Agent = None
+
+
+class PublishDraft(Request[tuple[Draft, ...]], frozen=True, kw_only=True, tag="draft.publish"):
+    """Publish drafts as live updates (by id, or all of the agent's) and forget them as drafts."""
+
+    answer = tuple[Draft, ...]
+    draft_ids: tuple[str, ...] = ()
+    everything: bool = False
+    agent: Agent = None
+
+
+class AttachAgent(Request[AgentInfo], frozen=True, kw_only=True, tag="agent.attach"):
+    """Make an agent of this clone known. `bound`: it leaves, and its leases end, when this connection closes."""
+
+    answer = AgentInfo
+    agent: Annotated[str, Meta(min_length=1, max_length=100)]
+    capabilities: tuple[Text, ...] | None = None
+    bound: bool = False
+
+
+class DetachAgent(Request[Nothing], frozen=True, kw_only=True, tag="agent.detach"):
+    """The agent leaves: its leases end, its work is cleared."""
+
+    answer = Nothing
+    agent: Annotated[str, Meta(min_length=1, max_length=100)]
+
+
+class GetFindings(Request[tuple[DoctorFinding, ...]], frozen=True, kw_only=True, tag="doctor"):
+    """What the daemon itself knows to be wrong or right, for `coord doctor`."""
+
+    answer = tuple[DoctorFinding, ...]
+
+
+class ReadBranchNow(Request[Nothing], frozen=True, kw_only=True, tag="refresh"):
+    """Look at the coordination branch now; answered when it has been read."""
+
+    answer = Nothing
+
+
+# --- answered by the server itself, never by the core -------------------------------------------------------------------
+
+
+class Subscribe(Request[Nothing], frozen=True, kw_only=True, tag="events"):
+    """From now on events come on this connection, as notifications `event`. `replay`: the last ones first, at most that many."""
+
+    answer = Nothing
+    replay: Annotated[int, Meta(ge=0, le=1_000)] = 0
+
+
+class Stop(Request[Nothing], frozen=True, kw_only=True, tag="stop"):
+    """Stop the daemon; answered when leases are released and the record is removed."""
+
+    answer = Nothing
+
+
+class Ping(Request[Nothing], frozen=True, kw_only=True, tag="ping"):
+    answer = Nothing
+
+
+CoreRequest: TypeAlias = (
+    GetStatus
+    | ListPeers
+    | AcquireLease
+    | RenewLease
+    | ReleaseLease
+    | ListLeases
+    | CheckConflicts
+    | SetWork
+    | ClearWork
+    | ListWork
+    | UpdateIssue
+    | ListIssues
+    | UpdateSpec
+    | ListSpecs
+    | SaveDraft
+    | ListDrafts
+    | PublishDraft
+    | AttachAgent
+    | DetachAgent
+    | GetFindings
+    | ReadBranchNow
+)
+ServerRequest: TypeAlias = Subscribe | Stop | Ping
+
+
+def method_of(request: type[Request[Any]] | Request[Any]) -> str:
+    """The JSON-RPC method's name."""
+    return str(request.__struct_config__.tag)
+
+
+REQUESTS: Final[dict[str, type[Request[Any]]]] = {method_of(cls): cls for cls in (*get_args(CoreRequest), *get_args(ServerRequest))}
+EVENT_NOTIFICATION: Final = "event"

@@ -1,0 +1,1 @@
+"""The `coord` command: arguments become a request, the answer is shown."""

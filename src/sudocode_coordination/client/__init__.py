@@ -1,0 +1,1 @@
+"""One typed API to a running daemon, blocking and async."""

@@ -1,0 +1,178 @@
+"""Configuration: one frozen value, every field explained. Flags go before `COORD_*` variables, those before
+`.sudocode/coordination.toml` in the repository, and that before the defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from sudocode_coordination.errors import ConfigError
+from sudocode_coordination.model import AGENT_ID_PATTERN, PartitionPolicy
+
+CONFIG_FILE: Final = ".sudocode/coordination.toml"
+ENVIRONMENT_PREFIX: Final = "COORD_"
+_NOT_CONFIG: Final = frozenset({"COORD_AGENT", "COORD_OVERRIDE"})
+"""Variables with our prefix that are no configuration keys: who acts, and a guard's override."""
+
+Ms = Annotated[int, Meta(ge=1, le=7 * 24 * 3_600_000)]
+
+
+class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set. Durations are milliseconds."""
+
+    agent_id: Annotated[str, Meta(pattern=AGENT_ID_PATTERN.pattern.replace(r"\Z", "$"))]
+    """The daemon's default agent. Generated as `agent-<host>-<12 hex>` and kept, if it is not given."""
+    git_remote: Annotated[str, Meta(min_length=1, pattern="^[^-]")] = "origin"
+    """Name of the git remote that introduces the peers."""
+    coordination_branch: Annotated[str, Meta(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = "coordination"
+    """Orphan branch that holds the peer records."""
+    peer_discovery_interval_ms: Annotated[int, Meta(ge=1_000)] = 60_000
+    """Between two looks at the branch, jittered by a fifth."""
+    heartbeat_interval_ms: Annotated[int, Meta(ge=100)] = 15_000
+    """Between two presence beats to connected peers; a peer silent for three of them is suspected."""
+    record_ttl_ms: Annotated[int, Meta(ge=60_000)] = 900_000
+    """How long a record on the branch counts without refresh; it is refreshed at a third of it."""
+    lease_ttl_ms: Ms = 300_000
+    """Of a lease that names none. Renewed at half of it while its holder lives."""
+    max_lease_ttl_ms: Ms = 3_600_000
+    """Longest ttl that is granted; also how long a peer that lost its memory is not counted towards a quorum."""
+    gone_grace_ms: Annotated[int, Meta(ge=1_000)] = 30_000
+    """A holder unreachable for this long no longer blocks provisional grants (`docs/leases.md`)."""
+    preempt_grace_ms: Annotated[int, Meta(ge=0)] = 0
+    """How long a holder may finish after a higher priority asked."""
+    partition_policy: PartitionPolicy = "open"
+    """Without a majority of the roster: `open` grants provisionally when all that can be reached agree; `majority`
+    grants nothing; `closed` grants nothing unless every live peer of the last view agrees."""
+    capabilities: tuple[str, ...] = ("code", "review", "test")
+    """What the default agent offers; free words that other agents may look for."""
+    listen_addresses: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")
+    """libp2p multiaddrs to listen on."""
+    announce_addresses: tuple[str, ...] = ()
+    """Published instead of the interfaces' own addresses, if any are given."""
+    relays: tuple[str, ...] = ()
+    """Multiaddrs of relays to use when no direct address answers."""
+    relay_service: bool = False
+    """Whether this peer relays for others."""
+    enable_file_diffs: bool = False
+    """Share hunks of uncommitted work."""
+    max_peers: Annotated[int, Meta(ge=1, le=1_000)] = 200
+    """Peers that are dialled or accepted at most."""
+
+
+def _readable_host() -> str:
+    host = re.sub(r"[^A-Za-z0-9-]+", "-", socket.gethostname().split(".")[0]).strip("-")
+    return host[:40] or "host"
+
+
+def generate_agent_id() -> str:
+    """A fresh id, `agent-<host>-<12 hex>`."""
+    return f"agent-{_readable_host()}-{secrets.token_hex(6)}"
+
+
+def _explain(error: msgspec.ValidationError, source: str) -> ConfigError:
+    return ConfigError(f"{source}: {error}", hint="docs/reference.md lists every key with its type and default")
+
+
+def config_from_mapping(values: Mapping[str, Any], *, source: str = "configuration") -> CoordinationConfig:
+    """A validated configuration.
+
+    Raises:
+        ConfigError: an unknown key or an impossible value, named with what is allowed.
+    """
+    known = {field.name for field in msgspec.structs.fields(CoordinationConfig)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
+    for name in known & values.keys():
+        try:
+            msgspec.convert(values[name], _field_type(name), strict=False)
+        except msgspec.ValidationError as error:
+            raise ConfigError(
+                f"{source}: {name} = {values[name]!r} is not allowed: {error}",
+                hint="docs/reference.md lists every key with its type and default",
+            ) from None
+    try:
+        return msgspec.convert({"agent_id": generate_agent_id(), **values}, CoordinationConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explain(error, source) from None
+
+
+def _field_type(name: str) -> Any:
+    return next(f.type for f in msgspec.structs.fields(CoordinationConfig) if f.name == name)
+
+
+def create_default_config(agent_id: str | None = None, **values: Any) -> CoordinationConfig:
+    """The defaults, with what is given laid over them.
+
+    Raises:
+        ConfigError: an unknown key or an impossible value.
+    """
+    if agent_id is not None:
+        values["agent_id"] = agent_id
+    return config_from_mapping({k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The keys of a `coordination.toml`; nothing if there is no such file.
+
+    Raises:
+        ConfigError: the file is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path}: {error}", hint="it must be TOML with keys like `lease_ttl_ms = 300000`") from None
+
+
+def read_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """The keys set by `COORD_*` variables; lists are separated by commas, `COORD_AGENT_ID` sets `agent_id`.
+
+    Raises:
+        ConfigError: a variable names no key.
+    """
+    found: dict[str, Any] = {}
+    fields = {f.name: f for f in msgspec.structs.fields(CoordinationConfig)}
+    for name, text in environment.items():
+        if not name.startswith(ENVIRONMENT_PREFIX) or name in _NOT_CONFIG:
+            continue
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key not in fields:
+            raise ConfigError(f"environment: {name} names no configuration key", hint=f"known: {', '.join(sorted(fields))}")
+        default = fields[key].default
+        found[key] = tuple(p for p in text.split(",") if p) if isinstance(default, tuple) else text
+    return found
+
+
+def load_config(
+    repository: Path, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> CoordinationConfig:
+    """Flags over environment over the repository's file over the defaults.
+
+    Args:
+        repository: root of the work tree (or the bare repository).
+        flags: keys given on the command line; None values are left out.
+
+    Raises:
+        ConfigError: an unknown key or an impossible value; it says where.
+    """
+    merged: dict[str, Any] = {}
+    layers = (
+        (CONFIG_FILE, read_config_file(repository / CONFIG_FILE)),
+        ("environment", read_environment(environment)),
+        ("flags", {k: v for k, v in (flags or {}).items() if v is not None}),
+    )
+    for source, layer in layers:
+        config_from_mapping(layer, source=source)
+        merged.update({k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()})
+    return config_from_mapping(merged)

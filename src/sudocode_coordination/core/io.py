@@ -1,0 +1,294 @@
+"""The only door of the core: what goes in (inputs, past tense) and what comes out (effects, imperative). All of it is data."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from sudocode_coordination.api.events import Event
+from sudocode_coordination.api.requests import CoreRequest
+from sudocode_coordination.model import Json, PeerId
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of inputs and effects: encodable, so that the journal can keep them and the simulator replay them."""
+
+
+# --- disk ---------------------------------------------------------------------------------------------------------------
+
+
+class StoredEnvelope(Item, frozen=True, kw_only=True):
+    """An envelope (`wire.Envelope`, encoded) of a feed."""
+
+    owner: PeerId
+    epoch: int
+    seq: int
+    data: bytes
+
+
+class ForgottenEpochs(Item, frozen=True, kw_only=True):
+    """Drop what is stored of `owner`'s feed below `epoch`."""
+
+    owner: PeerId
+    below: int
+
+
+class StoredValue(Item, frozen=True, kw_only=True):
+    """A value by (space, key); spaces: meta, claims, agents, drafts, epochs."""
+
+    space: str
+    key: str
+    data: bytes
+
+
+class ForgottenValue(Item, frozen=True, kw_only=True):
+    """Drop the value."""
+
+    space: str
+    key: str
+
+
+DiskOperation: TypeAlias = StoredEnvelope | ForgottenEpochs | StoredValue | ForgottenValue
+
+
+class DiskContents(msgspec.Struct, frozen=True, kw_only=True):
+    """What the disk held at start. `intact`: nothing was lost since it was written: same boot, database sound."""
+
+    envelopes: tuple[StoredEnvelope, ...] = ()
+    values: tuple[StoredValue, ...] = ()
+    intact: bool = False
+
+
+# --- inputs -------------------------------------------------------------------------------------------------------------
+
+
+class Started(Item, frozen=True, kw_only=True):
+    """First input of a node's life."""
+
+    contents: DiskContents
+    seed: int
+    """For all the dice the node needs: jitter, choice of a peer."""
+
+
+class Ticked(Item, frozen=True, kw_only=True):
+    """`Node.deadline()` has come. `late_ms` over a second means that this process or machine was paused."""
+
+    late_ms: int = 0
+
+
+class Listening(Item, frozen=True, kw_only=True):
+    """The network part is up, or its addresses changed. `addresses`: full multiaddrs without `/p2p/…`."""
+
+    addresses: tuple[str, ...]
+
+
+class PeerConnected(Item, frozen=True, kw_only=True):
+    """A peer's sync stream is open and it has answered."""
+
+    peer: PeerId
+    address: str
+    direction: Literal["out", "in"]
+    relayed: bool = False
+
+
+class PeerDisconnected(Item, frozen=True, kw_only=True):
+    """Its sync stream is gone."""
+
+    peer: PeerId
+    reason: str
+
+
+class DialFailed(Item, frozen=True, kw_only=True):
+    """None of the addresses answered."""
+
+    peer: PeerId
+    reason: str
+
+
+class PeerRefused(Item, frozen=True, kw_only=True):
+    """A peer that is not admitted knocked (inbound)."""
+
+    peer: PeerId
+    address: str
+
+
+class FrameReceived(Item, frozen=True, kw_only=True):
+    """A whole frame from a peer's sync stream; the peer's id is authenticated."""
+
+    peer: PeerId
+    frame: bytes
+
+
+class GossipReceived(Item, frozen=True, kw_only=True):
+    """Something from a topic. Nothing about it is authenticated."""
+
+    topic: str
+    data: bytes
+
+
+class BranchRead(Item, frozen=True, kw_only=True):
+    """The coordination branch as the remote has it: file name under `peers/` -> bytes. `commit` is None if there is no branch."""
+
+    commit: str | None
+    records: dict[str, bytes]
+    skipped: dict[str, str] = {}
+    """File name -> why it was not even read (too large, no plain file)."""
+
+
+class BranchReadFailed(Item, frozen=True, kw_only=True):
+    """The remote could not be read."""
+
+    reason: str
+
+
+class BranchPublished(Item, frozen=True, kw_only=True):
+    """A `Publish` succeeded (also when there was nothing to change)."""
+
+    ticket: int
+    commit: str
+
+
+class BranchPublishFailed(Item, frozen=True, kw_only=True):
+    """A `Publish` did not get through after retries."""
+
+    ticket: int
+    reason: str
+
+
+class RequestReceived(Item, frozen=True, kw_only=True):
+    """A client asks. `client` names the connection; it may ask many things at once."""
+
+    client: int
+    request_id: int
+    request: CoreRequest
+
+
+class RequestCancelled(Item, frozen=True, kw_only=True):
+    """The client no longer waits for the answer."""
+
+    client: int
+    request_id: int
+
+
+class ClientGone(Item, frozen=True, kw_only=True):
+    """The connection has closed."""
+
+    client: int
+
+
+class DiskFailed(Item, frozen=True, kw_only=True):
+    """A `Persist` did not succeed; nothing of it is on disk."""
+
+    reason: str
+
+
+class StopRequested(Item, frozen=True, kw_only=True):
+    """End all leases, remove the records, say goodbye; then `Stopped` comes out."""
+
+
+Input: TypeAlias = (
+    Started
+    | Ticked
+    | Listening
+    | PeerConnected
+    | PeerDisconnected
+    | DialFailed
+    | PeerRefused
+    | FrameReceived
+    | GossipReceived
+    | BranchRead
+    | BranchReadFailed
+    | BranchPublished
+    | BranchPublishFailed
+    | RequestReceived
+    | RequestCancelled
+    | ClientGone
+    | DiskFailed
+    | StopRequested
+)
+
+# --- effects ------------------------------------------------------------------------------------------------------------
+
+
+class Persist(Item, frozen=True, kw_only=True):
+    """Write in one transaction, before any effect that follows is carried out."""
+
+    operations: tuple[DiskOperation, ...]
+
+
+class Dial(Item, frozen=True, kw_only=True):
+    """Connect to a peer at any of the addresses, and open its sync stream."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+class HangUp(Item, frozen=True, kw_only=True):
+    """Close whatever there is to that peer."""
+
+    peer: PeerId
+    reason: str
+
+
+class Admit(Item, frozen=True, kw_only=True):
+    """From now on only these peers may connect, in either direction."""
+
+    peers: tuple[PeerId, ...]
+
+
+class Send(Item, frozen=True, kw_only=True):
+    """A frame for a connected peer; lost if the connection is."""
+
+    peer: PeerId
+    frame: bytes
+
+
+class Gossip(Item, frozen=True, kw_only=True):
+    """Publish on a topic."""
+
+    topic: str
+    data: bytes
+
+
+class ReadBranch(Item, frozen=True, kw_only=True):
+    """Fetch the coordination branch."""
+
+
+class Publish(Item, frozen=True, kw_only=True):
+    """Change files under `peers/` on the branch, everything else kept: file name -> bytes, or None to remove it."""
+
+    ticket: int
+    changes: dict[str, bytes | None]
+    final: bool = False
+    """The last one before the process ends: not to be put off."""
+
+
+class RequestError(msgspec.Struct, frozen=True, kw_only=True):
+    """An error as clients see it: `errors.error_from_code` makes the exception."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+class Reply(Item, frozen=True, kw_only=True):
+    """The answer to a request: a value, or an error."""
+
+    client: int
+    request_id: int
+    value: Json = None
+    error: RequestError | None = None
+
+
+class Emit(Item, frozen=True, kw_only=True):
+    """An event for whoever listens."""
+
+    event: Event
+
+
+class Stopped(Item, frozen=True, kw_only=True):
+    """The node is done: close the ports and leave."""
+
+
+Effect: TypeAlias = Persist | Dial | HangUp | Admit | Send | Gossip | ReadBranch | Publish | Reply | Emit | Stopped

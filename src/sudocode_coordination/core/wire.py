@@ -1,0 +1,264 @@
+"""What peers say to each other on the sync stream and in gossip: MessagePack, bounded, versioned. `docs/protocol.md` describes it.
+
+A frame is a batch of messages; the adapter carries frames as bytes and knows nothing of them. Unknown message types are
+skipped and unknown fields ignored, so that an older peer can talk to a newer one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from sudocode_coordination.errors import ProtocolError
+from sudocode_coordination.model import Grade, LeaseMode, Resource
+
+PROTOCOL_VERSION: Final = 1
+MAX_FRAME_BYTES: Final = 1 << 20
+"""Largest frame accepted. Yamux's window is 256 KB: the adapter writes larger ones in pieces."""
+MAX_ENVELOPE_BYTES: Final = 64 << 10
+"""Largest update in one envelope, so that a batch of them stays below a frame."""
+MAX_MESSAGES: Final = 4_096
+"""Messages in one frame: what a burst of leases in one tick needs, and few enough to bound a hostile frame's cost."""
+MAX_RESOURCES: Final = 1_000
+"""Resources in one claim."""
+MAX_HEADS: Final = 10_000
+"""Feeds a peer may tell of: two hundred peers, and long memory of those who left."""
+
+Text = Annotated[str, Meta(max_length=4_096)]
+Id = Annotated[str, Meta(min_length=1, max_length=200)]
+Natural = Annotated[int, Meta(ge=0, lt=1 << 53)]
+Millis = Annotated[int, Meta(ge=0, le=7 * 24 * 3_600_000)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="t", omit_defaults=True):
+    """Base of all messages."""
+
+
+class Head(msgspec.Struct, frozen=True, array_like=True):
+    """How far a feed is known: all of `epoch` up to and including sequence number `seq`; 0 is nothing yet."""
+
+    owner: Id
+    epoch: Natural
+    seq: Natural
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """One signed step of a feed, stored and forwarded as it came.
+
+    The first `parts` envelopes of an epoch (sequence numbers 1 to `parts`) are together its snapshot; until all of them
+    are there, the epoch before stays in view.
+    """
+
+    owner: Id
+    epoch: Natural
+    seq: Annotated[int, Meta(ge=1, lt=1 << 53)]
+    parts: Natural
+    update: Annotated[bytes, Meta(max_length=MAX_ENVELOPE_BYTES)]
+    signature: Annotated[bytes, Meta(max_length=64)]
+
+
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+    """First message on a sync stream, in both directions."""
+
+    protocol: Natural = PROTOCOL_VERSION
+    version: Text = ""
+    incarnation: Natural
+    heads: Annotated[tuple[Head, ...], Meta(max_length=MAX_HEADS)] = ()
+
+
+class Heads(Message, frozen=True, kw_only=True, tag="heads"):
+    """Anti-entropy: what the sender has. The receiver answers with what is missing there, and `Heads` if `reply` is set."""
+
+    heads: Annotated[tuple[Head, ...], Meta(max_length=MAX_HEADS)] = ()
+    reply: bool = False
+
+
+class Envelopes(Message, frozen=True, kw_only=True, tag="env"):
+    """Steps of feeds, in order per feed."""
+
+    envelopes: Annotated[tuple[Envelope, ...], Meta(max_length=MAX_MESSAGES)] = ()
+
+
+class Presence(Message, frozen=True, kw_only=True, tag="presence"):
+    """A beat: the sender lives. Also sent as gossip, then signed as a whole (`Signed`)."""
+
+    incarnation: Natural
+    count: Natural
+    ping: Natural = 0
+    """The sender's monotonic milliseconds, given back in `pong` by the receiver: the round trip."""
+    pong: Natural | None = None
+
+
+class Bye(Message, frozen=True, kw_only=True, tag="bye"):
+    """The sender leaves on purpose: its claims have ended, no need to suspect it first."""
+
+
+class RecordOffer(Message, frozen=True, kw_only=True, tag="record"):
+    """Signed peer records for whoever publishes for all; one JSON file's text each."""
+
+    records: Annotated[tuple[Annotated[bytes, Meta(max_length=16_384)], ...], Meta(max_length=256)] = ()
+
+
+class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
+    """What never changes of a claim. `lamport` orders claims of one priority: first come, first served."""
+
+    id: Id
+    agent: Id
+    resources: Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=MAX_RESOURCES)]
+    mode: LeaseMode
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
+    lamport: Natural
+    ttl_ms: Annotated[int, Meta(ge=1, le=7 * 24 * 3_600_000)]
+    note: Text = ""
+
+
+class Disclosed(msgspec.Struct, frozen=True, array_like=True):
+    """A live claim that the acknowledging peer knows of, with the time it still has there."""
+
+    claim: ClaimBody
+    granted: bool
+    grade: Grade
+    remaining_ms: Millis
+
+
+class Claim(Message, frozen=True, kw_only=True, tag="claim"):
+    """Ask (`granted` false) or renew (true). `seq` counts the refreshes of this claim."""
+
+    claim: ClaimBody
+    seq: Natural
+    granted: bool = False
+    grade: Grade = "provisional"
+
+
+class Ack(Message, frozen=True, kw_only=True, tag="ack"):
+    """The answer to a `Claim`, always sent. `yields`: claims of the sender's own that gave way. `counts`: whether this
+    acknowledgement may be counted towards a quorum (false while the sender may have lost its memory of claims)."""
+
+    id: Id
+    seq: Natural
+    yields: Annotated[tuple[Id, ...], Meta(max_length=MAX_RESOURCES)] = ()
+    disclosed: Annotated[tuple[Disclosed, ...], Meta(max_length=MAX_RESOURCES)] = ()
+    lamport: Natural = 0
+    counts: bool = True
+
+
+class Granted(Message, frozen=True, kw_only=True, tag="granted"):
+    """The claim is granted from here on: those who wait know for whom."""
+
+    id: Id
+    grade: Grade
+
+
+class End(Message, frozen=True, kw_only=True, tag="end"):
+    """The claim has ended for good; it also counts as a yield. The receiver answers `EndAck`, the sender repeats until then."""
+
+    id: Id
+    reason: Text = ""
+
+
+class EndAck(Message, frozen=True, kw_only=True, tag="endack"):
+    """The end is known."""
+
+    id: Id
+
+
+class Renew(Message, frozen=True, kw_only=True, tag="renew"):
+    """Refresh of many granted claims at once, each `(id, seq)`. Answered by one `RenewAck`."""
+
+    claims: Annotated[tuple[tuple[Id, Natural], ...], Meta(max_length=MAX_MESSAGES)] = ()
+
+
+class RenewAck(Message, frozen=True, kw_only=True, tag="renewack"):
+    """Claims of a `Renew` that the receiver knows, live and free of conflict there; the others are asked in full (`Claim`)."""
+
+    claims: Annotated[tuple[tuple[Id, Natural], ...], Meta(max_length=MAX_MESSAGES)] = ()
+    unknown: Annotated[tuple[Id, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    lamport: Natural = 0
+    counts: bool = True
+
+
+WireMessage: TypeAlias = (
+    Hello | Heads | Envelopes | Presence | Bye | RecordOffer | Claim | Ack | Granted | End | EndAck | Renew | RenewAck
+)
+
+
+class Signed(msgspec.Struct, frozen=True, array_like=True):
+    """Gossip: an encoded message, who says it, and the signature over topic and payload."""
+
+    peer: Id
+    payload: Annotated[bytes, Meta(max_length=MAX_ENVELOPE_BYTES * 2)]
+    signature: Annotated[bytes, Meta(max_length=64)]
+
+
+_message_encoder = msgspec.msgpack.Encoder()
+_raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_message_decoder = msgspec.msgpack.Decoder(WireMessage)
+_signed_decoder = msgspec.msgpack.Decoder(Signed)
+KNOWN_TAGS: Final = frozenset(
+    ("hello", "heads", "env", "presence", "bye", "record", "claim", "ack", "granted", "end", "endack", "renew", "renewack")
+)
+
+
+class _Tag(msgspec.Struct):
+    t: str
+
+
+_tag_decoder = msgspec.msgpack.Decoder(_Tag)
+
+
+def encode_frame(messages: tuple[WireMessage, ...] | list[WireMessage]) -> bytes:
+    """The bytes of a batch."""
+    return _message_encoder.encode(messages)
+
+
+def decode_frame(frame: bytes) -> tuple[WireMessage, ...]:
+    """The messages of a frame, those of unknown type left out.
+
+    Raises:
+        ProtocolError: too large, or not what a frame looks like.
+    """
+    if len(frame) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"frame of {len(frame)} bytes, {MAX_FRAME_BYTES} allowed")
+    try:
+        parts = _raw_decoder.decode(frame)
+        if len(parts) > MAX_MESSAGES:
+            raise ProtocolError(f"{len(parts)} messages in a frame, {MAX_MESSAGES} allowed")
+        return tuple(_message_decoder.decode(part) for part in parts if _tag_decoder.decode(part).t in KNOWN_TAGS)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed frame: {error}") from None
+
+
+def encode_signed(signed: Signed) -> bytes:
+    """The bytes of a gossip message."""
+    return _message_encoder.encode(signed)
+
+
+def decode_signed(data: bytes) -> Signed:
+    """A gossip message; its signature is not checked here.
+
+    Raises:
+        ProtocolError: not what one looks like.
+    """
+    try:
+        return _signed_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed gossip: {error}") from None
+
+
+def encode_message(message: WireMessage) -> bytes:
+    """The bytes of one message, for gossip."""
+    return _message_encoder.encode(message)
+
+
+def decode_message(data: bytes) -> WireMessage:
+    """One message out of gossip.
+
+    Raises:
+        ProtocolError: not what one looks like.
+    """
+    try:
+        return _message_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"malformed message: {error}") from None

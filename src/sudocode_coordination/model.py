@@ -1,0 +1,191 @@
+"""The values everything speaks of: ids, instants, resources, leases, work. Frozen, comparable, without behaviour of their own.
+
+Python names are snake_case; encoded (wire, API, files) they are camelCase.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from sudocode_coordination.errors import UsageError
+
+PeerId: TypeAlias = str
+"""libp2p peer id in base58 (`12D3Koo…`): one clone."""
+AgentId: TypeAlias = str
+"""Name of an agent, unique in the swarm; any number of them live on one peer."""
+ClaimId: TypeAlias = str
+"""`<peer id>.<incarnation>.<n>`, never used twice."""
+Instant: TypeAlias = int
+"""Milliseconds on a monotonic clock that counts suspend (CLOCK_BOOTTIME). Never compared between machines."""
+WallMs: TypeAlias = int
+"""Milliseconds since 1970 UTC: for people to read and to order by roughly, never for expiry."""
+Json: TypeAlias = Any
+"""None, bool, int, float, str, list or dict of the same: what JSON can hold."""
+
+AGENT_ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}\Z")
+"""It becomes part of a file name on the branch, so it keeps to characters that are safe in one on every system."""
+
+
+class Now(NamedTuple):
+    """Both clocks, read together by whoever drives the node."""
+
+    instant: Instant
+    wall_ms: WallMs
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=False):
+    """Base of the values below."""
+
+
+ResourceType: TypeAlias = Literal["file", "issue", "spec", "component"]
+LeaseMode: TypeAlias = Literal["exclusive", "shared"]
+LeaseState: TypeAlias = Literal["pending", "granted"]
+Grade: TypeAlias = Literal["quorum", "provisional"]
+"""quorum: a majority of the roster answered, exclusive. provisional: all that could be reached agreed; it may overlap
+another, which is found and repaired."""
+PartitionPolicy: TypeAlias = Literal["closed", "majority", "open"]
+RESOURCE_TYPES: Final[tuple[ResourceType, ...]] = ("file", "issue", "spec", "component")
+
+
+class Resource(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """What can be leased. `path` is repo-relative and normalised for files and specs, an id for issues and components."""
+
+    type: ResourceType
+    path: str
+
+    def __str__(self) -> str:
+        return self.path if self.type == "file" else f"{self.type}:{self.path}"
+
+
+class Lease(Value, frozen=True, kw_only=True):
+    """A claim on resources as one peer sees it: held (`granted`) or waiting (`pending`)."""
+
+    claim_id: ClaimId
+    peer_id: PeerId
+    agent_id: AgentId
+    resources: tuple[Resource, ...]
+    mode: LeaseMode = "exclusive"
+    priority: int = 0
+    state: LeaseState = "granted"
+    grade: Grade = "provisional"
+    ttl_ms: int
+    remaining_ms: int
+    """Time left by this peer's own clock, until it ends if it is not renewed."""
+    since: str
+    """ISO 8601 UTC, for people."""
+    note: str = ""
+    mine: bool = False
+    """Whether an agent of this clone has it."""
+
+
+class ActiveWork(Value, frozen=True, kw_only=True):
+    """What an agent works on right now."""
+
+    agent_id: AgentId
+    peer_id: PeerId
+    issues: tuple[str, ...] = ()
+    specs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    status: str = ""
+    metadata: dict[str, Json] = {}
+    started_at: str
+    updated_at: str
+
+
+class FieldUpdate(Value, frozen=True, kw_only=True):
+    """One field of an issue or spec update, as merged from all authors: the last writer by (hybrid logical clock, author)."""
+
+    value: Json
+    agent_id: AgentId
+    updated_at: str
+
+
+class IssueUpdate(Value, frozen=True, kw_only=True):
+    """Live, uncommitted fields of one issue, merged per field over all who wrote about it."""
+
+    issue_id: str
+    fields: dict[str, FieldUpdate]
+
+
+class SpecUpdate(Value, frozen=True, kw_only=True):
+    """Live, uncommitted fields of one spec, merged per field over all who wrote about it."""
+
+    spec_path: str
+    fields: dict[str, FieldUpdate]
+
+
+class Draft(Value, frozen=True, kw_only=True):
+    """An update that its agent has not published."""
+
+    draft_id: str
+    agent_id: AgentId
+    kind: Literal["issue", "spec", "note"]
+    target: str
+    fields: dict[str, Json]
+    created_at: str
+
+
+ConnectionKind: TypeAlias = Literal["self", "direct", "relayed", "connecting", "disconnected"]
+
+
+class PeerInfo(Value, frozen=True, kw_only=True):
+    """One agent of the swarm as `coord peers` lists it; agents of one clone share everything but id, capabilities and leases."""
+
+    agent_id: AgentId
+    peer_id: PeerId
+    connection: ConnectionKind
+    address: str | None = None
+    latency_ms: float | None = None
+    last_seen: str | None = None
+    capabilities: tuple[str, ...] = ()
+    leases_held: int = 0
+    reason: str | None = None
+    """Why it is not connected, or was refused."""
+
+
+class Conflict(Value, frozen=True, kw_only=True):
+    """A clash between what is asked about and what another agent holds or works on."""
+
+    resource: Resource
+    kind: Literal["lease", "waiting", "work"]
+    agent_id: AgentId
+    peer_id: PeerId
+    priority: int | None = None
+    remaining_ms: int | None = None
+    note: str = ""
+
+
+class PeerRecord(Value, frozen=True, kw_only=True):
+    """`.sudocode/coordination/peers/agent-{id}.json` on the coordination branch."""
+
+    agent_id: AgentId
+    multiaddrs: tuple[str, ...]
+    public_key: str
+    """The peer's Ed25519 public key in libp2p's protobuf encoding, base64."""
+    capabilities: tuple[str, ...]
+    last_seen: str
+    """ISO 8601 UTC."""
+    ttl: int
+    """Milliseconds."""
+    ext: dict[str, Json] = {}
+    """Fields of our own: `v`, `peerId`, `signature`."""
+
+
+def validate_agent_id(agent_id: str) -> AgentId:
+    """The id itself.
+
+    Raises:
+        UsageError: it is empty, over 100 characters, or has characters other than `A-Za-z0-9._@+-`.
+    """
+    if not AGENT_ID_PATTERN.match(agent_id):
+        raise UsageError(
+            f"agent id {agent_id!r} is not usable",
+            hint="use 1 to 100 letters, digits, or . _ @ + -, beginning with a letter or digit",
+        )
+    return agent_id
+
+
+PositiveMs: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
