@@ -259,6 +259,7 @@ def decode_message(data: bytes) -> WireMessage:
         ProtocolError: not what one looks like.
     """
     try:
-        return _message_decoder.decode(data)
+        message: WireMessage = _message_decoder.decode(data)
+        return message
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"malformed message: {error}") from None

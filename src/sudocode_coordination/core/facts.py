@@ -1,0 +1,54 @@
+"""What the machines of the core tell each other. The node routes facts; only effects leave the core."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias, get_args
+
+from sudocode_coordination.api.events import EventType
+from sudocode_coordination.core.io import Effect, Item
+from sudocode_coordination.core.wire import WireMessage
+from sudocode_coordination.model import AgentId, Json, PeerId
+
+Root: TypeAlias = Literal["activeWork", "issueUpdates", "specUpdates", "leases", "fileDiffs", "agentMetadata"]
+ROOTS: Final[tuple[Root, ...]] = get_args(Root)
+"""The root maps of the shared Yjs document."""
+
+
+class Say(Item, frozen=True, kw_only=True):
+    """A message for a connected peer; the node puts all of one step into one frame per peer."""
+
+    peer: PeerId
+    message: WireMessage
+
+
+class Notify(Item, frozen=True, kw_only=True):
+    """An event without its timestamp. `agent_id` None: the daemon's default agent."""
+
+    type: EventType
+    agent_id: AgentId | None = None
+    data: dict[str, Json] = {}
+
+
+class RosterChanged(Item, frozen=True, kw_only=True):
+    """Discovery read the branch and knows other peers, addresses or agents than before; its properties say which."""
+
+
+class EntryChange(Item, frozen=True, kw_only=True):
+    """One entry of the document, as written by its owner; value None: it is gone."""
+
+    root: Root
+    key: str
+    """Without the owner's prefix."""
+    value: Json
+
+
+class EntriesChanged(Item, frozen=True, kw_only=True):
+    """The view of one owner's entries has changed (own writes too)."""
+
+    owner: PeerId
+    changes: tuple[EntryChange, ...]
+
+
+Fact: TypeAlias = Say | Notify | RosterChanged | EntriesChanged
+Output: TypeAlias = Effect | Fact
+"""What a machine's methods return lists of."""
