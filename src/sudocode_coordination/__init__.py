@@ -3,9 +3,8 @@
 Public names are loaded when they are first used: a hook that runs at every edit must not pay for what it does not touch.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+# No import here, not even `typing` (15 ms): `coord check` runs at every edit. Type checkers take the name for true.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
@@ -32,7 +31,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
