@@ -6,7 +6,7 @@ skipped and unknown fields ignored, so that an older peer can talk to a newer on
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +23,8 @@ MAX_MESSAGES: Final = 4_096
 """Messages in one frame: what a burst of leases in one tick needs, and few enough to bound a hostile frame's cost."""
 MAX_RESOURCES: Final = 1_000
 """Resources in one claim."""
+MAX_RENEWED: Final = 20_000
+"""Claims refreshed in one message; a peer with more sends several."""
 MAX_HEADS: Final = 10_000
 """Feeds a peer may tell of: two hundred peers, and long memory of those who left."""
 
@@ -124,10 +126,12 @@ class Disclosed(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Claim(Message, frozen=True, kw_only=True, tag="claim"):
-    """Ask (`granted` false) or renew (true). `seq` counts the refreshes of this claim."""
+    """Ask (`granted` false) or renew (true). `round` counts the sender's refreshes; the claim counts at the receiver for
+    `hold_ms` from now on, and the sender may rely on it for as long since sending."""
 
     claim: ClaimBody
-    seq: Natural
+    round: Natural
+    hold_ms: Millis
     granted: bool = False
     grade: Grade = "provisional"
 
@@ -137,7 +141,7 @@ class Ack(Message, frozen=True, kw_only=True, tag="ack"):
     acknowledgement may be counted towards a quorum (false while the sender may have lost its memory of claims)."""
 
     id: Id
-    seq: Natural
+    round: Natural
     yields: Annotated[tuple[Id, ...], Meta(max_length=MAX_RESOURCES)] = ()
     disclosed: Annotated[tuple[Disclosed, ...], Meta(max_length=MAX_RESOURCES)] = ()
     lamport: Natural = 0
@@ -145,43 +149,39 @@ class Ack(Message, frozen=True, kw_only=True, tag="ack"):
 
 
 class Granted(Message, frozen=True, kw_only=True, tag="granted"):
-    """The claim is granted from here on: those who wait know for whom."""
+    """The claim is granted: sent to those who wait for it, so that they know for whom."""
 
     id: Id
     grade: Grade
 
 
 class End(Message, frozen=True, kw_only=True, tag="end"):
-    """The claim has ended for good; it also counts as a yield. The receiver answers `EndAck`, the sender repeats until then."""
+    """The claim has ended for good; it also counts as a yield."""
 
     id: Id
     reason: Text = ""
 
 
-class EndAck(Message, frozen=True, kw_only=True, tag="endack"):
-    """The end is known."""
-
-    id: Id
-
-
 class Renew(Message, frozen=True, kw_only=True, tag="renew"):
-    """Refresh of many granted claims at once, each `(id, seq)`. Answered by one `RenewAck`."""
+    """Refresh of many granted claims of the sender's incarnation at once, by their numbers; each for its full ttl."""
 
-    claims: Annotated[tuple[tuple[Id, Natural], ...], Meta(max_length=MAX_MESSAGES)] = ()
+    incarnation: Natural
+    round: Natural
+    numbers: Annotated[tuple[Natural, ...], Meta(max_length=MAX_RENEWED)] = ()
 
 
 class RenewAck(Message, frozen=True, kw_only=True, tag="renewack"):
-    """Claims of a `Renew` that the receiver knows, live and free of conflict there; the others are asked in full (`Claim`)."""
+    """The claims of a `Renew` are known, live and free of conflict at the sender, all but `unsettled`, which are to be
+    claimed in full."""
 
-    claims: Annotated[tuple[tuple[Id, Natural], ...], Meta(max_length=MAX_MESSAGES)] = ()
-    unknown: Annotated[tuple[Id, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    incarnation: Natural
+    round: Natural
+    unsettled: Annotated[tuple[Natural, ...], Meta(max_length=MAX_RENEWED)] = ()
     lamport: Natural = 0
     counts: bool = True
 
 
-WireMessage: TypeAlias = (
-    Hello | Heads | Envelopes | Presence | Bye | RecordOffer | Claim | Ack | Granted | End | EndAck | Renew | RenewAck
-)
+WireMessage: TypeAlias = Hello | Heads | Envelopes | Presence | Bye | RecordOffer | Claim | Ack | Granted | End | Renew | RenewAck
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True):
@@ -196,9 +196,7 @@ _message_encoder = msgspec.msgpack.Encoder()
 _raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _message_decoder = msgspec.msgpack.Decoder(WireMessage)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
-KNOWN_TAGS: Final = frozenset(
-    ("hello", "heads", "env", "presence", "bye", "record", "claim", "ack", "granted", "end", "endack", "renew", "renewack")
-)
+KNOWN_TAGS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(WireMessage))
 
 
 class _Tag(msgspec.Struct):
