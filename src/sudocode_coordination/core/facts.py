@@ -49,6 +49,15 @@ class EntriesChanged(Item, frozen=True, kw_only=True):
     changes: tuple[EntryChange, ...]
 
 
-Fact: TypeAlias = Say | Notify | RosterChanged | EntriesChanged
+class Write(Item, frozen=True, kw_only=True):
+    """Set (or, with None, delete) an entry of the own feed. `urgent`: others wait for it, do not batch."""
+
+    root: Root
+    key: str
+    value: Json
+    urgent: bool = False
+
+
+Fact: TypeAlias = Say | Notify | RosterChanged | EntriesChanged | Write
 Output: TypeAlias = Effect | Fact
 """What a machine's methods return lists of."""

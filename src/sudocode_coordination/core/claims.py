@@ -1,0 +1,188 @@
+"""What this peer knows of claims: its own and those of others, until they have ended.
+
+Laws (`docs/leases.md`): an ended claim never lives again; what is known of another's claim lasts a
+little longer here than its owner may rely on it (K covers clocks whose rates differ by up to rho, 1 %, on each side).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from sudocode_coordination.core.resources import Overlap
+from sudocode_coordination.core.wire import ClaimBody, Disclosed
+from sudocode_coordination.model import ClaimId, Grade, Instant, PeerId, Resource
+
+MAX_CLAIMS: Final = 100_000
+"""Claims of others kept at most: ten times the largest swarm we know of; past it, unknown claims are not learnt but still answered."""
+MAX_TOMBSTONES: Final = 20_000
+"""Ended claims remembered, so that a late copy does not revive one. An older one is held dead by its owner, who never renews it."""
+
+Source = Literal["own", "direct", "document"]
+
+
+def stretch(duration_ms: int) -> int:
+    """`duration * K`, rounded up: at least as long here as `duration` is on any clock within the bound."""
+    return duration_ms * 101 // 99 + 1
+
+
+def claim_id(peer: PeerId, incarnation: int, number: int) -> ClaimId:
+    """`<peer>.<incarnation>.<number>`."""
+    return f"{peer}.{incarnation}.{number}"
+
+
+def owner_of(claim: ClaimId) -> PeerId:
+    """The peer whose claim it is."""
+    return claim.split(".", 1)[0]
+
+
+def incarnation_of(claim: ClaimId) -> int:
+    """The owner's incarnation; -1 for an id that is none."""
+    parts = claim.split(".")
+    return int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal() else -1
+
+
+def key_of(body: ClaimBody) -> tuple[int, int, PeerId, ClaimId]:
+    """Order in the queue: priority, then first come first served, then by name. Lower goes first."""
+    return (-body.priority, body.lamport, owner_of(body.id), body.id)
+
+
+def rank_of(body: ClaimBody, grade: Grade) -> tuple[int, tuple[int, int, PeerId, ClaimId]]:
+    """Who keeps it when two hold the same: quorum before provisional, then `key_of`. Lower keeps."""
+    return (0 if grade == "quorum" else 1, key_of(body))
+
+
+class Known:
+    """One claim, as known here."""
+
+    __slots__ = ("body", "ended", "expiry", "grade", "granted", "hold_ms", "owner", "round", "since", "source")
+
+    def __init__(self, body: ClaimBody, source: Source, expiry: Instant, since: str) -> None:
+        self.body = body
+        self.owner = owner_of(body.id)
+        self.source: Source = source
+        self.expiry = expiry
+        self.hold_ms = body.ttl_ms
+        self.round = -1
+        self.granted = False
+        self.grade: Grade = "provisional"
+        self.ended = False
+        self.since = since
+
+
+class StoredClaim(msgspec.Struct, frozen=True, array_like=True):
+    """On disk: written before the claim is acknowledged, so that a restart does not forget it."""
+
+    body: ClaimBody
+    round: int
+    hold_ms: int
+    granted: bool
+    grade: Grade
+    since: str
+
+
+class Claims:
+    """The registry. Own claims are in it too, so that one look finds every conflict; their owner decides when they end."""
+
+    def __init__(self, peer_id: PeerId) -> None:
+        self._peer_id = peer_id
+        self._known: dict[ClaimId, Known] = {}
+        self._overlap = Overlap()
+        self._of_owner: dict[PeerId, dict[ClaimId, None]] = {}
+        self._tombstones: OrderedDict[ClaimId, None] = OrderedDict()
+        self.counted_owners: frozenset[PeerId] = frozenset()
+        """Peers of the roster: claims that only the document tells of count if their owner is one of these."""
+
+    def get(self, claim: ClaimId) -> Known | None:
+        """What is known of it; None if nothing, or if it has ended."""
+        return self._known.get(claim)
+
+    def is_ended(self, claim: ClaimId) -> bool:
+        """Whether it is known to have ended."""
+        return claim in self._tombstones
+
+    def add(self, known: Known) -> bool:
+        """Take a claim in; False if there is no room, or if it has ended already."""
+        id_ = known.body.id
+        if id_ in self._tombstones or (len(self._known) >= MAX_CLAIMS and known.source != "own"):
+            return False
+        self._known[id_] = known
+        self._of_owner.setdefault(known.owner, {})[id_] = None
+        self._overlap.add(id_, known.body.resources)
+        return True
+
+    def end(self, claim: ClaimId) -> Known | None:
+        """It has ended, for good. What was known of it, if anything was."""
+        self._tombstones[claim] = None
+        self._tombstones.move_to_end(claim)
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
+        known = self._known.pop(claim, None)
+        if known is not None:
+            known.ended = True
+            self._overlap.remove(claim, known.body.resources)
+            of_owner = self._of_owner[known.owner]
+            of_owner.pop(claim, None)
+            if not of_owner:
+                del self._of_owner[known.owner]
+        return known
+
+    def live(self, known: Known, now: Instant) -> bool:
+        """Whether it counts. Own claims live until they are ended."""
+        if known.ended:
+            return False
+        if known.source == "own":
+            return True
+        return now < known.expiry and (known.source == "direct" or known.owner in self.counted_owners)
+
+    def is_live(self, claim: ClaimId, now: Instant) -> bool:
+        """`live`, by id; False for one that is not known."""
+        known = self._known.get(claim)
+        return known is not None and self.live(known, now)
+
+    def conflicting(self, body: ClaimBody, now: Instant) -> list[Known]:
+        """Live claims that can't be held together with `body`: they share a resource, one of the two is exclusive, and they
+        are not of the same agent of the same peer."""
+        owner = owner_of(body.id)
+        found = []
+        for id_ in self._overlap.of(body.resources):
+            other = self._known[id_]
+            if id_ == body.id or (other.body.agent == body.agent and other.owner == owner):
+                continue
+            if body.mode == "shared" and other.body.mode == "shared":
+                continue
+            if self.live(other, now):
+                found.append(other)
+        return found
+
+    def touching(self, resources: Iterable[Resource], now: Instant) -> list[Known]:
+        """Live claims on any of these resources."""
+        return [known for id_ in self._overlap.of(resources) if self.live(known := self._known[id_], now)]
+
+    def of_owner(self, owner: PeerId) -> list[Known]:
+        """All that is known of one peer's claims."""
+        return [self._known[id_] for id_ in self._of_owner.get(owner, ())]
+
+    def all(self) -> Iterator[Known]:
+        """All claims that have not ended."""
+        return iter(self._known.values())
+
+    def learn(self, disclosed: Disclosed, now: Instant, since: str) -> Known | None:
+        """A claim that somebody else told of; None if it has ended, or there is no room. Own claims are known better here."""
+        body = disclosed.claim
+        known = self._known.get(body.id)
+        if known is None:
+            if owner_of(body.id) == self._peer_id or incarnation_of(body.id) < 0:
+                return None
+            known = Known(body, "direct", now + stretch(disclosed.remaining_ms), since)
+            known.granted, known.grade = disclosed.granted, disclosed.grade
+            return known if self.add(known) else None
+        if known.source != "own":
+            known.source = "direct"
+            known.expiry = max(known.expiry, now + stretch(disclosed.remaining_ms))
+            if disclosed.granted and not known.granted:
+                known.granted, known.grade = True, disclosed.grade
+        return known
