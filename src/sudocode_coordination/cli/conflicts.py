@@ -1,0 +1,52 @@
+"""How conflicts read. Imports nothing that costs: `coord check` and the denials of `coord lease` share it.
+
+A conflict here is the encoded `model.Conflict`: a dict with camelCase keys.
+"""
+
+from sudocode_coordination.cli.text import clean, resource_name, shown_duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+MAX_LINES = 50
+"""Conflicts that are listed: whoever checks a whole tree wants to know that, not to read hundreds of lines."""
+
+
+def conflict_line(conflict: "Mapping[str, Any]") -> str:
+    """`src/a.py: held by bob (priority 5, 4m12s left): refactoring`."""
+    who = clean(conflict.get("agentId", "?"))
+    facts = []
+    if conflict.get("priority") is not None:
+        facts.append(f"priority {clean(conflict['priority'])}")
+    if isinstance(conflict.get("remainingMs"), (int, float)):
+        facts.append(f"{shown_duration(conflict['remainingMs'])} left")
+    kind = conflict.get("kind")
+    if kind == "lease":
+        verb = f"held by {who}"
+    elif kind == "waiting":
+        verb = f"{who} waits for it"
+    else:
+        verb = f"{who} works on it"
+    note = clean(conflict.get("note") or "")
+    return (
+        f"{resource_name(conflict.get('resource', '?'))}: {verb}"
+        + (f" ({', '.join(facts)})" if facts else "")
+        + (f": {note}" if note else "")
+    )
+
+
+def conflict_lines(conflicts: "Sequence[Mapping[str, Any]]") -> list[str]:
+    """One line each; beyond `MAX_LINES` only their number."""
+    lines = [conflict_line(c) for c in conflicts[:MAX_LINES]]
+    if len(conflicts) > MAX_LINES:
+        lines.append(f"… and {len(conflicts) - MAX_LINES} more (--json lists all)")
+    return lines
+
+
+def check_text(conflicts: "Sequence[Mapping[str, Any]]", asked: "Sequence[str]") -> str:
+    """What `coord check` prints for people; `asked`: the names that were given."""
+    if conflicts:
+        return "\n".join(conflict_lines(conflicts))
+    return f"free: {clean(asked[0])}" if len(asked) == 1 else f"free: all {len(asked)}"

@@ -1,0 +1,247 @@
+"""The grammar of the command line. What the words do is in `commands.py` and its neighbours."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from sudocode_coordination import __version__
+from sudocode_coordination.cli.arguments import duration
+from sudocode_coordination.errors import UsageError
+from sudocode_coordination.model import RESOURCE_TYPES
+
+_EPILOG: Final = """\
+examples:
+  coord start                                start this clone's daemon
+  coord lease src/auth.py --note "refactor"  take a file; exit code 3 says that another has it
+  coord lease src/auth.py --wait 10m         … or wait for it
+  coord check src/auth.py src/db.py          does anybody hold or work on these?
+  coord work set --issue '#42' --file src/auth.py --status "Token refresh"
+  coord status                               everything on one screen
+  coord demo                                 see three clones work together, in under 30 s
+
+exit codes: 0 done, 1 failed, 2 usage, 3 held by another, 4 no daemon.
+`coord help COMMAND` explains a command. --json works on every command that shows something."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of leaving the process, so that errors look the same everywhere (also as JSON)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        words = self.prog.split()
+        raise UsageError(message, hint=f"`{' '.join([words[0], 'help', *words[1:]])}` explains how it is used")
+
+
+def build_parser(prog: str = "coord") -> Parser:
+    """The whole grammar; `prog` is how we were called."""
+    parser = Parser(
+        prog=prog,
+        description="See what other agents and people work on in this repository, and lease what you touch.",
+        epilog=_EPILOG.replace("coord ", f"{prog} ") if prog != "coord" else _EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"coord {__version__}")
+    _add_common(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    _add_daemon_commands(commands)
+    _add_lease_commands(commands)
+    _add_state_commands(commands)
+    _add_other_commands(commands)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: they are accepted before and after the command, and a default in the second place must not undo the first.
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON document on standard output")
+    parser.add_argument(
+        "--agent",
+        metavar="ID",
+        default=argparse.SUPPRESS,
+        help="which agent of this clone acts (or COORD_AGENT); else the daemon's",
+    )
+
+
+def _command(commands: Any, name: str, summary: str, *, run: str | None = None, examples: Sequence[str] = ()) -> Parser:
+    epilog = "examples:\n" + "\n".join(f"  {line}" for line in examples) if examples else None
+    parser: Parser = commands.add_parser(name, help=summary, description=summary, epilog=epilog)
+    _add_common(parser)
+    if run is not None:
+        parser.set_defaults(run=run)
+    return parser
+
+
+def _add_daemon_commands(commands: Any) -> None:
+    start = _command(
+        commands,
+        "start",
+        "start the clone's daemon; returns when it is active",
+        run="start",
+        examples=[
+            "coord start",
+            "coord start --agent-id alice --capabilities code,review",
+            "coord start --listen /ip4/0.0.0.0/tcp/4001 --set lease_ttl_ms=600000",
+        ],
+    )
+    start.add_argument("--agent-id", metavar="ID", help="the default agent of this clone (generated and kept if not given)")
+    start.add_argument("--capabilities", metavar="A,B", action="append", help="what the agent offers (code,review,test)")
+    start.add_argument("--branch", metavar="B", help="coordination branch (coordination)")
+    start.add_argument("--remote", metavar="R", help="git remote that introduces the peers (origin)")
+    start.add_argument("--listen", metavar="ADDR", action="append", help="libp2p address to listen on; may be repeated")
+    start.add_argument("--announce", metavar="ADDR", action="append", help="address to publish instead of the interfaces' own")
+    start.add_argument("--relay", metavar="ADDR", action="append", help="relay to use when no direct address answers")
+    start.add_argument("--lease-ttl", metavar="DUR", type=duration, help="of a lease that names none (5m)")
+    start.add_argument("--discovery-interval", metavar="DUR", type=duration, help="between two looks at the branch (1m)")
+    start.add_argument("--heartbeat", metavar="DUR", type=duration, help="between two presence beats (15s)")
+    start.add_argument("--partition-policy", choices=("open", "majority", "closed"), help="leases without a majority (open)")
+    start.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="any other configuration key")
+    start.add_argument("--foreground", action="store_true", help="stay in this process until it is interrupted")
+    start.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait until it is active (30s)")
+    stop = _command(commands, "stop", "release all leases, remove the peer record, stop the daemon", run="stop")
+    stop.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait for it (30s)")
+    _command(commands, "status", "state, agents, peers, active work, leases, git remote", run="status")
+    _command(commands, "peers", "who else is there, and how they are connected", run="peers")
+
+
+def _add_lease_commands(commands: Any) -> None:
+    lease = _command(
+        commands,
+        "lease",
+        "take a lease on one or several resources: all of them or none",
+        run="lease",
+        examples=[
+            "coord lease src/auth.py",
+            "coord lease src/auth.py src/db.py --ttl 20m --note 'one refactoring'",
+            "coord lease '#42' --type issue        (the same: coord lease issue:#42)",
+            "coord lease src/auth.py --wait        wait without limit; --wait 10m: that long",
+            "coord lease src/auth.py --priority 9  takes it over from a lower priority",
+        ],
+    )
+    # "*" and not "+": `--wait src/a.py` is read as a duration first and given back to the resources later.
+    lease.add_argument("resources", metavar="RESOURCE", nargs="*", help="a path, or an id with --type (or as TYPE:ID)")
+    _add_type(lease)
+    lease.add_argument("--priority", metavar="N", type=int, default=0, help="a higher one takes over from a lower one (0)")
+    lease.add_argument("--ttl", metavar="DUR", type=duration, help="how long it lasts without renewal (5m); the daemon renews it")
+    lease.add_argument("--shared", action="store_true", help="others may hold it shared too")
+    lease.add_argument("--wait", metavar="DUR", nargs="?", const="", help="wait until it is free, that long at most")
+    lease.add_argument("--note", metavar="TEXT", default="", help="what for; others see it")
+    renew = _command(commands, "renew", "start the ttl of own leases anew", run="renew")
+    renew.add_argument("resources", metavar="RESOURCE", nargs="+")
+    _add_type(renew)
+    renew.add_argument("--ttl", metavar="DUR", type=duration, help="another ttl than before")
+    release = _command(commands, "release", "give own leases back", run="release")
+    release.add_argument("resources", metavar="RESOURCE", nargs="*")
+    _add_type(release)
+    release.add_argument("--all", action="store_true", help="all that the agent holds or waits for")
+    leases = _command(commands, "leases", "own leases; with --all everyone's, and who waits", run="leases")
+    leases.add_argument("--all", action="store_true", help="everyone's")
+    check = _command(
+        commands,
+        "check",
+        "who else holds or works on these; exit code 3 if somebody does",
+        run="check",
+        examples=["coord check src/auth.py", "coord check src/auth.py --issue '#42' --spec specs/auth.md"],
+    )
+    check.add_argument("paths", metavar="PATH", nargs="*")
+    check.add_argument("--issue", metavar="ID", action="append", default=[], help="may be repeated")
+    check.add_argument("--spec", metavar="PATH", action="append", default=[], help="may be repeated")
+
+
+def _add_type(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--type", choices=RESOURCE_TYPES, help="what RESOURCE names (file, unless written as TYPE:ID)")
+
+
+def _add_state_commands(commands: Any) -> None:
+    work = _group(commands, "work", "tell others what you work on, and see what they do")
+    set_ = _command(
+        work,
+        "set",
+        "tell what the agent works on; replaces what was told before",
+        run="work set",
+        examples=["coord work set --issue '#42' --file src/auth.py --status 'Token refresh' --meta branch=feature/oauth"],
+    )
+    for option, what in (("--issue", "ID"), ("--spec", "PATH"), ("--file", "PATH")):
+        set_.add_argument(option, metavar=what, action="append", default=[], help="may be repeated")
+    set_.add_argument("--status", metavar="TEXT", default="", help="in your own words")
+    set_.add_argument("--meta", metavar="KEY=VALUE", action="append", default=[], help="anything else; JSON or text")
+    _command(work, "clear", "the agent works on nothing", run="work clear")
+    _command(work, "show", "what everyone works on; with --agent that one", run="work show")
+
+    issue = _group(commands, "issue", "live, uncommitted fields of issues")
+    update = _command(
+        issue,
+        "update",
+        "write live fields of an issue",
+        run="issue update",
+        examples=["coord issue update '#42' --status in-progress --set checklist='{\"token-refresh\": true}'"],
+    )
+    update.add_argument("id", metavar="ID")
+    _add_fields(update)
+    _command(issue, "show", "the live fields of one issue, or of all", run="issue show").add_argument("id", metavar="ID", nargs="?")
+
+    spec = _group(commands, "spec", "live, uncommitted fields of specs")
+    update = _command(
+        spec,
+        "update",
+        "write live fields of a spec",
+        run="spec update",
+        examples=["coord spec update specs/auth.md --title 'Auth, second try' --draft"],
+    )
+    update.add_argument("path", metavar="PATH")
+    _add_fields(update)
+    _command(spec, "show", "the live fields of one spec, or of all", run="spec show").add_argument(
+        "path", metavar="PATH", nargs="?"
+    )
+
+    draft = _group(commands, "draft", "updates that only this clone knows")
+    _command(draft, "list", "the agent's unpublished updates", run="draft list")
+    publish = _command(draft, "publish", "make drafts live updates", run="draft publish")
+    publish.add_argument("ids", metavar="DRAFT", nargs="*", help="which (see `coord draft list`)")
+    publish.add_argument("--all", action="store_true", help="all of the agent's")
+
+    events = _command(
+        commands,
+        "events",
+        "the event stream, one JSON document a line",
+        run="events",
+        examples=["coord events                the recent ones", "coord events --follow       … and what comes, until Ctrl-C"],
+    )
+    events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
+    events.add_argument("--last", metavar="N", type=_count, default=100, help="recent ones first, at most N (100; 0 to 1000)")
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1000")
+    return int(text)
+
+
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--title", metavar="TEXT")
+    parser.add_argument("--status", metavar="TEXT")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="any field; JSON or text, null takes it back"
+    )
+    parser.add_argument("--draft", action="store_true", help="keep it in this clone until `coord draft publish`")
+
+
+def _group(commands: Any, name: str, summary: str) -> Any:
+    parser = commands.add_parser(name, help=summary, description=summary)
+    _add_common(parser)
+    return parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+
+
+def _add_other_commands(commands: Any) -> None:
+    doctor = _command(commands, "doctor", "look for what keeps peers from meeting, and say what to do", run="doctor")
+    doctor.add_argument("--remote", metavar="R", help="git remote to look at (as configured)")
+    doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
+    demo = _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
+    demo.add_argument("--timeout", metavar="DUR", type=duration, default=60_000, help="give up after this (60s)")
+    # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
+    _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
+    help_ = _command(commands, "help", "explain a command", run="help")
+    help_.add_argument("words", metavar="COMMAND", nargs="*")

@@ -1,0 +1,202 @@
+"""Answers as blocks for people. Every string from elsewhere passes `clean`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from sudocode_coordination.api.requests import LeaseOutcome, Status
+from sudocode_coordination.cli.conflicts import conflict_lines
+from sudocode_coordination.cli.screen import Block, Cell, Styled, Table
+from sudocode_coordination.cli.text import clean, resource_name, shown_duration
+from sudocode_coordination.model import ActiveWork, Draft, FieldUpdate, IssueUpdate, Json, Lease, PeerInfo, Resource, SpecUpdate
+
+MAX_RESOURCES_SHOWN = 4
+"""Names of one lease or work entry that a table shows; the rest as a number."""
+_CONNECTION_STYLES = {"self": "dim", "direct": "green", "relayed": "cyan", "connecting": "yellow", "disconnected": "red"}
+
+
+def ago(iso: str | None, now: datetime | None = None) -> str:
+    """How long ago an ISO 8601 instant was, `-` if there is none, the text itself if it is no instant."""
+    if iso is None:
+        return "-"
+    try:
+        then = datetime.fromisoformat(iso)
+    except ValueError:
+        return clean(iso, 30)
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    passed_ms = ((now or datetime.now(UTC)) - then).total_seconds() * 1000
+    # Another machine's clock may be ahead of ours.
+    return (
+        f"in {shown_duration(-passed_ms)}"
+        if passed_ms < -1_500
+        else "now"
+        if passed_ms < 1_500
+        else f"{shown_duration(passed_ms)} ago"
+    )
+
+
+def resource_names(resources: Sequence[Resource], shown: int = MAX_RESOURCES_SHOWN) -> str:
+    """Names, comma-separated, the rest as a number."""
+    names = ", ".join(resource_name(resource) for resource in resources[:shown])
+    return names if len(resources) <= shown else f"{names} +{len(resources) - shown}"
+
+
+def short_peer(peer_id: str) -> str:
+    """The end of a peer id: its beginning is the same for all."""
+    return clean(peer_id if len(peer_id) <= 12 else "…" + peer_id[-8:])
+
+
+def peers_blocks(peers: Sequence[PeerInfo]) -> list[Block]:
+    if not peers:
+        return ["no peers yet (they appear once their record is on the coordination branch)"]
+    rows: list[tuple[Cell, ...]] = []
+    reasons: list[Block] = []
+    for peer in peers:
+        rows.append(
+            (
+                clean(peer.agent_id),
+                Styled(clean(peer.connection), _CONNECTION_STYLES.get(peer.connection, "")),
+                clean(peer.address or "-"),
+                "-" if peer.latency_ms is None else f"{peer.latency_ms:.1f}ms",
+                ago(peer.last_seen),
+                str(peer.leases_held),
+                clean(",".join(peer.capabilities) or "-"),
+            )
+        )
+        if peer.reason:
+            reasons.append(Styled(f"{clean(peer.agent_id)}: {clean(peer.reason)}", "dim"))
+    columns = ("agent", "connection", "address", "latency", "seen", "leases", "capabilities")
+    return [Table(columns, tuple(rows), frozenset(("agent", "connection", "latency", "seen", "leases"))), *reasons]
+
+
+def leases_blocks(leases: Sequence[Lease], *, none: str = "no leases") -> list[Block]:
+    if not leases:
+        return [none]
+    rows = tuple(
+        (
+            resource_names(lease.resources),
+            clean(lease.agent_id) + (" *" if lease.mine else ""),
+            _lease_state(lease),
+            str(lease.priority),
+            "-" if lease.state == "pending" else shown_duration(lease.remaining_ms),
+            clean(lease.note, 60) or "-",
+        )
+        for lease in leases
+    )
+    table = Table(
+        ("resource", "agent", "state", "priority", "left", "note"), rows, frozenset(("agent", "state", "priority", "left"))
+    )
+    return [table]
+
+
+def _lease_state(lease: Lease) -> Cell:
+    if lease.state == "pending":
+        return Styled("waiting", "yellow")
+    shared = ", shared" if lease.mode == "shared" else ""
+    return Styled(f"held{shared}", "green") if lease.grade == "quorum" else Styled(f"provisional{shared}", "cyan")
+
+
+def work_blocks(work: Sequence[ActiveWork]) -> list[Block]:
+    if not work:
+        return ["nobody has told what they work on"]
+    rows = []
+    for entry in work:
+        on = [clean(x) for x in (*entry.issues, *entry.specs, *entry.files)]
+        shown = ", ".join(on[:MAX_RESOURCES_SHOWN]) + (
+            f" +{len(on) - MAX_RESOURCES_SHOWN}" if len(on) > MAX_RESOURCES_SHOWN else ""
+        )
+        rows.append((clean(entry.agent_id), shown or "-", clean(entry.status, 120) or "-", ago(entry.updated_at)))
+    return [Table(("agent", "works on", "status", "updated"), tuple(rows), frozenset(("agent", "updated")))]
+
+
+def status_blocks(status: Status) -> list[Block]:
+    agents = ", ".join(clean(a.agent_id) + (" (default)" if a.default and len(status.agents) > 1 else "") for a in status.agents)
+    style = {"active": "bold green", "starting": "bold yellow", "stopping": "bold red"}[status.state]
+    others = [peer for peer in status.peers if peer.connection != "self"]
+    clones = {peer.peer_id for peer in others}
+    connected = {peer.peer_id for peer in others if peer.connection in ("direct", "relayed")}
+    blocks: list[Block] = [
+        Styled(f"{status.state}: {agents or 'no agent'}", style),
+        f"  peer     {clean(status.peer_id)}, since {ago(status.started_at)}, version {clean(status.version)}",
+        f"  listens  {clean(', '.join(status.addresses), 400) or 'on no address'}",
+        _remote_line(status),
+        (
+            f"  swarm    {len(connected)} of {len(clones)} other clones connected, {len(status.roster)} on the branch, "
+            f"policy {status.partition_policy}"
+        ),
+    ]
+    blocks += [Styled(f"  problem  {clean(problem)}", "bold red") for problem in status.problems]
+    if others:
+        blocks += ["", Styled("peers", "bold"), *peers_blocks(others)]
+    if status.work:
+        blocks += ["", Styled("active work", "bold"), *work_blocks(status.work)]
+    if status.leases:
+        blocks += ["", Styled("leases (* of this clone)", "bold"), *leases_blocks(status.leases)]
+    return blocks
+
+
+def _remote_line(status: Status) -> Cell:
+    remote = status.remote
+    name = f"  remote   {clean(remote.name)}/{clean(remote.branch)}"
+    if remote.state == "unreachable":
+        return Styled(f"{name} unreachable since {ago(remote.since)}: {clean(remote.reason or 'no reason given')}", "red")
+    if remote.state == "unknown":
+        return f"{name} not read yet"
+    commit = f", commit {clean(remote.commit[:10])}" if remote.commit else ""
+    return f"{name} ok, read {ago(remote.last_read)}{commit}, {remote.pushes} push{'' if remote.pushes == 1 else 'es'}"
+
+
+def granted_line(lease: Lease, waited_ms: int) -> str:
+    waited = f" after {shown_duration(waited_ms)}" if waited_ms >= 1_000 else ""
+    sure = "" if lease.grade == "quorum" else " (provisional: it may overlap with one of a peer that can't be reached)"
+    return f"leased {resource_names(lease.resources)} to {clean(lease.agent_id)} for {shown_duration(lease.ttl_ms)}{waited}{sure}"
+
+
+def denial(outcome: LeaseOutcome, asked: Sequence[Resource]) -> tuple[str, str]:
+    """Message and hint of a denied lease."""
+    lines = conflict_lines(msgspec.to_builtins(outcome.holders))
+    reason = clean(outcome.reason)
+    first = resource_name(asked[0]) if asked else ""
+    if not lines:
+        return reason or "denied", "`coord status` shows which peers answer"
+    message = "; ".join(lines) + (f" ({reason})" if reason and reason not in ("held", "denied") else "")
+    priorities = [holder.priority for holder in outcome.holders if holder.priority is not None]
+    higher = f", or --priority {max(priorities) + 1} to take over" if priorities else ""
+    return message, f"`coord lease {first} --wait` waits for it{higher}"
+
+
+def _value(value: Json) -> str:
+    return clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def _field_rows(name: str, fields: dict[str, FieldUpdate]) -> list[tuple[Cell, ...]]:
+    return [
+        (clean(name), clean(field), _value(update.value), clean(update.agent_id), ago(update.updated_at))
+        for field, update in sorted(fields.items())
+    ]
+
+
+def updates_blocks(updates: Sequence[IssueUpdate] | Sequence[SpecUpdate]) -> list[Block]:
+    rows: list[tuple[Cell, ...]] = []
+    for update in updates:
+        rows += _field_rows(update.issue_id if isinstance(update, IssueUpdate) else update.spec_path, update.fields)
+    what = "spec" if updates and isinstance(updates[0], SpecUpdate) else "issue"
+    return (
+        [Table((what, "field", "value", "agent", "updated"), tuple(rows), frozenset((what, "field")))]
+        if rows
+        else ["no live updates"]
+    )
+
+
+def drafts_blocks(drafts: Sequence[Draft], *, none: str = "no drafts") -> list[Block]:
+    if not drafts:
+        return [none]
+    rows = tuple(
+        (clean(d.draft_id), clean(d.kind), clean(d.target) or "-", clean(", ".join(sorted(d.fields))), ago(d.created_at))
+        for d in drafts
+    )
+    return [Table(("draft", "kind", "target", "fields", "created"), rows, frozenset(("draft", "kind")))]
