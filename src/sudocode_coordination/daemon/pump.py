@@ -1,0 +1,270 @@
+"""The only task that owns the node: takes inputs out of a bounded inbox, hands them over one by one, carries out the effects.
+
+    deliver() ──> inbox ──> Node.handle ──> Persist (waited for) ──> everything else, in order
+                   ticks ──┘
+
+Laws: an effect is carried out only when every `Persist` before it in its step is on disk (what a failed one would have
+vouched for is not published); a node that raises ends the daemon: half a daemon would renew leases that nobody decides about.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol, assert_never
+
+import trio
+
+from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, Network
+from sudocode_coordination.api.events import Event
+from sudocode_coordination.core.io import (
+    Admit,
+    BranchPublishFailed,
+    Dial,
+    DiskFailed,
+    Effect,
+    Emit,
+    FrameReceived,
+    Gossip,
+    GossipReceived,
+    HangUp,
+    Input,
+    PeerDisconnected,
+    PeerRefused,
+    Persist,
+    Publish,
+    ReadBranch,
+    Reply,
+    RequestError,
+    RequestReceived,
+    Send,
+    Stopped,
+    Ticked,
+)
+from sudocode_coordination.daemon.journal import Journal
+from sudocode_coordination.errors import StorageError
+from sudocode_coordination.model import Instant, Now, PeerId
+
+MAX_QUEUED_REQUESTS: Final = 4_096
+"""Requests that wait for the node. It does thousands a second: more are answered with `daemon-busy` sooner than late."""
+MAX_PEER_FRAMES: Final = 2_048
+"""Frames of one peer that wait. One that sends faster than they are handled is disconnected; it syncs when it is back."""
+MAX_PEER_BYTES: Final = 16 << 20
+"""The same in bytes: sixteen of the largest frames."""
+MAX_FRAME_BYTES: Final = 64 << 20
+"""Of all peers together: what a daemon may grow by under a flood. The peer whose frame does not fit is disconnected."""
+MAX_HINTS: Final = 2_048
+"""Gossip and refusals that wait. Nothing depends on them: more are dropped."""
+BATCH: Final = 64
+"""Inputs in a row before other tasks (sockets, git) get their turn: some ten milliseconds at most."""
+MAX_SLEEP_S: Final = 1.0
+"""Timers here do not count suspend, the node's clock does: looking once a second, a tick is late by that at most."""
+
+log = logging.getLogger(__name__)
+
+
+class CoreNode(Protocol):
+    """What the pump drives; `core.node.Node` is one."""
+
+    def handle(self, given: Input, now: Now, /) -> list[Effect]:
+        """Decide."""
+
+    def deadline(self) -> Instant | None:
+        """When it wants a tick."""
+
+
+class NodeCrashed(Exception):  # noqa: N818 - not one that users handle
+    """The node raised. Its state is unknown: nothing may go on."""
+
+
+class Pump:
+    """See the module. All methods belong to one trio thread."""
+
+    def __init__(
+        self,
+        node: CoreNode,
+        clock: Clock,
+        disk: Disk,
+        network: Network,
+        git: GitRemote,
+        *,
+        emit: Callable[[Event], None],
+        reply: Callable[[Reply], None],
+        journal: Journal | None = None,
+    ) -> None:
+        self._node = node
+        self._clock = clock
+        self._disk = disk
+        self._network = network
+        self._git = git
+        self._emit = emit
+        self._reply = reply
+        self._journal = journal
+        self._inbox: deque[Input] = deque()
+        self._wake = trio.Event()
+        self._requests = 0
+        self._hints = 0
+        self._frames: dict[PeerId, tuple[int, int]] = {}
+        self._frame_bytes = 0
+        self._cut: set[PeerId] = set()
+        """Peers of whom a frame was dropped: nothing more from them until they are disconnected."""
+        self.dropped_hints = 0
+        self.stopped = False
+
+    # --- in ---------------------------------------------------------------------------------------------------------------
+
+    def deliver(self, given: Input) -> None:
+        """Put an input into the inbox; never blocks, never raises. What does not fit goes by the limits above.
+
+        Inputs without a limit here (connections, git's results, cancellations) are bounded by those who send them.
+        """
+        match given:
+            case FrameReceived(peer=peer, frame=frame):
+                if peer in self._cut:
+                    return
+                count, size = self._frames.get(peer, (0, 0))
+                count, size = count + 1, size + len(frame)
+                if count > MAX_PEER_FRAMES or size > MAX_PEER_BYTES or self._frame_bytes + len(frame) > MAX_FRAME_BYTES:
+                    log.warning("peer %s sends faster than can be handled: disconnected", peer)
+                    self._cut.add(peer)
+                    self._network.hang_up(peer, "sent faster than could be handled")
+                    return
+                self._frames[peer] = (count, size)
+                self._frame_bytes += len(frame)
+            case GossipReceived() | PeerRefused():
+                if self._hints >= MAX_HINTS:
+                    self.dropped_hints += 1
+                    return
+                self._hints += 1
+            case PeerDisconnected(peer=peer):
+                self._cut.discard(peer)
+            case RequestReceived():
+                self._requests += 1
+            case _:
+                pass
+        self._inbox.append(given)
+        self._wake.set()
+
+    def request(self, given: RequestReceived) -> bool:
+        """Put a client's request into the inbox; False if there is no room for it."""
+        if self._requests >= MAX_QUEUED_REQUESTS:
+            return False
+        self.deliver(given)
+        return True
+
+    def _take(self) -> Input:
+        given = self._inbox.popleft()
+        match given:
+            case FrameReceived(peer=peer, frame=frame):
+                count, size = self._frames[peer]
+                self._frame_bytes -= len(frame)
+                if count == 1:
+                    del self._frames[peer]
+                else:
+                    self._frames[peer] = (count - 1, size - len(frame))
+            case GossipReceived() | PeerRefused():
+                self._hints -= 1
+            case RequestReceived():
+                self._requests -= 1
+            case _:
+                pass
+        return given
+
+    # --- run --------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the node has stopped.
+
+        Raises:
+            NodeCrashed: it raised; the cause is attached.
+        """
+        ticked_at: Instant = -1
+        while True:
+            await self._wait(ticked_at)
+            for _ in range(BATCH):
+                now = self._clock.now()
+                due = self._node.deadline()
+                # At most one tick a millisecond: a node that never moves its deadline must not starve everything else.
+                if due is not None and now.instant >= due and now.instant > ticked_at:
+                    ticked_at = now.instant
+                    self._step(Ticked(late_ms=now.instant - due), now)
+                elif self._inbox:
+                    self._step(self._take(), now)
+                else:
+                    break
+                if self.stopped:
+                    return
+
+    async def _wait(self, ticked_at: Instant) -> None:
+        if self._inbox:
+            await trio.lowlevel.checkpoint()
+            return
+        due = self._node.deadline()
+        sleep_s = MAX_SLEEP_S
+        if due is not None:
+            due = max(due, ticked_at + 1)
+            sleep_s = min(sleep_s, max(0, due - self._clock.instant()) / 1000)
+        if sleep_s <= 0:
+            await trio.lowlevel.checkpoint()
+            return
+        self._wake = trio.Event()
+        with trio.move_on_after(sleep_s):
+            await self._wake.wait()
+
+    def _step(self, given: Input, now: Now, *, after_disk_failure: bool = False) -> None:
+        if self._journal is not None:
+            self._journal.record(now, given)
+        try:
+            effects = self._node.handle(given, now)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # pycrdt's panics are no Exceptions
+            raise NodeCrashed(f"the node raised on {type(given).__name__}: {error!r}") from error
+        failure: str | None = None
+        for effect in effects:
+            failure = self._carry_out(effect, failure)
+        if failure is not None and not after_disk_failure:
+            log.error("disk: %s", failure)
+            self._step(DiskFailed(reason=failure), now, after_disk_failure=True)
+
+    def _carry_out(self, effect: Effect, failure: str | None) -> str | None:
+        """Do it; gives the reason why a `Persist` of this step has failed, if one has."""
+        match effect:
+            case Persist(operations=operations):
+                try:
+                    self._disk.write(operations)
+                except StorageError as error:
+                    return failure or error.message
+            case Send(peer=peer, frame=frame):
+                if failure is None:
+                    self._network.send(peer, frame)
+            case Gossip(topic=topic, data=data):
+                if failure is None:
+                    self._network.gossip(topic, data)
+            case Publish(ticket=ticket, changes=changes, final=final):
+                if failure is None or final:
+                    self._git.publish(ticket, changes, final=final)
+                else:
+                    self.deliver(BranchPublishFailed(ticket=ticket, reason=failure))
+            case Reply():
+                if failure is not None and effect.error is None:
+                    hint = "free some disk space, then try again"
+                    refusal = RequestError(code="storage", message=f"could not be kept: {failure}", hint=hint)
+                    effect = Reply(client=effect.client, request_id=effect.request_id, error=refusal)
+                self._reply(effect)
+            case Dial(peer=peer, addresses=addresses):
+                self._network.dial(peer, addresses)
+            case HangUp(peer=peer, reason=reason):
+                self._network.hang_up(peer, reason)
+            case Admit(peers=peers):
+                self._network.admit(peers)
+            case ReadBranch():
+                self._git.read_branch()
+            case Emit(event=event):
+                self._emit(event)
+            case Stopped():
+                self.stopped = True
+            case _:
+                assert_never(effect)
+        return failure
