@@ -25,6 +25,8 @@ GIT_CONFIG: Final = """\
     email = test@example.invalid
 [init]
     defaultBranch = main
+[safe]
+    directory = *
 [protocol "file"]
     allow = always
 [advice]
