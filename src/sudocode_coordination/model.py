@@ -6,6 +6,7 @@ Python names are snake_case; encoded (wire, API, files) they are camelCase.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -189,3 +190,9 @@ def validate_agent_id(agent_id: str) -> AgentId:
 
 
 PositiveMs: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
+
+
+def iso_from_ms(wall_ms: WallMs) -> str:
+    """ISO 8601 UTC with milliseconds, for people and files."""
+    moment = datetime.fromtimestamp(wall_ms / 1000, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

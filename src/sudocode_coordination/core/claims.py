@@ -17,7 +17,8 @@ from sudocode_coordination.core.wire import ClaimBody, Disclosed
 from sudocode_coordination.model import ClaimId, Grade, Instant, PeerId, Resource
 
 MAX_CLAIMS: Final = 100_000
-"""Claims of others kept at most: ten times the largest swarm we know of; past it, unknown claims are not learnt but still answered."""
+"""Claims of others kept at most: ten times the largest swarm we know of; past it, new ones are answered
+but not learnt."""
 MAX_TOMBSTONES: Final = 20_000
 """Ended claims remembered, so that a late copy does not revive one. An older one is held dead by its owner, who never renews it."""
 
@@ -58,7 +59,7 @@ def rank_of(body: ClaimBody, grade: Grade) -> tuple[int, tuple[int, int, PeerId,
 class Known:
     """One claim, as known here."""
 
-    __slots__ = ("body", "ended", "expiry", "grade", "granted", "hold_ms", "owner", "round", "since", "source")
+    __slots__ = ("body", "ended", "expiry", "grade", "granted", "hold_ms", "owner", "round", "since", "source", "timer_at")
 
     def __init__(self, body: ClaimBody, source: Source, expiry: Instant, since: str) -> None:
         self.body = body
@@ -71,6 +72,7 @@ class Known:
         self.grade: Grade = "provisional"
         self.ended = False
         self.since = since
+        self.timer_at: Instant | None = None
 
 
 class StoredClaim(msgspec.Struct, frozen=True, array_like=True):
@@ -120,6 +122,10 @@ class Claims:
         self._tombstones.move_to_end(claim)
         while len(self._tombstones) > MAX_TOMBSTONES:
             self._tombstones.popitem(last=False)
+        return self.forget(claim)
+
+    def forget(self, claim: ClaimId) -> Known | None:
+        """It was not heard of for too long. Unlike an ended one it counts again if its owner refreshes it."""
         known = self._known.pop(claim, None)
         if known is not None:
             known.ended = True

@@ -1,0 +1,163 @@
+"""A claim of an agent of this peer, and the rules by which it becomes, stays and ceases to be a lease. No messages here.
+
+    pending --effective--> granted --effective, newer round--> granted (extended)
+    pending, granted --end--> ended;  granted --past validity--> ended (expired), never revived
+
+`effective`: the last round is still fresh, nothing that blocks is live, and enough peers answered (`standing`).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from sudocode_coordination.core.claims import Claims, Known, owner_of
+from sudocode_coordination.core.wire import ClaimBody
+from sudocode_coordination.model import ClaimId, Grade, Instant, PartitionPolicy, PeerId
+
+QUEUED_HOLD_MS: Final = 15_000
+"""How long a waiting claim counts at others without refresh: short, so that a waiter that died delays nobody for long."""
+
+
+class Ticket(NamedTuple):
+    """Whose answer is due: a request of a client of the daemon."""
+
+    client: int
+    request_id: int
+
+
+class View(NamedTuple):
+    """What the lease machine is told of the swarm."""
+
+    roster: tuple[PeerId, ...] = ()
+    """All peers on the coordination branch that count, this one among them."""
+    connected: frozenset[PeerId] = frozenset()
+    suspected: frozenset[PeerId] = frozenset()
+    """Not reached although it was tried."""
+    gone: frozenset[PeerId] = frozenset()
+    """Suspected for longer than the grace."""
+    roster_fresh: bool = False
+    """The roster was read recently enough for a quorum of it to mean something."""
+    ready: bool = False
+    """Who is there is known: the branch was read, or could not be."""
+
+
+class Holding:
+    """One own claim."""
+
+    __slots__ = (
+        "acks",
+        "answers",
+        "asked_at",
+        "blockers",
+        "decide_by",
+        "grade",
+        "granted",
+        "hold_ms",
+        "known",
+        "may_queue",
+        "next_at",
+        "published",
+        "queued",
+        "round",
+        "sent_at",
+        "succeeds",
+        "ticket",
+        "ttl_ms",
+        "valid_until",
+        "waits",
+        "yield_at",
+        "yield_to",
+        "yielded",
+    )
+
+    def __init__(self, known: Known, ticket: Ticket | None, now: Instant) -> None:
+        self.known = known
+        self.ticket = ticket
+        self.ttl_ms = known.body.ttl_ms
+        self.granted = False
+        self.grade: Grade = "provisional"
+        self.round = -1
+        self.sent_at: Instant = now
+        self.hold_ms = self.ttl_ms
+        self.acks: set[PeerId] = set()
+        """Who acknowledged the last round, and may be counted."""
+        self.answers: set[PeerId] = set()
+        """Who acknowledged it at all."""
+        self.blockers: set[ClaimId] = set()
+        """Conflicting claims that somebody disclosed."""
+        self.yielded: set[ClaimId] = set()
+        """Those of them that gave way, as their owners said."""
+        self.waits: set[ClaimId] = set()
+        """Claims that this one gave way to."""
+        self.valid_until: Instant = 0
+        self.next_at: Instant = now
+        """When to refresh or to repeat."""
+        self.asked_at = now
+        self.decide_by: Instant | None = None
+        self.may_queue = False
+        """Whether the agent waits its turn."""
+        self.queued = False
+        self.published = False
+        self.yield_at: Instant | None = None
+        """A higher priority waits: ends then."""
+        self.yield_to = ""
+        self.succeeds: ClaimId | None = None
+        """The agent's claim that this one, once granted, replaces."""
+
+    @property
+    def body(self) -> ClaimBody:
+        """What was asked for."""
+        return self.known.body
+
+    def begin_round(self, number: int, now: Instant) -> None:
+        """Answers to earlier rounds no longer count."""
+        self.round = number
+        self.sent_at = now
+        self.hold_ms = min(self.ttl_ms, QUEUED_HOLD_MS) if self.queued and not self.granted else self.ttl_ms
+        self.acks.clear()
+        self.answers.clear()
+        self.blockers.clear()
+
+    def blocking(self, claims: Claims, now: Instant) -> list[Known]:
+        """Live claims in the way."""
+        found = []
+        for id_ in sorted(self.waits | (self.blockers - self.yielded)):
+            known = claims.get(id_)
+            if known is not None and claims.live(known, now):
+                found.append(known)
+            else:
+                self.waits.discard(id_)
+                self.blockers.discard(id_)
+        return found
+
+
+Standing: TypeAlias = Literal["quorum", "provisional", "open"]
+
+
+def standing(
+    holding: Holding, blocking: list[Known], view: View, me: PeerId, policy: PartitionPolicy, *, memory: bool, now: Instant
+) -> Standing:
+    """What the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
+
+    Args:
+        blocking: live claims in the way.
+        me: this peer.
+        memory: whether this peer surely remembers all that it acknowledged; else its own voice does not count.
+    """
+    if now >= holding.sent_at + holding.hold_ms or not view.ready:
+        return "open"
+    roster = view.roster or (me,)
+    voices = sum(1 for peer in roster if (memory if peer == me else peer in holding.acks))
+    if not blocking and view.roster_fresh and 2 * voices > len(roster):
+        return "quorum"
+    others = [peer for peer in roster if peer != me]
+    match policy:
+        case "majority":
+            return "open"
+        case "closed":
+            agreed = not blocking and all(peer in holding.answers for peer in others)
+        case "open":
+            agreed = all(peer in holding.answers or peer in view.suspected for peer in others) and all(
+                owner_of(known.body.id) in view.gone for known in blocking
+            )
+    return "provisional" if agreed else "open"

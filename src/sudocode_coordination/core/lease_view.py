@@ -1,0 +1,130 @@
+"""Claims as clients and the shared document see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from sudocode_coordination.core.claims import Claims, Known, claim_id, incarnation_of
+from sudocode_coordination.core.holdings import Holding
+from sudocode_coordination.core.wire import ClaimBody, Natural
+from sudocode_coordination.model import ClaimId, Conflict, Grade, Instant, Json, Lease, LeaseMode, LeaseState, PeerId, Resource
+
+
+class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A lease in the document's `leases` root, under `<incarnation>.<number>`. Renewals never enter it."""
+
+    agent: str
+    resources: tuple[Resource, ...]
+    mode: LeaseMode
+    priority: int
+    lamport: Natural
+    ttl_ms: int
+    state: LeaseState
+    grade: Grade
+    since: str
+    note: str = ""
+
+
+def entry_key(claim: ClaimId) -> str:
+    """`<incarnation>.<number>` of a claim id."""
+    return claim.split(".", 1)[1]
+
+
+def entry_of(holding: Holding) -> Json:
+    """What the document holds of an own claim."""
+    body = holding.body
+    entry = LeaseEntry(
+        agent=body.agent,
+        resources=body.resources,
+        mode=body.mode,
+        priority=body.priority,
+        lamport=body.lamport,
+        ttl_ms=body.ttl_ms,
+        state="granted" if holding.granted else "pending",
+        grade=holding.grade,
+        since=holding.known.since,
+        note=body.note,
+    )
+    return msgspec.to_builtins(entry)
+
+
+def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretched: int) -> Known | None:
+    """A claim out of the document; None if the entry is none."""
+    incarnation, _, number = key.partition(".")
+    if not (incarnation.isdecimal() and number.isdecimal()):
+        return None
+    try:
+        entry = msgspec.convert(value, LeaseEntry)
+        body = ClaimBody(
+            id=claim_id(owner, int(incarnation), int(number)),
+            agent=entry.agent,
+            resources=entry.resources,
+            mode=entry.mode,
+            priority=entry.priority,
+            lamport=entry.lamport,
+            ttl_ms=entry.ttl_ms,
+            note=entry.note,
+        )
+    except (msgspec.ValidationError, ValueError):
+        return None
+    if incarnation_of(body.id) < 0:
+        return None
+    known = Known(body, "document", now + stretched, entry.since)
+    known.granted, known.grade = entry.state == "granted", entry.grade
+    return known
+
+
+def describe(known: Known, holding: Holding | None, now: Instant) -> Lease:
+    """A claim as a `Lease`."""
+    body = known.body
+    granted = holding.granted if holding else known.granted
+    until = (holding.valid_until if granted else holding.sent_at + holding.hold_ms) if holding else known.expiry
+    return Lease(
+        claim_id=body.id,
+        peer_id=known.owner,
+        agent_id=body.agent,
+        resources=body.resources,
+        mode=body.mode,
+        priority=body.priority,
+        state="granted" if granted else "pending",
+        grade=holding.grade if holding else known.grade,
+        ttl_ms=holding.ttl_ms if holding else body.ttl_ms,
+        remaining_ms=max(0, min(until - now, holding.ttl_ms if holding else body.ttl_ms)),
+        since=known.since,
+        note=body.note,
+        mine=known.source == "own",
+    )
+
+
+def conflicts_of(
+    blocking: Iterable[Known], resources: Iterable[Resource], own: dict[ClaimId, Holding], now: Instant
+) -> tuple[Conflict, ...]:
+    """Who is in the way of these resources, holders first."""
+    wanted = set(resources)
+    found: list[Conflict] = []
+    for known in blocking:
+        lease = describe(known, own.get(known.body.id), now)
+        found += [
+            Conflict(
+                resource=resource,
+                kind="lease" if lease.state == "granted" else "waiting",
+                agent_id=lease.agent_id,
+                peer_id=lease.peer_id,
+                priority=lease.priority,
+                remaining_ms=lease.remaining_ms,
+                note=lease.note,
+            )
+            for resource in lease.resources
+            if resource in wanted
+        ]
+    return tuple(sorted(found, key=lambda c: (c.kind != "lease", c.resource, c.agent_id)))
+
+
+def conflicts_on(
+    claims: Claims, resources: tuple[Resource, ...], agent: str, me: PeerId, own: dict[ClaimId, Holding], now: Instant
+) -> tuple[Conflict, ...]:
+    """What an agent of this peer would run into on these resources."""
+    others = [k for k in claims.touching(resources, now) if not (k.owner == me and k.body.agent == agent)]
+    return conflicts_of(others, resources, own, now)

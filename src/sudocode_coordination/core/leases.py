@@ -1,0 +1,347 @@
+"""Fast leases: record, disclose to a majority, the owner arbitrates. `docs/leases.md` has the protocol and what it promises.
+
+The actions, by the names of the protocol: `_refresh` (ask, renew), `_judge` (a claim meets an own one), `_evaluate` (grant,
+extend, deny, queue) and `_end` are those of the owner, in `own_leases.py`; `_on_claim`, `_on_ack`, … those of who is asked,
+here. Laws: two conflicting quorum leases are never valid together; an ended claim is never revived; of two that meet,
+exactly one side ends, the same whoever looks, and its agent is told; all resources or none.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final, Literal, assert_never
+
+import msgspec
+
+from sudocode_coordination.core.claims import (
+    Known,
+    StoredClaim,
+    claim_id,
+    incarnation_of,
+    owner_of,
+    stretch,
+)
+from sudocode_coordination.core.facts import EntryChange, Notify, Output, Say
+from sudocode_coordination.core.holdings import Holding, View
+from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
+from sudocode_coordination.core.lease_view import known_from_entry
+from sudocode_coordination.core.own_leases import LeaseMessage, OwnLeases, message_of
+from sudocode_coordination.core.wire import (
+    MAX_RESOURCES,
+    Ack,
+    Claim,
+    Disclosed,
+    End,
+    Granted,
+    Renew,
+    RenewAck,
+)
+from sudocode_coordination.model import ClaimId, Instant, Now, PeerId, iso_from_ms
+
+FULL_CLAIMS_ON_MEETING: Final = 200
+"""More granted claims than this are told to a new peer by number, once its documents have come."""
+MEETING_DELAY_MS: Final = 2_000
+ROUNDS_KEPT: Final = 64
+"""Renewal rounds whose answers are still understood."""
+
+
+class LeaseManager(OwnLeases):
+    """The leases of this peer's agents, and what it knows of those of others."""
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def started(self, incarnation: int, contents: DiskContents, now: Now) -> list[Output]:
+        """What was acknowledged before a restart still counts; own leases of before do not."""
+        self._incarnation = incarnation
+        if not contents.intact:
+            self.memory_lost(now.instant)
+        for value in contents.values:
+            if value.space != "claims":
+                continue
+            try:
+                stored = msgspec.msgpack.decode(value.data, type=StoredClaim)
+            except msgspec.MsgspecError:
+                self.memory_lost(now.instant)
+                continue
+            known = Known(stored.body, "direct", now.instant + stretch(stored.hold_ms), stored.since)
+            known.round, known.hold_ms, known.granted, known.grade = stored.round, stored.hold_ms, stored.granted, stored.grade
+            self._lamport = max(self._lamport, stored.body.lamport)
+            if self.claims.add(known):
+                self._set_known_timer(known)
+        return []
+
+    def memory_lost(self, now: Instant) -> None:
+        """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
+        self._forgetful_until = max(self._forgetful_until, now + stretch(stretch(self._config.max_lease_ttl_ms)))
+
+    def remembers(self, now: Instant) -> bool:
+        """Whether this peer's voice counts towards a quorum."""
+        return now >= self._forgetful_until
+
+    def deadline(self) -> Instant | None:
+        """When to be ticked next."""
+        first = self._timers[0][0] if self._timers else None
+        return min((*self._meetings.values(), *([] if first is None else [first])), default=None)
+
+    def ticked(self, now: Now) -> list[Output]:
+        """Do what is due."""
+        out: list[Output] = []
+        renewals: list[Holding] = []
+        while self._timers and self._timers[0][0] <= now.instant:
+            at, id_ = heapq.heappop(self._timers)
+            known = self.claims.get(id_)
+            if known is None or known.timer_at != at:
+                continue
+            known.timer_at = None
+            holding = self._own.get(id_)
+            if holding is not None:
+                out += self._serve(holding, renewals, now)
+            elif now.instant >= known.expiry:
+                out += self._forgotten(known, "expired", now, for_good=False)
+            else:
+                self._set_known_timer(known)
+        out += self._renew_together(renewals, now)
+        for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant):
+            del self._meetings[peer]
+            out += self._tell_granted(peer)
+        return out + self._settle(now)
+
+    def stop(self, now: Now) -> list[Output]:
+        """End everything."""
+        return [o for holding in list(self._own.values()) for o in self._end(holding, "stopped", now)]
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    def view_changed(self, view: View, now: Now) -> list[Output]:
+        """Peers came, went, or are suspected: what waits for them may be decided now."""
+        if view == self.view:
+            return []
+        self.view = view
+        self.claims.counted_owners = frozenset(view.roster) | view.connected
+        for holding in self._own.values():
+            if not holding.granted:
+                self._dirty[holding.body.id] = None
+        return self._settle(now)
+
+    def peer_up(self, peer: PeerId, now: Now) -> list[Output]:
+        """Tell a new or returned peer of all own claims: it must know them, and a conflict must show."""
+        many = sum(1 for h in self._own.values() if h.granted) > FULL_CLAIMS_ON_MEETING
+        if many:
+            self._meetings[peer] = now.instant + MEETING_DELAY_MS
+        told = [h for h in self._own.values() if not (h.granted and many)]
+        return [Say(peer=peer, message=message_of(holding)) for holding in told]
+
+    def peer_started(self, peer: PeerId, incarnation: int, now: Now) -> list[Output]:
+        """The peer's hello: claims of an earlier life of it have ended."""
+        self._incarnations[peer] = max(incarnation, self._incarnations.get(peer, 0))
+        earlier = [k for k in self.claims.of_owner(peer) if incarnation_of(k.body.id) < incarnation]
+        return [o for known in earlier for o in self._forgotten(known, "restarted", now)] + self._settle(now)
+
+    def peer_left(self, peer: PeerId, now: Now) -> list[Output]:
+        """It said goodbye: all its claims have ended."""
+        known = self.claims.of_owner(peer)
+        return [o for k in known for o in self._forgotten(k, "released", now)] + self._settle(now)
+
+    def peer_alive(self, peer: PeerId, now: Now) -> None:
+        """It was heard of, if only through others: what the document says of its leases holds on."""
+        for known in self.claims.of_owner(peer):
+            if known.source == "document":
+                known.expiry = now.instant + stretch(known.body.ttl_ms)
+
+    # --- what peers say -------------------------------------------------------------------------------------------------
+
+    def received(self, peer: PeerId, message: LeaseMessage, now: Now) -> list[Output]:
+        """A message about claims; what a peer may not say is ignored."""
+        match message:
+            case Claim():
+                out = self._on_claim(peer, message, now)
+            case Ack():
+                out = self._on_ack(peer, message, now)
+            case Granted():
+                known = self.claims.get(message.id)
+                out = self._note_granted(known, message, now) if known and known.owner == peer != self._me else []
+            case End():
+                out = self._on_end(peer, message, now)
+            case Renew():
+                out = self._on_renew(peer, message, now)
+            case RenewAck():
+                out = self._on_renew_ack(peer, message)
+            case _:
+                assert_never(message)
+        return out + self._settle(now)
+
+    def entries_changed(self, owner: PeerId, changes: tuple[EntryChange, ...], now: Now) -> list[Output]:
+        """What the document says of another's leases: known before its own messages come, and shown."""
+        if owner == self._me:
+            return []
+        out: list[Output] = []
+        for change in changes:
+            if change.root != "leases":
+                continue
+            known = self.claims.get(f"{owner}.{change.key}")
+            if change.value is None:
+                out += self._forgotten(known, "released", now) if known else []
+                continue
+            told = known_from_entry(owner, change.key, change.value, now.instant, 0)
+            if told is None or incarnation_of(told.body.id) < self._incarnations.get(owner, 0):
+                continue
+            if known is None:
+                told.expiry = now.instant + stretch(told.body.ttl_ms)
+                granted, told.granted = told.granted, False
+                if not self.claims.add(told):
+                    continue
+                self._set_known_timer(told)
+                known = told
+            else:
+                granted = told.granted
+                known.since = told.since
+            self._lamport = max(self._lamport, told.body.lamport)
+            if granted:
+                out += self._note_granted(known, Granted(id=known.body.id, grade=told.grade), now)
+        return out + self._settle(now)
+
+    def _set_known_timer(self, known: Known) -> None:
+        self._wake_at(known, known.expiry)
+
+    # --- claims of others -------------------------------------------------------------------------------------------------
+
+    def _on_claim(self, peer: PeerId, message: Claim, now: Now) -> list[Output]:
+        body = message.claim
+        self._lamport = max(self._lamport, body.lamport)
+        counts = self.remembers(now.instant)
+        if owner_of(body.id) != peer or incarnation_of(body.id) < 0:
+            return []
+        if self.claims.is_ended(body.id) or incarnation_of(body.id) < self._incarnations.get(peer, 0):
+            return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=counts))]
+        out: list[Output] = []
+        known = self.claims.get(body.id)
+        if known is None:
+            known = Known(body, "direct", now.instant, iso_from_ms(now.wall_ms))
+            if not self.claims.add(known):
+                return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=False))]
+        elif known.body != body:
+            return []
+        if message.round > known.round:
+            known.source, known.round, known.hold_ms = "direct", message.round, message.hold_ms
+            known.expiry = now.instant + stretch(message.hold_ms)
+            self._set_known_timer(known)
+            stored = StoredClaim(body, known.round, known.hold_ms, message.granted, message.grade, known.since)
+            out.append(Persist(operations=(StoredValue(space="claims", key=body.id, data=msgspec.msgpack.encode(stored)),)))
+        if message.granted:
+            out += self._note_granted(known, Granted(id=body.id, grade=message.grade), now)
+        yields: list[ClaimId] = []
+        disclosed: list[Known] = []
+        for other in self.claims.conflicting(body, now.instant):
+            mine = self._own.get(other.body.id)
+            if mine is None:
+                disclosed.append(other)
+                continue
+            gives_way, told = self._judge(mine, body, message.granted, message.grade, now)
+            out += told
+            if gives_way:
+                yields.append(other.body.id)
+            else:
+                disclosed.append(other)
+        ack = Ack(
+            id=body.id,
+            round=message.round,
+            yields=tuple(yields[:MAX_RESOURCES]),
+            disclosed=tuple(self._disclose(other, now.instant) for other in disclosed[:MAX_RESOURCES]),
+            lamport=self._lamport,
+            counts=counts and len(disclosed) <= MAX_RESOURCES,
+        )
+        return [*out, Say(peer=peer, message=ack)]
+
+    def _disclose(self, known: Known, now: Instant) -> Disclosed:
+        mine = self._own.get(known.body.id)
+        if mine is None:
+            return Disclosed(known.body, known.granted, known.grade, max(0, known.expiry - now))
+        until = mine.valid_until if mine.granted else mine.sent_at + mine.hold_ms
+        return Disclosed(mine.body, mine.granted, mine.grade, max(0, until - now))
+
+    def _on_ack(self, peer: PeerId, message: Ack, now: Now) -> list[Output]:
+        self._lamport = max(self._lamport, message.lamport)
+        holding = self._own.get(message.id)
+        if holding is None:
+            return []
+        out: list[Output] = []
+        for disclosed in message.disclosed:
+            known = self.claims.learn(disclosed, now.instant, iso_from_ms(now.wall_ms))
+            if known is not None:
+                self._set_known_timer(known)
+            if known is not None or disclosed.claim.id in self._own:
+                holding.blockers.add(disclosed.claim.id)
+        holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)
+        if message.round == holding.round:
+            holding.answers.add(peer)
+            if message.counts:
+                holding.acks.add(peer)
+        self._dirty[holding.body.id] = None
+        return out
+
+    def _on_end(self, peer: PeerId, message: End, now: Now) -> list[Output]:
+        if owner_of(message.id) != peer or peer == self._me:
+            return []
+        known = self.claims.get(message.id)
+        if known is None:
+            self.claims.end(message.id)
+            return []
+        return self._forgotten(known, message.reason, now)
+
+    def _on_renew(self, peer: PeerId, message: Renew, now: Now) -> list[Output]:
+        unsettled: list[int] = []
+        out: list[Output] = []
+        for number in message.numbers:
+            known = self.claims.get(claim_id(peer, message.incarnation, number))
+            if known is None or known.owner == self._me or self.claims.conflicting(known.body, now.instant):
+                unsettled.append(number)
+                continue
+            known.round = max(known.round, message.round)
+            known.source = "direct"
+            known.expiry = max(known.expiry, now.instant + stretch(max(known.hold_ms, known.body.ttl_ms)))
+            if not known.granted:
+                out += self._note_granted(known, Granted(id=known.body.id, grade=known.grade), now)
+        answer = RenewAck(
+            incarnation=message.incarnation,
+            round=message.round,
+            unsettled=tuple(unsettled),
+            lamport=self._lamport,
+            counts=self.remembers(now.instant),
+        )
+        return [*out, Say(peer=peer, message=answer)]
+
+    def _on_renew_ack(self, peer: PeerId, message: RenewAck) -> list[Output]:
+        if message.incarnation != self._incarnation:
+            return []
+        unsettled = {claim_id(self._me, self._incarnation, number) for number in message.unsettled}
+        for id_ in self._rounds.get(message.round, ()):
+            holding = self._own.get(id_)
+            if holding is not None and holding.round == message.round and id_ not in unsettled:
+                holding.answers.add(peer)
+                if message.counts:
+                    holding.acks.add(peer)
+                self._dirty[id_] = None
+        return [Say(peer=peer, message=message_of(self._own[id_])) for id_ in sorted(unsettled) if id_ in self._own]
+
+    def _note_granted(self, known: Known, granted: Granted, now: Now) -> list[Output]:
+        news = not known.granted
+        known.granted, known.grade = True, granted.grade
+        self._wake(known.body.resources, now)
+        if not news:
+            return []
+        data = {"lease": msgspec.to_builtins(self.describe(known, now.instant))}
+        return [Notify(type="lease-acquired", agent_id=known.body.agent, data=data)]
+
+    def _forgotten(self, known: Known, reason: str, now: Now, *, for_good: bool = True) -> list[Output]:
+        """Another's claim has ended (`for_good`: its owner said so), or has not been heard of for too long."""
+        data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
+        if for_good:
+            self.claims.end(known.body.id)
+        else:
+            self.claims.forget(known.body.id)
+        self._wake(known.body.resources, now)
+        out: list[Output] = [Persist(operations=(ForgottenValue(space="claims", key=known.body.id),))]
+        if known.granted:
+            kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
+            out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
+        return out

@@ -1,0 +1,508 @@
+"""The owner's side of fast leases: ask, wait, hold, renew, give way, end. `leases.py` has the laws."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome
+from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.claims import (
+    Claims,
+    Known,
+    claim_id,
+    key_of,
+    rank_of,
+)
+from sudocode_coordination.core.facts import Notify, Output, Say, Write
+from sudocode_coordination.core.holdings import Holding, Ticket, View, standing
+from sudocode_coordination.core.io import Reply
+from sudocode_coordination.core.lease_view import conflicts_of, conflicts_on, describe, entry_key, entry_of
+from sudocode_coordination.core.resources import normalise_all
+from sudocode_coordination.core.wire import (
+    MAX_RENEWED,
+    Ack,
+    Claim,
+    ClaimBody,
+    End,
+    Granted,
+    Renew,
+    RenewAck,
+)
+from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lease, Now, PeerId, Resource, iso_from_ms
+
+RETRY_MS: Final = 1_000
+"""A round that was not answered by all is repeated to the silent ones."""
+QUEUED_REFRESH_MS: Final = 5_000
+"""A waiting claim is asked anew: a third of what it counts at others."""
+DECIDE_MS: Final = 12_000
+"""Who does not want to wait has an answer by then: longer than it takes to notice that a peer has frozen (7 s)."""
+ROUNDS_KEPT: Final = 64
+"""Renewal rounds whose answers are still understood."""
+
+LeaseMessage: TypeAlias = Claim | Ack | Granted | End | Renew | RenewAck
+EndReason: TypeAlias = Literal["released", "denied", "cancelled", "expired", "preempted", "lost-conflict", "replaced", "stopped"]
+
+
+class OwnLeases:
+    """What agents of this peer ask for, hold and wait for."""
+
+    def __init__(self, peer_id: PeerId, config: CoordinationConfig) -> None:
+        self._me = peer_id
+        self._config = config
+        self.claims = Claims(peer_id)
+        self.view = View(roster=(peer_id,))
+        self._own: dict[ClaimId, Holding] = {}
+        self._of_agent: dict[AgentId, dict[ClaimId, None]] = {}
+        self._tickets: dict[Ticket, ClaimId] = {}
+        self._timers: list[tuple[Instant, ClaimId]] = []
+        self._meetings: dict[PeerId, Instant] = {}
+        self._rounds: dict[int, list[ClaimId]] = {}
+        self._dirty: dict[ClaimId, None] = {}
+        self._incarnation = 0
+        self._incarnations: dict[PeerId, int] = {}
+        self._count = 0
+        self._round = 0
+        self._lamport = 0
+        self._forgetful_until: Instant = 0
+
+    # --- what agents ask ------------------------------------------------------------------------------------------------
+
+    def acquire(self, agent: AgentId, request: AcquireLease, ticket: Ticket | None, now: Now) -> list[Output]:
+        """Ask for all of the resources; the answer comes as `Reply` with a `LeaseOutcome`.
+
+        Raises:
+            ResourceError: a name that can't be leased.
+        """
+        resources = normalise_all(request.resources)
+        ttl_ms = min(request.ttl_ms or self._config.lease_ttl_ms, self._config.max_lease_ttl_ms)
+        held = self._held_already(agent, resources, request)
+        if held is not None:
+            answer = LeaseOutcome(granted=True, lease=self.describe(held.known, now.instant))
+            return [Reply(client=ticket.client, request_id=ticket.request_id, value=answer)] if ticket else []
+        self._lamport += 1
+        holding = self._claim_for(agent, resources, request, ttl_ms, self._lamport, ticket, now)
+        if request.wait_ms is None:
+            holding.decide_by = now.instant + DECIDE_MS
+            in_the_way = [k for k in self.claims.conflicting(holding.body, now.instant) if self._hopeless(holding, k, now.instant)]
+            if in_the_way:
+                return self._deny(holding, in_the_way, "held", now) + self._settle(now)
+        else:
+            holding.decide_by = now.instant + request.wait_ms if request.wait_ms else None
+            holding.may_queue = True
+        self._dirty[holding.body.id] = None
+        return self._refresh(holding, now) + self._settle(now)
+
+    def cancel(self, ticket: Ticket, now: Now) -> list[Output]:
+        """Nobody waits for that answer any more."""
+        holding = self._own.get(self._tickets.get(ticket, ""))
+        if holding is None or holding.granted:
+            return []
+        return self._end(holding, "cancelled", now) + self._settle(now)
+
+    def renew(
+        self, agent: AgentId, resources: tuple[Resource, ...], ttl_ms: int | None, now: Now
+    ) -> tuple[list[Lease], list[Output]]:
+        """Start the ttl of the agent's leases on these anew; the leases, none if it holds none.
+
+        Raises:
+            ResourceError: a name that can't be leased.
+        """
+        wanted = set(normalise_all(resources))
+        held = [h for h in self._held_by(agent) if h.granted and wanted & set(h.body.resources)]
+        out: list[Output] = []
+        for holding in held:
+            if ttl_ms is not None:
+                holding.ttl_ms = min(ttl_ms, self._config.max_lease_ttl_ms)
+            self._dirty[holding.body.id] = None
+            out += self._refresh(holding, now)
+        out += self._settle(now)
+        return [self.describe(h.known, now.instant) for h in held if h.body.id in self._own], out
+
+    def release(
+        self, agent: AgentId, resources: tuple[Resource, ...], now: Now, *, everything: bool = False
+    ) -> tuple[list[Lease], list[Output]]:
+        """End the agent's leases on these, queued ones too. Of a lease on more than these, the rest stays held: a new claim
+        in the old one's place in the queue takes over before the old one ends.
+
+        Raises:
+            ResourceError: a name that can't be leased.
+        """
+        wanted = set(normalise_all(resources))
+        out: list[Output] = []
+        released: list[Lease] = []
+        for holding in self._held_by(agent):
+            rest = tuple(r for r in holding.body.resources if r not in wanted)
+            if not everything and len(rest) == len(holding.body.resources):
+                continue
+            released.append(self.describe(holding.known, now.instant))
+            if everything or not rest:
+                out += self._end(holding, "released", now)
+            else:
+                out += self._shrink(holding, rest, now)
+        return released, out + self._settle(now)
+
+    # --- queries ----------------------------------------------------------------------------------------------------------
+
+    def describe(self, known: Known, now: Instant) -> Lease:
+        """A claim as a `Lease`."""
+        return describe(known, self._own.get(known.body.id), now)
+
+    def leases(self, now: Instant, agent: AgentId | None = None) -> list[Lease]:
+        """Those of an agent of this peer; of everyone if None. Holders first, then the queue in its order."""
+        if agent is None:
+            found = [k for k in self.claims.all() if self.claims.live(k, now)]
+        else:
+            found = [h.known for h in self._held_by(agent)]
+        described = [(self.describe(k, now), key_of(k.body)) for k in found]
+        described.sort(key=lambda pair: (pair[0].resources, pair[0].state != "granted", pair[1]))
+        return [lease for lease, _ in described]
+
+    def held_count(self, now: Instant) -> dict[tuple[PeerId, AgentId], int]:
+        """Granted leases by holder."""
+        counts: dict[tuple[PeerId, AgentId], int] = {}
+        for known in self.claims.all():
+            holding = self._own.get(known.body.id)
+            if self.claims.live(known, now) and (holding.granted if holding else known.granted):
+                who = (known.owner, known.body.agent)
+                counts[who] = counts.get(who, 0) + 1
+        return counts
+
+    def conflicts(self, agent: AgentId, resources: tuple[Resource, ...], now: Instant) -> tuple[Conflict, ...]:
+        """What the agent would run into."""
+        return conflicts_on(self.claims, resources, agent, self._me, self._own, now)
+
+    # --- own claims -------------------------------------------------------------------------------------------------------
+
+    def _held_by(self, agent: AgentId) -> list[Holding]:
+        return [self._own[id_] for id_ in self._of_agent.get(agent, ())]
+
+    def _held_already(self, agent: AgentId, resources: tuple[Resource, ...], request: AcquireLease) -> Holding | None:
+        """Leases are reentrant: a lease of the agent that covers the request."""
+        for holding in self._held_by(agent):
+            body = holding.body
+            strong = body.mode == "exclusive" or request.mode == "shared"
+            if holding.granted and strong and body.priority >= request.priority and set(resources) <= set(body.resources):
+                return holding
+        return None
+
+    def _claim_for(
+        self,
+        agent: AgentId,
+        resources: tuple[Resource, ...],
+        request: AcquireLease,
+        ttl_ms: int,
+        lamport: int,
+        ticket: Ticket | None,
+        now: Now,
+    ) -> Holding:
+        self._count += 1
+        body = ClaimBody(
+            id=claim_id(self._me, self._incarnation, self._count),
+            agent=agent,
+            resources=resources,
+            mode=request.mode,
+            priority=request.priority,
+            lamport=lamport,
+            ttl_ms=ttl_ms,
+            note=request.note,
+        )
+        known = Known(body, "own", 0, iso_from_ms(now.wall_ms))
+        holding = Holding(known, ticket, now.instant)
+        self.claims.add(known)
+        self._own[body.id] = holding
+        self._of_agent.setdefault(agent, {})[body.id] = None
+        if ticket is not None:
+            self._tickets[ticket] = body.id
+        return holding
+
+    def _shrink(self, holding: Holding, rest: tuple[Resource, ...], now: Now) -> list[Output]:
+        body = holding.body
+        request = AcquireLease(resources=rest, priority=body.priority, mode=body.mode, note=body.note)
+        heir = self._claim_for(body.agent, rest, request, holding.ttl_ms, body.lamport, None, now)
+        heir.succeeds, heir.may_queue = body.id, True
+        self._dirty[heir.body.id] = None
+        return self._refresh(heir, now)
+
+    def _serve(self, holding: Holding, renewals: list[Holding], now: Now) -> list[Output]:
+        """A holding's time has come."""
+        instant = now.instant
+        if holding.granted:
+            if instant >= holding.valid_until:
+                return self._end(holding, "expired", now)
+            if holding.yield_at is not None and instant >= holding.yield_at:
+                return self._end(holding, "preempted", now)
+            if instant >= holding.sent_at + holding.ttl_ms // 2:
+                renewals.append(holding)
+                return []
+        elif holding.decide_by is not None and instant >= holding.decide_by:
+            return self._deny(holding, self._blocking(holding, now), "timeout", now)
+        elif instant >= holding.sent_at + QUEUED_REFRESH_MS:
+            self._dirty[holding.body.id] = None
+            return self._refresh(holding, now)
+        out: list[Output] = self._repeat(holding) if instant >= holding.next_at else []
+        if out or instant >= holding.next_at:
+            holding.next_at = instant + max(RETRY_MS, holding.ttl_ms // 16)
+        self._set_timer(holding)
+        return out
+
+    def _set_timer(self, holding: Holding) -> None:
+        at = [holding.next_at]
+        if holding.granted:
+            at += [holding.valid_until, holding.sent_at + holding.ttl_ms // 2]
+            at += [holding.yield_at] if holding.yield_at is not None else []
+            answered = all(p in holding.answers for p in self._others())
+            at = at[1:] if answered else at
+            at = [t for t in at if t > holding.sent_at]
+        else:
+            at += [holding.sent_at + QUEUED_REFRESH_MS] + ([holding.decide_by] if holding.decide_by is not None else [])
+        self._wake_at(holding.known, min(at))
+
+    def _wake_at(self, known: Known, at: Instant) -> None:
+        """One timer a claim: a later call replaces an earlier one."""
+        if known.timer_at != at:
+            known.timer_at = at
+            heapq.heappush(self._timers, (at, known.body.id))
+
+    def _others(self) -> list[PeerId]:
+        """The roster's connected peers but this one."""
+        return [p for p in self.view.roster if p != self._me and p in self.view.connected]
+
+    def _meet_locally(self, holding: Holding, now: Now) -> list[Output]:
+        """What this peer itself knows to be in the way, as it would disclose it to another."""
+        out: list[Output] = []
+        for known in self.claims.conflicting(holding.body, now.instant):
+            rival = self._own.get(known.body.id)
+            if rival is None:
+                holding.blockers.add(known.body.id)
+                continue
+            yields, told = self._judge(rival, holding.body, holding.granted, holding.grade, now)
+            out += told
+            (holding.yielded if yields else holding.blockers).add(known.body.id)
+        return out
+
+    def _refresh(self, holding: Holding, now: Now) -> list[Output]:
+        """A new round of one claim: to all of the roster, the time taken before sending."""
+        self._round += 1
+        holding.begin_round(self._round, now.instant)
+        holding.next_at = now.instant + RETRY_MS
+        out = self._meet_locally(holding, now)
+        if holding.body.id in self._own:
+            self._set_timer(holding)
+            out += self._repeat(holding)
+        return out
+
+    def _repeat(self, holding: Holding) -> list[Output]:
+        message = message_of(holding)
+        return [Say(peer=peer, message=message) for peer in self._others() if peer not in holding.answers]
+
+    def _renew_together(self, renewals: list[Holding], now: Now) -> list[Output]:
+        """One round for all whose half ttl is over; those whose ttl is not the one they began with are claimed in full."""
+        out: list[Output] = []
+        together = [h for h in renewals if h.ttl_ms == h.body.ttl_ms and h.body.id in self._own]
+        for holding in renewals:
+            self._dirty[holding.body.id] = None
+            if holding.ttl_ms != holding.body.ttl_ms and holding.body.id in self._own:
+                out += self._refresh(holding, now)
+        for start in range(0, len(together), MAX_RENEWED):
+            self._round += 1
+            part = together[start : start + MAX_RENEWED]
+            for holding in part:
+                holding.begin_round(self._round, now.instant)
+                holding.next_at = now.instant + max(RETRY_MS, holding.ttl_ms // 16)
+                out += self._meet_locally(holding, now)
+            alive = [h for h in part if h.body.id in self._own]
+            for holding in alive:
+                self._set_timer(holding)
+            if self._others():
+                self._rounds[self._round] = [h.body.id for h in alive]
+                while len(self._rounds) > ROUNDS_KEPT:
+                    del self._rounds[next(iter(self._rounds))]
+                message = Renew(incarnation=self._incarnation, round=self._round, numbers=tuple(_number(h) for h in alive))
+                out += [Say(peer=peer, message=message) for peer in self._others()]
+        return out
+
+    def _tell_granted(self, peer: PeerId) -> list[Output]:
+        granted = [h for h in self._own.values() if h.granted]
+        out: list[Output] = []
+        for start in range(0, len(granted), MAX_RENEWED):
+            self._round += 1
+            numbers = tuple(_number(h) for h in granted[start : start + MAX_RENEWED])
+            out.append(Say(peer=peer, message=Renew(incarnation=self._incarnation, round=self._round, numbers=numbers)))
+        return out
+
+    def _blocking(self, holding: Holding, now: Now) -> list[Known]:
+        return holding.blocking(self.claims, now.instant)
+
+    def _settle(self, now: Now) -> list[Output]:
+        """Decide what can be decided of all that was touched, in the order of the queue."""
+        out: list[Output] = []
+        while self._dirty:
+            touched = [self._own[id_] for id_ in self._dirty if id_ in self._own]
+            self._dirty.clear()
+            for holding in sorted(touched, key=lambda h: key_of(h.body)):
+                if holding.body.id in self._own:
+                    out += self._evaluate(holding, now)
+        return out
+
+    def _evaluate(self, holding: Holding, now: Now) -> list[Output]:
+        """Grant, extend, deny or queue by what is known now."""
+        instant = now.instant
+        if holding.granted and instant >= holding.valid_until:
+            return self._end(holding, "expired", now)
+        blocking = self._blocking(holding, now)
+        stands = standing(
+            holding, blocking, self.view, self._me, self._config.partition_policy, memory=self.remembers(instant), now=instant
+        )
+        if stands != "open":
+            changed = stands != holding.grade
+            holding.grade = holding.known.grade = stands
+            return self._extend(holding, changed=changed, now=now) if holding.granted else self._grant(holding, now)
+        if holding.granted or not blocking:
+            return []
+        if holding.may_queue:
+            if holding.queued:
+                return []
+            holding.queued = holding.published = True
+            self._dirty[holding.body.id] = None
+            return [
+                Write(root="leases", key=entry_key(holding.body.id), value=entry_of(holding), urgent=True),
+                Notify(type="lease-queued", agent_id=holding.body.agent, data=self._event_data(holding, now, blocking=blocking)),
+                *self._refresh(holding, now),
+            ]
+        hopeless = [k for k in blocking if self._hopeless(holding, k, instant)]
+        return self._deny(holding, hopeless, "held", now) if hopeless else []
+
+    def _hopeless(self, holding: Holding, known: Known, now: Instant) -> bool:
+        """Whether waiting a moment can't help: it is held, by somebody who need not give way."""
+        rival = self._own.get(known.body.id)
+        granted = rival.granted and now < rival.valid_until if rival else known.granted
+        if not granted or known.body.priority < holding.body.priority:
+            return False
+        return not (known.owner in self.view.gone and self._config.partition_policy == "open")
+
+    def _grant(self, holding: Holding, now: Now) -> list[Output]:
+        body = holding.body
+        holding.granted = holding.known.granted = True
+        holding.valid_until = holding.sent_at + holding.hold_ms
+        holding.known.since = iso_from_ms(now.wall_ms)
+        holding.published = True
+        out: list[Output] = [Write(root="leases", key=entry_key(body.id), value=entry_of(holding), urgent=True)]
+        waiting = self.claims.conflicting(body, now.instant)
+        owners = sorted(({k.owner for k in waiting} - {self._me}) & self.view.connected)
+        out += [Say(peer=owner, message=Granted(id=body.id, grade=holding.grade)) for owner in owners]
+        self._dirty.update((k.body.id, None) for k in waiting if k.body.id in self._own)
+        if holding.ticket is not None:
+            waited = now.instant - holding.asked_at
+            answer = LeaseOutcome(granted=True, lease=self.describe(holding.known, now.instant), waited_ms=waited)
+            out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
+            self._tickets.pop(holding.ticket, None)
+            holding.ticket = None
+        out.append(Notify(type="lease-acquired", agent_id=body.agent, data=self._event_data(holding, now)))
+        replaced = self._own.get(holding.succeeds) if holding.succeeds else None
+        if replaced is not None:
+            out += self._end(replaced, "replaced", now)
+        if holding.hold_ms < holding.ttl_ms:
+            out += self._refresh(holding, now)
+            self._dirty[body.id] = None
+        else:
+            self._set_timer(holding)
+        return out
+
+    def _extend(self, holding: Holding, *, changed: bool, now: Now) -> list[Output]:
+        until = holding.sent_at + holding.hold_ms
+        out: list[Output] = []
+        if until > holding.valid_until:
+            holding.valid_until = until
+            self._set_timer(holding)
+            out.append(Notify(type="lease-renewed", agent_id=holding.body.agent, data=self._event_data(holding, now)))
+        if changed:
+            out.append(Write(root="leases", key=entry_key(holding.body.id), value=entry_of(holding)))
+        return out
+
+    def _deny(self, holding: Holding, blocking: list[Known], reason: str, now: Now) -> list[Output]:
+        holders = conflicts_of(blocking, holding.body.resources, self._own, now.instant)
+        if not blocking and reason == "timeout":
+            reason = "no-answer"
+        data = self._event_data(holding, now, blocking=blocking) | {"reason": reason}
+        out: list[Output] = [Notify(type="lease-denied", agent_id=holding.body.agent, data=data)]
+        if holding.ticket is not None:
+            waited = now.instant - holding.asked_at
+            answer = LeaseOutcome(granted=False, holders=holders, reason=reason, waited_ms=waited)
+            out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
+        return out + self._end(holding, "denied", now)
+
+    def _end(self, holding: Holding, reason: EndReason, now: Now) -> list[Output]:
+        """It is over, for good: everyone is told, and who waited for it may go on."""
+        body = holding.body
+        lease = self._event_data(holding, now) | {"reason": reason}
+        if holding.yield_to:
+            lease["holder"] = holding.yield_to
+        del self._own[body.id]
+        self._of_agent[body.agent].pop(body.id, None)
+        if not self._of_agent[body.agent]:
+            del self._of_agent[body.agent]
+        if holding.ticket is not None:
+            self._tickets.pop(holding.ticket, None)
+        self.claims.end(body.id)
+        out: list[Output] = []
+        if holding.published:
+            out.append(Write(root="leases", key=entry_key(body.id), value=None, urgent=True))
+        if holding.round >= 0:
+            out += [Say(peer=peer, message=End(id=body.id, reason=reason)) for peer in sorted(self.view.connected)]
+        if holding.granted and reason in ("released", "stopped"):
+            out.append(Notify(type="lease-released", agent_id=body.agent, data=lease))
+        elif holding.granted and reason == "expired":
+            out.append(Notify(type="lease-expired", agent_id=body.agent, data=lease))
+        if holding.granted and reason in ("preempted", "lost-conflict", "expired"):
+            out.append(Notify(type="lease-lost", agent_id=body.agent, data=lease))
+        self._wake(body.resources, now)
+        return out
+
+    def _wake(self, resources: tuple[Resource, ...], now: Now) -> None:
+        for known in self.claims.touching(resources, now.instant):
+            if known.body.id in self._own:
+                self._dirty[known.body.id] = None
+
+    def _judge(
+        self, mine: Holding, claim: ClaimBody, granted: bool, grade: Literal["quorum", "provisional"], now: Now
+    ) -> tuple[bool, list[Output]]:
+        """An own claim meets another: whether it gives way, and what follows."""
+        if mine.granted and now.instant >= mine.valid_until:
+            return True, self._end(mine, "expired", now)
+        if not mine.granted:
+            if granted or key_of(claim) < key_of(mine.body):
+                mine.waits.add(claim.id)
+                self._dirty[mine.body.id] = None
+                return True, []
+            return False, []
+        if granted and rank_of(claim, grade) < rank_of(mine.body, mine.grade):
+            mine.yield_to = claim.agent
+            return True, self._end(mine, "lost-conflict", now)
+        if claim.priority <= mine.body.priority or mine.yield_at is not None:
+            return False, []
+        mine.yield_to = claim.agent
+        if self._config.preempt_grace_ms == 0:
+            return True, self._end(mine, "preempted", now)
+        mine.yield_at = now.instant + self._config.preempt_grace_ms
+        self._set_timer(mine)
+        data = self._event_data(mine, now) | {"holder": claim.agent, "graceMs": self._config.preempt_grace_ms}
+        return False, [Notify(type="conflicts-detected", agent_id=mine.body.agent, data=data)]
+
+    def _event_data(self, holding: Holding, now: Now, blocking: list[Known] | None = None) -> dict[str, object]:
+        data: dict[str, object] = {"lease": msgspec.to_builtins(self.describe(holding.known, now.instant))}
+        if blocking:
+            data["holder"] = blocking[0].body.agent
+            data["queue"] = [k.body.agent for k in blocking]
+        return data
+
+
+def message_of(holding: Holding) -> Claim:
+    """A claim as its owner sends it."""
+    return Claim(claim=holding.body, round=holding.round, hold_ms=holding.hold_ms, granted=holding.granted, grade=holding.grade)
+
+
+def _number(holding: Holding) -> int:
+    return int(holding.body.id.rsplit(".", 1)[1])
