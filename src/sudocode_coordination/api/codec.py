@@ -82,9 +82,9 @@ class Cancel(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A request with the id that its answer will carry; without an id (a notification) nothing is answered."""
+    """A request with the id that its answer will carry."""
 
-    id: CallId
+    id: int | str
     request: Request[Any]
 
 
@@ -154,7 +154,11 @@ def decode_call(line: bytes) -> Call | Cancel:
         value = _decoder(kind).decode(call.params)
     except _NOT_READABLE as error:
         raise CallError(call.id, RpcError(INVALID_PARAMS, f"{call.method}: {error}", ErrorData("usage"))) from None
-    return value if isinstance(value, Cancel) else Call(call.id, value)
+    if isinstance(value, Cancel):
+        return value
+    if call.id is None:
+        raise CallError(None, RpcError(INVALID_REQUEST, f"{call.method}: a request needs an id", ErrorData("protocol")))
+    return Call(call.id, value)
 
 
 def encode_call(call_id: int, request: Request[Any]) -> bytes:
