@@ -1,0 +1,513 @@
+"""The coordination branch through the `git` program: plumbing only, in the object store of the user's repository.
+
+What is touched there: loose objects and packs, and `refs/remotes/<remote>/<branch>`. Work tree, index, HEAD, other refs,
+configuration, FETCH_HEAD and hooks are not; nothing is checked out. Every write is a compare-and-swap: a commit on top of the
+tip that was read, pushed on the condition that the tip is still that (`--force-with-lease=<ref>:<tip>`; for a child of the
+tip the remote sees a plain fast-forward). Who loses the race reads again and builds again.
+
+A push that was cut off may have landed all the same, and a commit that is already there counts as pushed: so every commit
+carries a nonce, and after any failure it is the branch as read again that tells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from pathlib import Path
+from random import Random
+from typing import Final, NamedTuple, NoReturn
+
+import trio
+
+from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome
+from sudocode_coordination.adapters.ports import Deliver
+from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed
+from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
+
+PEERS_PATH: Final = (b".sudocode", b"coordination", b"peers")
+MAX_RECORDS: Final = 2_000
+"""Files read of the branch; ten agents each for the most peers that a swarm has. The first by name; others are told as skipped."""
+MAX_SKIPPED: Final = 200
+"""Files told of that are no records: enough to see what is wrong."""
+MAX_LISTING_BYTES: Final = 4 << 20
+"""Of one directory on the branch: 40,000 entries. More is no coordination branch."""
+MAX_HISTORY: Final = 500
+"""Commits until the branch starts anew: what a new clone has to fetch stays below a megabyte."""
+MAX_WAITING: Final = 16
+"""Operations in line. The core has one read and one publish under way; the rest is room for a final one."""
+FRESH_TIP_S: Final = 3.0
+"""A tip read no longer ago than this is tried for a push without asking the remote again; the swap is checked there anyway."""
+SQUASH_PAUSE_S: Final = 24 * 3_600.0
+"""After the remote refused to let history be rewritten."""
+_BACKOFF_S: Final = 0.05
+_MAX_BACKOFF_S: Final = 1.5
+"""Longest wait after a lost race: twenty publishers at once all get through within the time limit."""
+_IDENTITY: Final = ("sudocode coordination", "coordination@sudocode.invalid")
+_TREE: Final = b"40000"
+_PLAIN_FILES: Final = frozenset((b"100644", b"100755"))
+
+_CONTENTION = re.compile(
+    r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
+    r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
+)
+_NO_FORCE = re.compile(r"non-fast-forward|force|protected|denied|not allowed|GH006|GH013", re.IGNORECASE)
+
+
+class _Contention(Exception):  # noqa: N818
+    """Somebody else pushed first, or holds a lock right now: read again, build again."""
+
+
+class _Entry(NamedTuple):
+    mode: bytes
+    kind: bytes
+    sha: bytes
+
+
+class _Read(NamedTuple):
+    ticket: None = None
+    final: bool = False
+
+
+class _Publish(NamedTuple):
+    ticket: int
+    changes: dict[str, bytes | None]
+    final: bool
+
+
+class GitCli:
+    """`ports.GitRemote` by the `git` program. One operation at a time, in order.
+
+    Args:
+        git_dir: the clone's git common directory (of a bare repository: itself).
+        remote: name of the remote.
+        branch: name of the coordination branch, without `refs/heads/`.
+        deliver: takes the outcomes.
+        work_tree: where relative remote paths start from: the root of the main work tree. Derived if not given.
+        command_timeout_s: limit of one `git` command; it is killed with all its children then.
+        publish_timeout_s: limit of one publish with all its retries.
+        final_timeout_s: the same for a final one: somebody waits for the program to end.
+        random: dice for nonces and waits.
+        max_history: commits until the branch is started anew.
+    """
+
+    def __init__(
+        self,
+        git_dir: Path,
+        remote: str,
+        branch: str,
+        deliver: Deliver,
+        *,
+        work_tree: Path | None = None,
+        command_timeout_s: float = 20.0,
+        publish_timeout_s: float = 30.0,
+        final_timeout_s: float = 8.0,
+        random: Random | None = None,
+        max_history: int = MAX_HISTORY,
+    ) -> None:
+        self._remote = remote
+        self._ref = f"refs/heads/{branch}"
+        self._tracking = f"refs/remotes/{remote}/{branch}"
+        self._deliver = deliver
+        self._publish_timeout_s = publish_timeout_s
+        self._final_timeout_s = final_timeout_s
+        self._random = random or Random()
+        self._max_history = max_history
+        self._git = GitRunner(git_dir, work_tree, remote, command_timeout_s)
+        self._waiting: deque[_Read | _Publish] = deque()
+        self._wake = trio.Event()
+        self._current: trio.CancelScope | None = None
+        self._pushing = False
+        self._finishing = False
+        self._complete: str | None = None
+        """Tip whose objects are all here, by a fetch or push of this process that went well."""
+        self._tip_read: tuple[str | None, float] | None = None
+        self._last_read: BranchRead | None = None
+        self._no_squash_until = 0.0
+
+    # --- the port: returns at once -----------------------------------------------------------------------------------------
+
+    def read_branch(self) -> None:
+        """Fetch and read all records; one already in line serves."""
+        if any(isinstance(job, _Read) for job in self._waiting):
+            return
+        self._enqueue(_Read())
+
+    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
+        """Write (bytes) or remove (None) files under `peers/`. A final one goes before all that waits and ends what runs."""
+        job = _Publish(ticket, dict(changes), final)
+        if not final:
+            self._enqueue(job)
+            return
+        self._finishing = True
+        dropped = [j for j in self._waiting if not j.final]
+        self._waiting = deque(j for j in self._waiting if j.final)
+        for waiting in dropped:
+            self._fail(waiting, "stopping")
+        self._waiting.append(job)
+        if self._current is not None:
+            # A push that is killed may still land, after the final one found nothing to remove: let it come to its end.
+            self._current.deadline = trio.current_time() + (self._final_timeout_s / 4 if self._pushing else 0)
+        self._wake.set()
+
+    def _enqueue(self, job: _Read | _Publish) -> None:
+        if len(self._waiting) >= MAX_WAITING or self._finishing:
+            self._fail(job, "stopping" if self._finishing else "too many operations wait for the git remote")
+            return
+        self._waiting.append(job)
+        self._wake.set()
+
+    def _fail(self, job: _Read | _Publish, reason: str) -> None:
+        if isinstance(job, _Read):
+            self._deliver(BranchReadFailed(reason=reason))
+        else:
+            self._deliver(BranchPublishFailed(ticket=job.ticket, reason=reason))
+
+    # --- the worker --------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do what is in line, until cancelled. Children are killed and waited for before it returns."""
+        task_status.started()
+        while True:
+            while not self._waiting:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            job = self._waiting.popleft()
+            reason = "stopping"
+            with trio.CancelScope() as scope:
+                if not job.final:
+                    self._current = scope
+                self._pushing = isinstance(job, _Publish)
+                try:
+                    if isinstance(job, _Read):
+                        self._deliver(await self._read())
+                    else:
+                        self._deliver(await self._publish(job))
+                    continue
+                except GitFailedError as failure:
+                    reason = failure.reason
+                finally:
+                    self._current = None
+            self._fail(job, reason)
+
+    # --- reading -----------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> BranchRead:
+        for attempt in range(3):
+            tip = await self._fetched_tip()
+            if self._last_read is not None and self._last_read.commit == tip:
+                return self._last_read
+            if tip is None:
+                self._last_read = BranchRead(commit=None, records={})
+                return self._last_read
+            try:
+                self._last_read = await self._read_commit(tip)
+                return self._last_read
+            except GitFailedError:
+                # Objects can be missing that were there: a `git gc --prune=now` of the user in between. Fetch again.
+                self._complete = None
+                if attempt == 2:
+                    raise
+        raise AssertionError("the loop returns or raises")
+
+    async def _read_commit(self, tip: str) -> BranchRead:
+        listing = await self._trees(tip)
+        skipped: dict[str, str] = {}
+        names: dict[str, bytes] = {}
+        for raw, entry in sorted(listing[len(PEERS_PATH)].items()):
+            name = raw.decode("utf-8", "backslashreplace")
+            reason = ""
+            if agent_of_name(name) is None:
+                reason = "the file name is not agent-<id>.json"
+            elif entry.mode not in _PLAIN_FILES:
+                reason = "not a plain file"
+            elif len(names) >= MAX_RECORDS:
+                reason = f"more than {MAX_RECORDS} records"
+            else:
+                names[name] = entry.sha
+            if reason and len(skipped) < MAX_SKIPPED:
+                skipped[name[:200]] = reason
+        sizes = await self._sizes(names)
+        for name, size in sizes.items():
+            if size is None or size > MAX_RECORD_BYTES:
+                del names[name]
+                if len(skipped) < MAX_SKIPPED:
+                    skipped[name] = "its content is missing" if size is None else f"{size} bytes, {MAX_RECORD_BYTES} allowed"
+        contents = await self._objects(list(names.values()), MAX_RECORD_BYTES + 200)
+        return BranchRead(
+            commit=tip,
+            records={name: content for name, content in zip(names, contents, strict=True) if content is not None},
+            skipped=skipped,
+        )
+
+    async def _sizes(self, names: dict[str, bytes]) -> dict[str, int | None]:
+        if not names:
+            return {}
+        outcome = await self._git.run(
+            "cat-file", "--batch-check", stdin=b"".join(sha + b"\n" for sha in names.values()), limit=200 * (len(names) + 1)
+        )
+        lines = outcome.checked("cat-file").splitlines()
+        found: dict[str, int | None] = {}
+        for name, line in zip(names, lines, strict=True):
+            fields = line.split(b" ")
+            found[name] = int(fields[2]) if len(fields) == 3 and fields[1] == b"blob" else None
+        return found
+
+    async def _objects(self, specs: list[bytes], limit_each: int) -> list[bytes | None]:
+        """The contents of objects, None for those that are missing."""
+        if not specs:
+            return []
+        outcome = await self._git.run(
+            "cat-file", "--batch", stdin=b"".join(spec + b"\n" for spec in specs), limit=limit_each * len(specs)
+        )
+        data = outcome.checked("cat-file")
+        found: list[bytes | None] = []
+        at = 0
+        for _ in specs:
+            end = data.index(b"\n", at)
+            fields = data[at:end].split(b" ")
+            if fields[-1] in (b"missing", b"ambiguous"):
+                found.append(None)
+                at = end + 1
+                continue
+            size = int(fields[-1])
+            found.append(data[end + 1 : end + 1 + size])
+            at = end + size + 2
+        return found
+
+    async def _trees(self, tip: str | None) -> list[dict[bytes, _Entry]]:
+        """The directories from the root down to `peers`, empty where there is none."""
+        if tip is None:
+            return [{} for _ in range(len(PEERS_PATH) + 1)]
+        paths = [b"/".join(PEERS_PATH[:depth]) for depth in range(len(PEERS_PATH) + 1)]
+        specs = [tip.encode() + (b":" + path if path else b"^{tree}") for path in paths]
+        sizes = await self._git.run("cat-file", "--batch-check", stdin=b"".join(s + b"\n" for s in specs), limit=4_096)
+        wanted: list[bytes] = []
+        for depth, line in enumerate(sizes.checked("cat-file").splitlines()):
+            fields = line.split(b" ")
+            if fields[-1] in (b"missing", b"ambiguous"):
+                if depth == 0:
+                    raise GitFailedError("objects of the coordination branch are missing in this clone")
+                break
+            if fields[1] != b"tree":
+                break
+            if int(fields[2]) > MAX_LISTING_BYTES:
+                raise GitFailedError(f"the coordination branch has a directory of {int(fields[2])} bytes")
+            wanted.append(fields[0])
+        contents = await self._objects(wanted, MAX_LISTING_BYTES)
+        found = [_parse_tree(content or b"", len(tip) // 2) for content in contents]
+        return found + [{} for _ in range(len(PEERS_PATH) + 1 - len(found))]
+
+    async def _fetched_tip(self) -> str | None:
+        """The remote's tip, its objects here and the tracking ref set; None if the remote has no such branch.
+
+        Raises:
+            GitFailedError: the remote can't be read.
+        """
+        for _ in range(4):
+            tip = await self._remote_tip()
+            if tip == self._complete and tip is not None:
+                break
+            if tip is not None:
+                outcome = await self._git.run(
+                    "fetch",
+                    "--quiet",
+                    "--no-write-fetch-head",
+                    "--no-tags",
+                    "--no-prune",
+                    "--no-recurse-submodules",
+                    "--no-auto-maintenance",
+                    "--no-show-forced-updates",
+                    "--no-filter",
+                    "--refmap=",
+                    "--",
+                    self._remote,
+                    self._ref,
+                )
+                if outcome.code != 0:
+                    if "couldn't find remote ref" in outcome.stderr or _CONTENTION.search(outcome.stderr):
+                        continue  # deleted or locked between the two commands
+                    outcome.checked("fetch")
+                # The branch may have moved between the two commands; what it was then came along as an ancestor, unless
+                # history was rewritten. Then look again.
+                if not await self._has(tip):
+                    continue
+            await self._set_tracking(tip)
+            self._complete = tip
+            break
+        else:
+            raise GitFailedError("the coordination branch changes faster than it can be fetched")
+        self._tip_read = (tip, trio.current_time())
+        return tip
+
+    async def _remote_tip(self) -> str | None:
+        outcome = await self._git.run("ls-remote", "--refs", "--", self._remote, self._ref)
+        for line in outcome.checked("ls-remote").decode("utf-8", "replace").splitlines():
+            sha, _, ref = line.partition("\t")
+            if ref == self._ref and re.fullmatch(r"[0-9a-f]{40,64}", sha):
+                return sha
+        return None
+
+    async def _has(self, sha: str) -> bool:
+        return (await self._git.run("cat-file", "-e", f"{sha}^{{commit}}")).code == 0
+
+    async def _set_tracking(self, tip: str | None) -> None:
+        """Let `git branch -r` show what the remote has. It serves people only: if the ref is locked, the next time does."""
+        current = await self._git.run("rev-parse", "--verify", "--quiet", self._tracking)
+        old = current.stdout.decode("ascii", "replace").strip()
+        if tip is None and old:
+            await self._git.run("update-ref", "--no-deref", "-d", self._tracking, old)
+        elif tip is not None and old != tip:
+            await self._git.run("update-ref", "--no-deref", self._tracking, tip, *([old] if old else []))
+
+    # --- publishing --------------------------------------------------------------------------------------------------------
+
+    async def _publish(self, job: _Publish) -> BranchPublished:
+        limit = self._final_timeout_s if job.final else self._publish_timeout_s
+        backoff = _BACKOFF_S
+        lost = "no answer"
+        with trio.move_on_after(limit):
+            attempt = 0
+            while True:
+                attempt += 1
+                try:
+                    commit = await self._try_publish(job.changes, may_reuse=attempt == 1)
+                except _Contention as contention:
+                    lost = str(contention)
+                    self._tip_read = None
+                    await trio.sleep(self._random.uniform(0, backoff))
+                    backoff = min(backoff * 2, _MAX_BACKOFF_S)
+                    continue
+                return BranchPublished(ticket=job.ticket, commit=commit or "")
+        raise GitFailedError(f"not published within {limit:g} s: {lost}")
+
+    async def _try_publish(self, changes: dict[str, bytes | None], *, may_reuse: bool) -> str | None:
+        """The commit that has the changes; None if there is no branch and nothing to write."""
+        known = self._tip_read
+        if may_reuse and known is not None and trio.current_time() - known[1] < FRESH_TIP_S and known[0] == self._complete:
+            tip = known[0]
+        else:
+            tip = await self._fetched_tip()
+        trees = await self._trees(tip)
+        tree = await self._changed_tree(trees, changes)
+        if tree is None:
+            return tip
+        if tip is not None and await self._wants_squash(tip):
+            fresh = await self._commit(tree, None)
+            try:
+                await self._push(fresh, tip)
+            except GitFailedError as failure:
+                if not _NO_FORCE.search(failure.reason):
+                    raise
+                self._no_squash_until = trio.current_time() + SQUASH_PAUSE_S
+            else:
+                return fresh
+        commit = await self._commit(tree, tip)
+        await self._push(commit, tip)
+        return commit
+
+    async def _wants_squash(self, tip: str) -> bool:
+        if trio.current_time() < self._no_squash_until:
+            return False
+        outcome = await self._git.run("rev-list", "--count", f"--max-count={self._max_history + 1}", tip, "--")
+        return int(outcome.checked("rev-list")) > self._max_history
+
+    async def _changed_tree(self, trees: list[dict[bytes, _Entry]], changes: dict[str, bytes | None]) -> bytes | None:
+        """The root tree with the changes made; None if they make no difference."""
+        peers = dict(trees[-1])
+        for name, content in sorted(changes.items()):
+            if agent_of_name(name) is None:
+                raise GitFailedError(f"{name!r} is no name of a peer record")
+            if content is None:
+                peers.pop(name.encode(), None)
+                continue
+            written = await self._git.run("hash-object", "-w", "--stdin", "--no-filters", stdin=content)
+            peers[name.encode()] = _Entry(b"100644", b"blob", written.checked("hash-object").strip())
+        if peers == trees[-1]:
+            return None
+        child = peers
+        for depth in range(len(PEERS_PATH), -1, -1):
+            sha = await self._write_tree(child) if child or depth == 0 else b""
+            if depth == 0:
+                return sha
+            parent = dict(trees[depth - 1])
+            name_above = PEERS_PATH[depth - 1]
+            if child:
+                parent[name_above] = _Entry(_TREE, b"tree", sha)
+            else:
+                parent.pop(name_above, None)
+            child = parent
+        raise AssertionError("the loop ends at the root")
+
+    async def _write_tree(self, entries: dict[bytes, _Entry]) -> bytes:
+        lines = [e.mode.zfill(6) + b" " + e.kind + b" " + e.sha + b"\t" + name + b"\0" for name, e in sorted(entries.items())]
+        # --missing: entries of others that a partial clone has not fetched stay what they are.
+        outcome = await self._git.run("mktree", "-z", "--missing", stdin=b"".join(lines))
+        return outcome.checked("mktree").strip()
+
+    async def _commit(self, tree: bytes, parent: str | None) -> str:
+        message = f"Update peer records\n\nNonce: {self._random.getrandbits(64):016x}\n"
+        name, email = _IDENTITY
+        identity = {
+            f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", name), ("EMAIL", email))
+        }
+        arguments = ["-p", parent] if parent is not None else []
+        outcome = await self._git.run(
+            "commit-tree", "--no-gpg-sign", *arguments, tree.decode(), stdin=message.encode(), environment=identity
+        )
+        return outcome.checked("commit-tree").decode().strip()
+
+    async def _push(self, commit: str, expected: str | None) -> None:
+        """Swap the remote's branch from `expected` (None: no branch) to `commit`.
+
+        Raises:
+            _Contention: it is something else, or locked.
+            GitFailedError: refused or not reachable.
+        """
+        outcome = await self._git.run(
+            "push",
+            "--porcelain",
+            "--quiet",
+            "--no-verify",
+            "--no-follow-tags",
+            "--no-signed",
+            "--recurse-submodules=no",
+            f"--force-with-lease={self._ref}:{expected or ''}",
+            "--",
+            self._remote,
+            f"{commit}:{self._ref}",
+        )
+        if outcome.code != 0:
+            self._complete = None if expected is None else self._complete
+            self._tip_read = None
+            _raise_refusal(outcome)
+        self._complete = commit
+        self._tip_read = (commit, trio.current_time())
+        await self._set_tracking(commit)
+
+
+def _raise_refusal(outcome: Outcome) -> NoReturn:
+    refused = [line for line in outcome.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+    summary = refused[0].split("\t")[-1] if refused else ""
+    if refused and "hook declined" not in summary and (_CONTENTION.search(summary) or _CONTENTION.search(outcome.stderr)):
+        raise _Contention(summary)
+    if refused:
+        said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
+        raise GitFailedError(f"the remote refused the push: {summary}" + (f" ({' '.join(s for s in said if s)})" if said else ""))
+    if _CONTENTION.search(outcome.stderr):
+        raise _Contention(outcome.stderr.strip().splitlines()[-1])
+    outcome.checked("push")
+    raise AssertionError("only called for pushes that failed")
+
+
+def _parse_tree(data: bytes, sha_size: int) -> dict[bytes, _Entry]:
+    """A tree object's entries by name."""
+    entries: dict[bytes, _Entry] = {}
+    at = 0
+    while at < len(data):
+        space = data.index(b" ", at)
+        end = data.index(b"\0", space)
+        mode, name = data[at:space], data[space + 1 : end]
+        kind = b"tree" if mode == _TREE else b"commit" if mode == b"160000" else b"blob"
+        entries[name] = _Entry(mode, kind, data[end + 1 : end + 1 + sha_size].hex().encode())
+        at = end + 1 + sha_size
+    return entries
