@@ -1,5 +1,8 @@
 """Entry points of the console scripts. Nothing is imported before it is known what is asked for."""
 
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
 
 def main() -> int:
     """`coord …`."""
@@ -20,12 +23,15 @@ def sudocode_main() -> int:
 
 
 def _coord(argv: list[str], prog: str) -> int:
-    if argv[:1] == ["check"]:
-        from sudocode_coordination.cli.fast import fast_check
+    try:
+        if argv[:1] == ["check"]:
+            from sudocode_coordination.cli.fast import fast_check
 
-        code = fast_check(argv[1:])
-        if code is not None:
-            return code
-    from sudocode_coordination.cli.run import run
+            code = fast_check(argv[1:])
+            if code is not None:
+                return code
+        from sudocode_coordination.cli.run import run
 
-    return run(argv, prog)
+        return run(argv, prog)
+    except KeyboardInterrupt:
+        return INTERRUPTED

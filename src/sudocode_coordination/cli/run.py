@@ -10,16 +10,12 @@ from importlib import import_module
 from typing import Final, TypeAlias
 
 from sudocode_coordination.cli.parser import build_parser
-from sudocode_coordination.cli.screen import Screen, drop_output, prepare_streams
+from sudocode_coordination.cli.screen import NOBODY_READS, Screen, drop_output, prepare_streams
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.errors import CoordinationError
 
 Command: TypeAlias = Callable[[Session, Namespace], int]
 USAGE = 2
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
-NOBODY_READS = 141
-"""128 + SIGPIPE: `coord events | head -1` is no failure of ours, and no success either."""
 
 _ELSEWHERE: Final = {
     "start": "lifecycle",
@@ -43,8 +39,6 @@ def run(argv: Sequence[str], prog: str = "coord") -> int:
             return error.exit_code
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         drop_output()
         return NOBODY_READS

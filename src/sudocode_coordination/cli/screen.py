@@ -6,7 +6,6 @@ its width; elsewhere they are plain aligned columns, nothing cut off, for `grep`
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeAlias
 
-from sudocode_coordination.cli.text import clean
+from sudocode_coordination.cli.text import clean, json_text
 from sudocode_coordination.errors import CoordinationError
 
+NOBODY_READS = 141
+"""Exit code, 128 + SIGPIPE as shells have it: `coord events | head -1` is no failure of ours, and no success either."""
 PROGRESS_AFTER_S = 1.0
 """What is quicker needs no word about it."""
 
@@ -106,9 +107,7 @@ class Screen:
 
     def document(self, document: Any) -> None:
         """One JSON document; characters outside ASCII are escaped, so it is safe on any terminal."""
-        self.line(
-            json.dumps(document, indent=2 if sys.stdout.isatty() else None, separators=None if sys.stdout.isatty() else (",", ":"))
-        )
+        self.line(json_text(document, pretty=sys.stdout.isatty()))
 
     def line(self, text: str) -> None:
         """One line, at once: others may read along."""

@@ -47,3 +47,10 @@ def resource_name(resource: object) -> str:
     else:
         kind, path = getattr(resource, "type", "file"), getattr(resource, "path", resource)
     return clean(path) if kind == "file" else f"{clean(kind)}:{clean(path)}"
+
+
+def json_text(document: object, *, pretty: bool) -> str:
+    """The document as JSON, in ASCII: what a terminal could take for a command is escaped."""
+    import json
+
+    return json.dumps(document, indent=2) if pretty else json.dumps(document, separators=(",", ":"))
