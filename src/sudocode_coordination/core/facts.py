@@ -21,7 +21,7 @@ class Say(Item, frozen=True, kw_only=True):
     message: WireMessage
 
 
-class Notify(Item, frozen=True, kw_only=True):
+class Notify(Item, frozen=True, kw_only=True, tag_field="fact"):
     """An event without its timestamp. `agent_id` None: the daemon's default agent."""
 
     type: EventType
