@@ -41,8 +41,6 @@ from sudocode_coordination.model import ClaimId, Instant, Now, PeerId, iso_from_
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
 MEETING_DELAY_MS: Final = 2_000
-ROUNDS_KEPT: Final = 64
-"""Renewal rounds whose answers are still understood."""
 
 
 class LeaseManager(OwnLeases):
@@ -67,16 +65,8 @@ class LeaseManager(OwnLeases):
             known.round, known.hold_ms, known.granted, known.grade = stored.round, stored.hold_ms, stored.granted, stored.grade
             self._lamport = max(self._lamport, stored.body.lamport)
             if self.claims.add(known):
-                self._set_known_timer(known)
+                self._wake_at_expiry(known)
         return []
-
-    def memory_lost(self, now: Instant) -> None:
-        """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
-        self._forgetful_until = max(self._forgetful_until, now + stretch(stretch(self._config.max_lease_ttl_ms)))
-
-    def remembers(self, now: Instant) -> bool:
-        """Whether this peer's voice counts towards a quorum."""
-        return now >= self._forgetful_until
 
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
@@ -99,7 +89,7 @@ class LeaseManager(OwnLeases):
             elif now.instant >= known.expiry:
                 out += self._forgotten(known, "expired", now, for_good=False)
             else:
-                self._set_known_timer(known)
+                self._wake_at_expiry(known)
         out += self._renew_together(renewals, now)
         for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant):
             del self._meetings[peer]
@@ -190,7 +180,7 @@ class LeaseManager(OwnLeases):
                 granted, told.granted = told.granted, False
                 if not self.claims.add(told):
                     continue
-                self._set_known_timer(told)
+                self._wake_at_expiry(told)
                 known = told
             else:
                 granted = told.granted
@@ -199,9 +189,6 @@ class LeaseManager(OwnLeases):
             if granted:
                 out += self._note_granted(known, Granted(id=known.body.id, grade=told.grade), now)
         return out + self._settle(now)
-
-    def _set_known_timer(self, known: Known) -> None:
-        self._wake_at(known, known.expiry)
 
     # --- claims of others -------------------------------------------------------------------------------------------------
 
@@ -224,7 +211,7 @@ class LeaseManager(OwnLeases):
         if message.round > known.round:
             known.source, known.round, known.hold_ms = "direct", message.round, message.hold_ms
             known.expiry = now.instant + stretch(message.hold_ms)
-            self._set_known_timer(known)
+            self._wake_at_expiry(known)
             stored = StoredClaim(body, known.round, known.hold_ms, message.granted, message.grade, known.since)
             out.append(Persist(operations=(StoredValue(space="claims", key=body.id, data=msgspec.msgpack.encode(stored)),)))
         if message.granted:
@@ -268,7 +255,7 @@ class LeaseManager(OwnLeases):
         for disclosed in message.disclosed:
             known = self.claims.learn(disclosed, now.instant, iso_from_ms(now.wall_ms))
             if known is not None:
-                self._set_known_timer(known)
+                self._wake_at_expiry(known)
             if known is not None or disclosed.claim.id in self._own:
                 holding.blockers.add(disclosed.claim.id)
         holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)

@@ -15,6 +15,7 @@ from sudocode_coordination.core.claims import (
     claim_id,
     key_of,
     rank_of,
+    stretch,
 )
 from sudocode_coordination.core.facts import Notify, Output, Say, Write
 from sudocode_coordination.core.holdings import Holding, Ticket, View, standing
@@ -67,6 +68,14 @@ class OwnLeases:
         self._round = 0
         self._lamport = 0
         self._forgetful_until: Instant = 0
+
+    def memory_lost(self, now: Instant) -> None:
+        """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
+        self._forgetful_until = max(self._forgetful_until, now + stretch(stretch(self._config.max_lease_ttl_ms)))
+
+    def remembers(self, now: Instant) -> bool:
+        """Whether this peer's voice counts towards a quorum."""
+        return now >= self._forgetful_until
 
     # --- what agents ask ------------------------------------------------------------------------------------------------
 
@@ -265,6 +274,9 @@ class OwnLeases:
         if known.timer_at != at:
             known.timer_at = at
             heapq.heappush(self._timers, (at, known.body.id))
+
+    def _wake_at_expiry(self, known: Known) -> None:
+        self._wake_at(known, known.expiry)
 
     def _others(self) -> list[PeerId]:
         """The roster's connected peers but this one."""
