@@ -103,6 +103,7 @@ class Pump:
         self._journal = journal
         self._inbox: deque[Input] = deque()
         self._wake = trio.Event()
+        self._idle = trio.Event()
         self._requests = 0
         self._hints = 0
         self._frames: dict[PeerId, tuple[int, int]] = {}
@@ -171,6 +172,12 @@ class Pump:
                 pass
         return given
 
+    async def caught_up(self) -> None:
+        """The inbox has been empty at a moment after this was called."""
+        while self._inbox and not self.stopped:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
     # --- run --------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -192,8 +199,10 @@ class Pump:
                 elif self._inbox:
                     self._step(self._take(), now)
                 else:
+                    self._idle.set()
                     break
                 if self.stopped:
+                    self._idle.set()
                     return
 
     async def _wait(self, ticked_at: Instant) -> None:
