@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from sudocode_coordination.core.io import DiskContents, DiskOperation, Input
+from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import Instant, Now, PeerId
+
+__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "Network"]
 
 Deliver: TypeAlias = Callable[[Input], None]
 """Hands an input to whoever owns the node. Never blocks; bounded by that owner."""
@@ -87,24 +90,3 @@ class GitRemote(Protocol):
 
     def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
         """Write (bytes) or remove (None) files under `peers/`."""
-
-
-class Keyring(Protocol):
-    """The clone's identity, and signatures of others. Pure: the core may call it."""
-
-    @property
-    def peer_id(self) -> PeerId:
-        """Own id."""
-
-    @property
-    def public_key(self) -> bytes:
-        """libp2p's protobuf encoding of the own public key."""
-
-    def sign(self, data: bytes) -> bytes:
-        """A deterministic signature, 64 bytes."""
-
-    def verify(self, peer_id: PeerId, data: bytes, signature: bytes) -> bool:
-        """Whether that peer signed it. False for ids that hold no Ed25519 key."""
-
-    def public_key_of(self, peer_id: PeerId) -> bytes | None:
-        """The key that an id holds, in libp2p's encoding."""
