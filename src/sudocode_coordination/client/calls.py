@@ -1,0 +1,412 @@
+"""The named methods of both clients, once: each turns its arguments into a request, and the client decides how it waits.
+
+`Client.peers()` gives the answer, `AsyncClient.peers()` something to await: `Named.__get__` is typed for both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Concatenate, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
+
+from sudocode_coordination.api.requests import (
+    AcquireLease,
+    AgentInfo,
+    AttachAgent,
+    CheckConflicts,
+    CheckResult,
+    ClearWork,
+    DetachAgent,
+    DoctorFinding,
+    GetFindings,
+    GetStatus,
+    LeaseOutcome,
+    ListDrafts,
+    ListIssues,
+    ListLeases,
+    ListPeers,
+    ListSpecs,
+    ListWork,
+    Nothing,
+    Ping,
+    PublishDraft,
+    ReadBranchNow,
+    Released,
+    ReleaseLease,
+    RenewLease,
+    Request,
+    SaveDraft,
+    SetWork,
+    Status,
+    Stop,
+    UpdateIssue,
+    UpdateSpec,
+)
+from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
+from sudocode_coordination.errors import ResourceError
+from sudocode_coordination.model import (
+    ActiveWork,
+    Draft,
+    IssueUpdate,
+    Json,
+    Lease,
+    LeaseMode,
+    PeerInfo,
+    Resource,
+    ResourceType,
+    SpecUpdate,
+)
+from sudocode_coordination.place import Clone, repo_relative
+
+P = ParamSpec("P")
+R = TypeVar("R")
+What: TypeAlias = str | Resource
+"""A resource, or the path or id of one whose type is said beside it."""
+
+
+class Speaker:
+    """Who the methods speak for.
+
+    Attributes:
+        clone: the clone whose daemon is asked.
+        folder: what relative paths are relative to.
+        agent: who acts; None is the daemon's default agent.
+    """
+
+    clone: Clone
+    folder: str
+    agent: str | None
+
+    def path(self, path: str | os.PathLike[str]) -> str:
+        """A file's name in the repository.
+
+        Raises:
+            ResourceError: it is outside of it.
+        """
+        return repo_relative(self.clone, self.folder, path)
+
+    def resource(self, what: What, kind: ResourceType = "file") -> Resource:
+        """What a string names.
+
+        Raises:
+            ResourceError: a path outside of the repository, or an empty id.
+        """
+        if isinstance(what, Resource):
+            return what
+        if kind in ("file", "spec"):
+            return Resource(kind, self.path(what))
+        if not what.strip():
+            raise ResourceError(f"{what!r} names no {kind}", hint="write an id, like #42")
+        return Resource(kind, what.strip())
+
+    def resources(self, what: What | Iterable[What], kind: ResourceType = "file") -> tuple[Resource, ...]:
+        """What one or several strings name."""
+        listed = (what,) if isinstance(what, (str, Resource)) else tuple(what)
+        return tuple(self.resource(one, kind) for one in listed)
+
+    def mixed(
+        self, files: Iterable[str], issues: Iterable[str], specs: Iterable[str], components: Iterable[str]
+    ) -> tuple[Resource, ...]:
+        """Resources of every type."""
+        return (
+            *self.resources(files, "file"),
+            *self.resources(issues, "issue"),
+            *self.resources(specs, "spec"),
+            *self.resources(components, "component"),
+        )
+
+
+class Blocks(Speaker):
+    """Waits in the calling thread."""
+
+    def call(self, request: Request[R], *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> R:
+        """The daemon's answer.
+
+        Args:
+            timeout_s: how long to wait; None is without limit.
+
+        Raises:
+            CoordinationError: what the daemon answered.
+            NoDaemonError: it has ended.
+            DaemonBusyError: it did not answer in time.
+        """
+        raise NotImplementedError
+
+
+class Awaits(Speaker):
+    """Waits in a task of asyncio or trio."""
+
+    async def call(self, request: Request[R], *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> R:
+        """The daemon's answer. Cancelling the task takes the request back.
+
+        Args:
+            timeout_s: how long to wait; None is without limit.
+
+        Raises:
+            CoordinationError: what the daemon answered.
+            NoDaemonError: it has ended.
+            DaemonBusyError: it did not answer in time.
+        """
+        raise NotImplementedError
+
+
+class Named(Generic[P, R]):
+    """A method made of a function that makes a request."""
+
+    def __init__(self, build: Callable[Concatenate[Speaker, P], Request[R]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+        self.__name__ = build.__name__
+
+    @overload
+    def __get__(self, client: None, owner: type[Speaker]) -> Named[P, R]: ...
+    @overload
+    def __get__(self, client: Blocks, owner: type[Speaker]) -> Callable[P, R]: ...
+    @overload
+    def __get__(self, client: Awaits, owner: type[Speaker]) -> Callable[P, Awaitable[R]]: ...
+    def __get__(
+        self, client: Blocks | Awaits | None, owner: type[Speaker]
+    ) -> Named[P, R] | Callable[P, R] | Callable[P, Awaitable[R]]:
+        if client is None:
+            return self
+        speaker = client
+        build = self._build
+
+        def method(*args: P.args, **kwargs: P.kwargs) -> R | Awaitable[R]:
+            request = build(speaker, *args, **kwargs)
+            return speaker.call(request, timeout_s=patience(request))
+
+        method.__doc__ = self.__doc__
+        method.__name__ = self.__name__
+        return method  # type: ignore[return-value]
+
+
+STOP_TIMEOUT_S: Final = 20.0
+"""The daemon gives itself twelve seconds."""
+
+
+def patience(request: Request[R]) -> float | None:
+    """How long a request may take, in seconds; None is without limit."""
+    asked: object = request
+    match asked:
+        case AcquireLease(wait_ms=0):
+            return None
+        case AcquireLease(wait_ms=int(wait_ms)):
+            return DEFAULT_TIMEOUT_S + wait_ms / 1000
+        case Stop():
+            return STOP_TIMEOUT_S
+        case _:
+            return DEFAULT_TIMEOUT_S
+
+
+def _status(_speaker: Speaker) -> Request[Status]:
+    """Everything about the daemon: agents, peers, work, leases, the remote's health."""
+    return GetStatus()
+
+
+def _peers(_speaker: Speaker) -> Request[tuple[PeerInfo, ...]]:
+    """All agents of the swarm, with how they are connected."""
+    return ListPeers()
+
+
+def _acquire(
+    speaker: Speaker,
+    what: What | Iterable[What],
+    type: ResourceType = "file",
+    *,
+    priority: int = 0,
+    ttl_ms: int | None = None,
+    mode: LeaseMode = "exclusive",
+    wait: bool = False,
+    wait_ms: int | None = None,
+    note: str = "",
+) -> Request[LeaseOutcome]:
+    """Lease a resource, or several at once: all or none.
+
+    Args:
+        what: path or id, or several.
+        type: what the strings are.
+        priority: the higher one is served first, and a holder of a lower one is asked to go.
+        ttl_ms: milliseconds; renewed by itself while the agent lives.
+        mode: `shared` leases stand beside each other.
+        wait: in line, for as long as it takes; or `wait_ms`: for that long.
+        note: for people who meet the lease.
+
+    Returns:
+        Truthy if granted; else `holders` says who is in the way.
+    """
+    if wait and wait_ms is None:
+        wait_ms = 0
+    resources = speaker.resources(what, type)
+    return AcquireLease(
+        resources=resources, priority=priority, ttl_ms=ttl_ms, mode=mode, wait_ms=wait_ms, note=note, agent=speaker.agent
+    )
+
+
+def _renew(
+    speaker: Speaker,
+    what: What | Iterable[What],
+    type: ResourceType = "file",
+    *,
+    ttl_ms: int | None = None,
+) -> Request[tuple[Lease, ...]]:
+    """Start the time of own leases anew, with another ttl if one is given."""
+    return RenewLease(resources=speaker.resources(what, type), ttl_ms=ttl_ms, agent=speaker.agent)
+
+
+def _release(
+    speaker: Speaker,
+    what: What | Iterable[What],
+    type: ResourceType = "file",
+) -> Request[Released]:
+    """Give leases back. Those that are not held are left out of the answer."""
+    return ReleaseLease(resources=speaker.resources(what, type), agent=speaker.agent)
+
+
+def _release_all(speaker: Speaker) -> Request[Released]:
+    """Give everything back, and leave every line."""
+    return ReleaseLease(everything=True, agent=speaker.agent)
+
+
+def _leases(speaker: Speaker, *, everyone: bool = False) -> Request[tuple[Lease, ...]]:
+    """Own leases; with `everyone` those of all agents, and who waits."""
+    return ListLeases(everyone=everyone, agent=speaker.agent)
+
+
+def _check(
+    speaker: Speaker,
+    files: Iterable[str] = (),
+    issues: Iterable[str] = (),
+    specs: Iterable[str] = (),
+    components: Iterable[str] = (),
+) -> Request[CheckResult]:
+    """Who else holds or works on these, by what this clone knows. Truthy if anybody does."""
+    return CheckConflicts(resources=speaker.mixed(files, issues, specs, components), agent=speaker.agent)
+
+
+def _set_work(
+    speaker: Speaker,
+    *,
+    issues: Iterable[str] = (),
+    specs: Iterable[str] = (),
+    files: Iterable[str] = (),
+    status: str = "",
+    metadata: Mapping[str, Json] | None = None,
+) -> Request[ActiveWork]:
+    """Tell what the agent works on; replaces what was told before."""
+    return SetWork(
+        issues=tuple(issues),
+        specs=tuple(speaker.path(spec) for spec in specs),
+        files=tuple(speaker.path(file) for file in files),
+        status=status,
+        metadata=dict(metadata or {}),
+        agent=speaker.agent,
+    )
+
+
+def _clear_work(speaker: Speaker) -> Request[Nothing]:
+    """The agent works on nothing any more."""
+    return ClearWork(agent=speaker.agent)
+
+
+def _work(_speaker: Speaker, *, agent: str | None = None) -> Request[tuple[ActiveWork, ...]]:
+    """What everyone works on, or one agent."""
+    return ListWork(agent=agent)
+
+
+def _update_issue(speaker: Speaker, issue_id: str, fields: Mapping[str, Json]) -> Request[IssueUpdate]:
+    """Write live fields of an issue; None takes the own value of a field back."""
+    return UpdateIssue(issue_id=issue_id, fields=dict(fields), agent=speaker.agent)
+
+
+def _issues(_speaker: Speaker, issue_id: str | None = None) -> Request[tuple[IssueUpdate, ...]]:
+    """Live fields of all issues, or of one."""
+    return ListIssues(issue_id=issue_id)
+
+
+def _update_spec(speaker: Speaker, spec_path: str, fields: Mapping[str, Json]) -> Request[SpecUpdate]:
+    """Write live fields of a spec; None takes the own value of a field back."""
+    return UpdateSpec(spec_path=speaker.path(spec_path), fields=dict(fields), agent=speaker.agent)
+
+
+def _specs(speaker: Speaker, spec_path: str | None = None) -> Request[tuple[SpecUpdate, ...]]:
+    """Live fields of all specs, or of one."""
+    return ListSpecs(spec_path=None if spec_path is None else speaker.path(spec_path))
+
+
+def _save_draft(
+    speaker: Speaker, kind: Literal["issue", "spec", "note"], target: str, fields: Mapping[str, Json]
+) -> Request[Draft]:
+    """Keep an update in this clone only."""
+    target = speaker.path(target) if kind == "spec" else target
+    return SaveDraft(kind=kind, target=target, fields=dict(fields), agent=speaker.agent)
+
+
+def _drafts(speaker: Speaker) -> Request[tuple[Draft, ...]]:
+    """The agent's drafts."""
+    return ListDrafts(agent=speaker.agent)
+
+
+def _publish_drafts(speaker: Speaker, draft_ids: Iterable[str] | None = None) -> Request[tuple[Draft, ...]]:
+    """Publish drafts by id, or all of the agent's."""
+    ids = None if draft_ids is None else tuple(draft_ids)
+    return PublishDraft(draft_ids=ids or (), everything=ids is None, agent=speaker.agent)
+
+
+def _attach(_speaker: Speaker, agent: str, *, capabilities: Iterable[str] | None = None, bound: bool = False) -> Request[AgentInfo]:
+    """Make an agent of this clone known. `bound`: it leaves when this connection closes."""
+    return AttachAgent(agent=agent, capabilities=None if capabilities is None else tuple(capabilities), bound=bound)
+
+
+def _detach(_speaker: Speaker, agent: str) -> Request[Nothing]:
+    """An agent leaves: its leases end, its work is cleared."""
+    return DetachAgent(agent=agent)
+
+
+def _findings(_speaker: Speaker) -> Request[tuple[DoctorFinding, ...]]:
+    """What the daemon knows to be right or wrong with itself."""
+    return GetFindings()
+
+
+def _refresh(_speaker: Speaker) -> Request[Nothing]:
+    """Look at the coordination branch now; answered when it has been read."""
+    return ReadBranchNow()
+
+
+def _ping(_speaker: Speaker) -> Request[Nothing]:
+    """Answered by the socket server itself."""
+    return Ping()
+
+
+def _stop(_speaker: Speaker) -> Request[Nothing]:
+    """Stop the daemon; answered when leases are released and the record is removed."""
+    return Stop()
+
+
+class Calls:
+    """What both clients can be asked. Arguments are those of the functions above."""
+
+    status = Named(_status)
+    peers = Named(_peers)
+    acquire_lease = Named(_acquire)
+    renew_lease = Named(_renew)
+    release_lease = Named(_release)
+    release_all = Named(_release_all)
+    leases = Named(_leases)
+    check_conflicts = Named(_check)
+    set_work = Named(_set_work)
+    clear_work = Named(_clear_work)
+    work = Named(_work)
+    update_issue = Named(_update_issue)
+    issues = Named(_issues)
+    update_spec = Named(_update_spec)
+    specs = Named(_specs)
+    save_draft = Named(_save_draft)
+    drafts = Named(_drafts)
+    publish_drafts = Named(_publish_drafts)
+    attach = Named(_attach)
+    detach = Named(_detach)
+    findings = Named(_findings)
+    refresh = Named(_refresh)
+    ping = Named(_ping)
+    stop = Named(_stop)
