@@ -15,7 +15,7 @@ import re
 from collections import deque
 from pathlib import Path
 from random import Random
-from typing import Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
 
@@ -23,6 +23,9 @@ from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Out
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed
 from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs that libp2p brings along hide trio's own
 
 PEERS_PATH: Final = (b".sudocode", b"coordination", b"peers")
 MAX_RECORDS: Final = 2_000
@@ -164,7 +167,7 @@ class GitCli:
 
     # --- the worker --------------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is in line, until cancelled. Children are killed and waited for before it returns."""
         task_status.started()
         while True:

@@ -1,0 +1,594 @@
+"""Who is there: peers found through records on the coordination branch, and own records kept there.
+
+Laws
+- A peer is *fresh* while its record changes: it is stale once a read finds the record unchanged for its ttl on our own clock
+  since we first saw it, or if at first sight it was older than its ttl by the wall clocks (60 s are allowed for, and a record
+  from the future counts as seen now). While the remote can't be read nobody ages. Connected peers are fresh whatever the
+  branch says, and stay known when their record vanishes (somebody deleted the branch) until they disconnect.
+- The roster is this peer and all fresh ones.
+- Own records come first to the branch by this peer itself, at once: nobody lets it in before. After that the swarm pushes
+  through one *publisher*, the connected peer with the lowest id: the others offer it their signed records when a third of the
+  ttl has passed or something changed, and push themselves only if a read after two thirds shows that nothing came of it.
+- Pushes keep 15 s apart, one is under way at most, failures back off to a minute. Renewals have time and wait to be many.
+- A fresh record is never removed; stale ones of others go along with another push, or when there are many.
+- Two clones that use one agent id: who published last has the name; the other gives way while that record is fresh, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from types import MappingProxyType
+from typing import Final, Literal
+
+import msgspec
+
+from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.facts import Notify, Output, RosterChanged, Say
+from sudocode_coordination.core.io import (
+    BranchPublished,
+    BranchPublishFailed,
+    BranchRead,
+    BranchReadFailed,
+    DiskContents,
+    Publish,
+    ReadBranch,
+)
+from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.own_records import OwnRecords
+from sudocode_coordination.core.records import parse_record, parse_wall, peer_of, record_name
+from sudocode_coordination.core.wire import RecordOffer
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
+
+MAX_RECORDS: Final = 2_000
+"""Records looked at: ten agents each for the most peers that a swarm has. The first by name; the others are told as skipped."""
+MAX_SKIPPED: Final = 500
+"""Files that are told as skipped."""
+CLOCK_SKEW_MS: Final = 60_000
+"""By which wall clocks of two machines may differ before a record counts as stale or from the future."""
+PUBLISH_GAP_MS: Final = 15_000
+"""Between two pushes of this peer: four a minute at most; hosts ask for no more than six in a repository."""
+RETRY_MS: Final = 2_000
+"""First wait after a failed read or push, doubled each time."""
+MAX_RETRY_MS: Final = 60_000
+"""Longest wait after failures."""
+KNOCK_GAP_MS: Final = 1_000
+"""Between two looks at the branch for whatever reason."""
+KNOCK_BURST: Final = 10
+"""Looks that strangers can cause in a row …"""
+KNOCK_REFILL_MS: Final = 6_000
+"""… and one more each time this has passed: a port scan must not become a flood of fetches."""
+LOST_PEER_LOOK_MS: Final = 3_000
+"""After a peer disconnected: by then one that stopped has removed its record."""
+REMOVAL_VIEW_MS: Final = 10_000
+"""How old a read may be to remove others' records by: its owner may be back since."""
+MANY_STALE: Final = 50
+"""Stale records that are worth a push of their own."""
+
+HealthState = Literal["unknown", "ok", "unreachable"]
+
+
+class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """Another clone, as its agents' records tell of it."""
+
+    addresses: tuple[str, ...]
+    """Multiaddrs, of its latest record."""
+    agents: dict[AgentId, PeerRecord]
+    fresh: bool
+    """Whether it counts: connected, or its records are renewed."""
+
+
+class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with the git remote, for people."""
+
+    state: HealthState
+    since_ms: WallMs
+    """Wall time of the change to this state."""
+    reason: str = ""
+
+
+class _Seen(msgspec.Struct, kw_only=True):
+    """A valid record of another peer."""
+
+    record: PeerRecord
+    peer: PeerId
+    data: bytes
+    last_seen_ms: WallMs
+    since: Instant
+    """When it was first seen as it is, by the clock here."""
+    born_stale: bool
+    listed: bool = True
+    """Whether the latest read still had it."""
+
+
+class _Offer(msgspec.Struct, frozen=True, kw_only=True):
+    peer: PeerId
+    data: bytes
+    last_seen_ms: WallMs
+    due: Instant
+
+
+class Discovery:
+    """The machine. Methods take what happened and return what is to be done; times are `Now`, so both clocks.
+
+    Args:
+        keyring: own identity, and signatures of others.
+        config: `peer_discovery_interval_ms` and `record_ttl_ms` are what counts here.
+        rng: dice for jitter.
+    """
+
+    def __init__(self, keyring: Keyring, config: CoordinationConfig, rng: Random) -> None:
+        self._keyring = keyring
+        self._self = keyring.peer_id
+        self._ttl = config.record_ttl_ms
+        self._interval = config.peer_discovery_interval_ms
+        self._rng = rng
+        self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
+        self._connected: frozenset[PeerId] = frozenset()
+        self._seen: dict[str, _Seen] = {}
+        self._refused: dict[str, tuple[bytes, str]] = {}
+        self._skipped: dict[str, str] = {}
+        self._offers: dict[str, _Offer] = {}
+        self._commit: str | None = None
+        self._known: dict[PeerId, KnownPeer] = {}
+        self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
+        # reading
+        self._next_read: Instant | None = None
+        self._reading_since: Instant | None = None
+        self._read_again = False
+        self._last_read_started: Instant | None = None
+        self._read_ended_at: Instant = 0
+        self._read_failures = 0
+        self._read_error = ""
+        self._roster_read_at: Instant | None = None
+        self._first_read_done = False
+        self._knocks = float(KNOCK_BURST)
+        self._knocks_at: Instant = 0
+        # publishing
+        self._ticket = 0
+        self._in_flight: Publish | None = None
+        self._not_before: Instant = 0
+        self._publish_failures = 0
+        self._publish_error = ""
+        self._waits_for_view = False
+        self._stopping = False
+        self._stopped = False
+        self._health = BranchHealth(state="unknown", since_ms=0)
+
+    # --- what the rest of the node asks ------------------------------------------------------------------------------------
+
+    @property
+    def known(self) -> Mapping[PeerId, KnownPeer]:
+        """The other peers that have a record, in order of their ids."""
+        return MappingProxyType(self._known)
+
+    @property
+    def roster(self) -> tuple[PeerId, ...]:
+        """All peers that count, this one included, sorted."""
+        return tuple(sorted({self._self, *(p for p, known in self._known.items() if known.fresh)}))
+
+    @property
+    def roster_read_at(self) -> Instant | None:
+        """When the latest successful read was asked for; the branch was seen no earlier than that."""
+        return self._roster_read_at
+
+    @property
+    def branch_commit(self) -> str | None:
+        """The branch's tip as last seen; None if there is no branch, or it was never read."""
+        return self._commit
+
+    @property
+    def health(self) -> BranchHealth:
+        """How it stands with the git remote."""
+        return self._health
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Files on the branch that do not count -> why."""
+        return MappingProxyType({**self._skipped, **self._own.conflicts})
+
+    @property
+    def first_read_done(self) -> bool:
+        """Whether the remote has been tried once, with whatever success."""
+        return self._first_read_done
+
+    @property
+    def published(self) -> bool:
+        """Whether all own records are on the branch, as far as is known."""
+        return self._own.published
+
+    @property
+    def stopped(self) -> bool:
+        """After `stop`: whether the own records are removed, or that has failed."""
+        return self._stopped
+
+    def deadline(self) -> Instant | None:
+        """When `ticked` has something to do next."""
+        times = [t for t in (self._read_due(), self._publish_due(), self._offer_due()) if t is not None]
+        return min(times, default=None)
+
+    # --- what happens ------------------------------------------------------------------------------------------------------
+
+    def started(self, now: Now, contents: DiskContents) -> list[Output]:
+        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory."""
+        del contents
+        self._health = BranchHealth(state="unknown", since_ms=now.wall_ms)
+        self._next_read = now.instant
+        self._knocks_at = now.instant
+        return self._act(now)
+
+    def ticked(self, now: Now, late_ms: int = 0) -> list[Output]:
+        """Time has passed. After a pause of this machine the branch is looked at at once: nobody aged unseen."""
+        if late_ms > KNOCK_GAP_MS:
+            self._look(now.instant)
+        return self._act(now)
+
+    def listening(self, addresses: tuple[str, ...], now: Now) -> list[Output]:
+        """The own addresses are these."""
+        self._own.set_addresses(addresses, now.instant)
+        return self._act(now)
+
+    def agents_changed(self, agents: Mapping[AgentId, tuple[str, ...]], now: Now) -> list[Output]:
+        """The agents of this clone are these, with their capabilities."""
+        self._own.set_agents(agents, now.instant)
+        return self._act(now)
+
+    def connected_changed(self, connected: frozenset[PeerId], now: Now) -> list[Output]:
+        """These peers are connected."""
+        lost = self._connected - connected
+        self._connected = connected
+        # The record of a peer that stopped must not come back through us.
+        self._offers = {name: offer for name, offer in self._offers.items() if offer.peer in connected}
+        if lost and self._spend_knock(now.instant):
+            self._look(now.instant + LOST_PEER_LOOK_MS)
+        return self._act(now)
+
+    def knocked(self, peer: PeerId, now: Now) -> list[Output]:
+        """A peer that is not let in tried to connect: it may have published since the last look."""
+        known = self._known.get(peer)
+        if (known is None or not known.fresh) and self._spend_knock(now.instant):
+            self._look(now.instant)
+        return self._act(now)
+
+    def refresh_requested(self, now: Now) -> list[Output]:
+        """Somebody wants a fresh view, whatever failed before."""
+        self._look(now.instant)
+        if self._read_failures and self._reading_since is None and self._last_read_started is not None:
+            self._next_read = max(now.instant, self._last_read_started + RETRY_MS)
+        return self._act(now)
+
+    def offered(self, peer: PeerId, offer: RecordOffer, now: Now) -> list[Output]:
+        """A connected peer asks to have its records published."""
+        for data in offer.records:
+            self._take_offer(peer, data, now)
+        return self._act(now)
+
+    def branch_read(self, read: BranchRead, now: Now) -> list[Output]:
+        """The branch, as it was some time after it was asked for."""
+        asked = self._reading_since if self._reading_since is not None else now.instant
+        self._read_ended(now)
+        self._read_failures = 0
+        self._read_error = ""
+        self._roster_read_at = asked
+        self._schedule_read(now.instant, self._jittered(self._interval))
+        self._take_branch(read, now)
+        self._note_health(now)
+        return self._act(now)
+
+    def branch_read_failed(self, failure: BranchReadFailed, now: Now) -> list[Output]:
+        """The remote could not be read; tried again sooner than after a success, but ever less often."""
+        self._read_ended(now)
+        self._read_error = failure.reason
+        self._read_again = False
+        self._schedule_read(now.instant, self._backoff(self._read_failures))
+        self._read_failures += 1
+        self._note_health(now)
+        return self._act(now)
+
+    def branch_published(self, done: BranchPublished, now: Now) -> list[Output]:
+        """Our changes are on the branch."""
+        flight = self._in_flight
+        if flight is None or flight.ticket != done.ticket:
+            return self._act(now)
+        self._in_flight = None
+        if flight.final:
+            self._stopped = True
+            return []
+        self._publish_failures = 0
+        self._publish_error = ""
+        self._commit = done.commit or None
+        self._own.published_now(flight.changes, now.instant)
+        for name, data in flight.changes.items():
+            offer = self._offers.get(name)
+            if offer is not None and offer.data == data:
+                del self._offers[name]
+        self._not_before = now.instant + PUBLISH_GAP_MS
+        # Of two that published at the same time, the later one finds the other by this look.
+        self._look(now.instant)
+        self._note_health(now)
+        return self._act(now)
+
+    def branch_publish_failed(self, failure: BranchPublishFailed, now: Now) -> list[Output]:
+        """Our changes did not get through, or we do not know it: the next read tells."""
+        flight = self._in_flight
+        if flight is None or flight.ticket != failure.ticket:
+            return self._act(now)
+        self._in_flight = None
+        if flight.final:
+            self._stopped = True
+            return []
+        self._publish_error = failure.reason
+        wait = self._backoff(self._publish_failures)
+        self._publish_failures += 1
+        self._not_before = now.instant + wait
+        self._look(now.instant + RETRY_MS // 2)
+        self._note_health(now)
+        return self._act(now)
+
+    def stop(self, now: Now) -> list[Output]:
+        """Remove the own records, also what a push under way may still write. `stopped` tells when that is done."""
+        del now
+        if self._stopping:
+            return []
+        self._stopping = True
+        names = self._own.names_to_remove()
+        if not names:
+            self._stopped = True
+            return []
+        self._ticket += 1
+        self._in_flight = Publish(ticket=self._ticket, changes=dict.fromkeys(names), final=True)
+        return [self._in_flight]
+
+    # --- reading -----------------------------------------------------------------------------------------------------------
+
+    def _look(self, at: Instant) -> None:
+        """Read the branch at that time, or soon after what is under way."""
+        if self._reading_since is not None:
+            self._read_again = True
+        elif self._read_failures == 0:
+            self._next_read = at if self._next_read is None else min(self._next_read, at)
+
+    def _read_ended(self, now: Now) -> None:
+        self._reading_since = None
+        self._read_ended_at = now.instant
+        self._first_read_done = True
+        self._waits_for_view = False
+
+    def _schedule_read(self, instant: Instant, wait: int) -> None:
+        self._next_read = instant + (KNOCK_GAP_MS if self._read_again else wait)
+        self._read_again = False
+
+    def _read_due(self) -> Instant | None:
+        if self._stopping or self._reading_since is not None or self._next_read is None:
+            return None
+        gap = self._last_read_started + KNOCK_GAP_MS if self._last_read_started is not None else self._next_read
+        return max(self._next_read, gap)
+
+    def _spend_knock(self, instant: Instant) -> bool:
+        self._knocks = min(KNOCK_BURST, self._knocks + (instant - self._knocks_at) / KNOCK_REFILL_MS)
+        self._knocks_at = instant
+        if self._knocks < 1:
+            return False
+        self._knocks -= 1
+        return True
+
+    def _jittered(self, wait: int) -> int:
+        return int(wait * self._rng.uniform(0.8, 1.2))
+
+    def _backoff(self, failures: int) -> int:
+        return int(min(RETRY_MS << min(failures, 10), MAX_RETRY_MS) * self._rng.uniform(1.0, 1.2))
+
+    def _note_health(self, now: Now) -> None:
+        reason = self._read_error or (self._publish_error and f"publishing: {self._publish_error}")
+        state: HealthState = "unreachable" if reason else "ok"
+        since = self._health.since_ms if state == self._health.state else now.wall_ms
+        self._health = BranchHealth(state=state, since_ms=since, reason=reason)
+
+    def _take_branch(self, read: BranchRead, now: Now) -> None:
+        self._commit = read.commit
+        skipped = dict(sorted(read.skipped.items())[:MAX_SKIPPED])
+        refused: dict[str, tuple[bytes, str]] = {}
+        own: dict[str, tuple[bytes, PeerRecord]] = {}
+        foreign: dict[str, _Seen] = {}
+        for count, (name, data) in enumerate(sorted(read.records.items())):
+            if count >= MAX_RECORDS:
+                skipped.setdefault(name, f"more than {MAX_RECORDS} records")
+                break
+            before = self._seen.get(name)
+            if before is not None and before.data == data:
+                before.listed = True
+                foreign[name] = before
+                continue
+            earlier = self._refused.get(name)
+            record = earlier[1] if earlier is not None and earlier[0] == data else parse_record(name, data, self._keyring)
+            if isinstance(record, str):
+                refused[name] = (data, record)
+                if len(skipped) < MAX_SKIPPED:
+                    skipped[name] = record
+            elif peer_of(record) == self._self:
+                own[name] = (data, record)
+            else:
+                foreign[name] = self._sight(before, record, data, now)
+        for name, seen in self._seen.items():
+            if name not in foreign and name not in own and seen.peer in self._connected:
+                seen.listed = False
+                foreign[name] = seen
+        self._seen, self._refused, self._skipped = foreign, refused, skipped
+        for name, seen in foreign.items():
+            if name in self._offers and seen.listed and seen.last_seen_ms >= self._offers[name].last_seen_ms:
+                del self._offers[name]  # somebody else pushed it
+        others = {name: seen.peer for name, seen in foreign.items() if seen.listed and self._is_fresh(seen)}
+        self._own.branch_read(own, others, now.instant)
+
+    def _sight(self, before: _Seen | None, record: PeerRecord, data: bytes, now: Now) -> _Seen:
+        """A record that is new or has changed."""
+        peer = peer_of(record)
+        last_seen_ms = parse_wall(record.last_seen) or 0
+        if before is not None and before.peer == peer and last_seen_ms <= before.last_seen_ms:
+            # An older one was put back, by who rewrote the branch: no sign of life, and nothing that we do not know better.
+            before.listed = True
+            before.data = data
+            return before
+        born_stale = now.wall_ms - last_seen_ms > record.ttl + CLOCK_SKEW_MS
+        return _Seen(record=record, peer=peer, data=data, last_seen_ms=last_seen_ms, since=now.instant, born_stale=born_stale)
+
+    def _is_fresh(self, seen: _Seen) -> bool:
+        if seen.peer in self._connected:
+            return True
+        return not seen.born_stale and self._age(seen) < seen.record.ttl
+
+    def _age(self, seen: _Seen) -> int:
+        """For how long reads have found it unchanged."""
+        return max(0, (self._roster_read_at or 0) - seen.since)
+
+    # --- publishing --------------------------------------------------------------------------------------------------------
+
+    def _publisher(self) -> PeerId:
+        """Who pushes for the connected swarm."""
+        candidates = {p for p in self._known if p in self._connected}
+        if self._own.ever_published:
+            candidates.add(self._self)
+        return min(candidates, default=self._self)
+
+    def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
+        name = _name_of(data)
+        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_RECORDS):
+            return
+        record = parse_record(name, data, self._keyring)
+        if isinstance(record, str) or peer_of(record) == self._self:
+            return
+        owner = peer_of(record)
+        if owner != peer and owner not in self._known:
+            return  # only its own, or those of peers that the branch has introduced
+        last_seen_ms = parse_wall(record.last_seen) or 0
+        seen, waiting = self._seen.get(name), self._offers.get(name)
+        if waiting is not None and waiting.last_seen_ms >= last_seen_ms:
+            return
+        if seen is not None and (self._is_fresh(seen) if seen.peer != owner else seen.listed and seen.last_seen_ms >= last_seen_ms):
+            return
+        renewal = seen is not None and seen.listed and _same_but_time(seen.record, record)
+        due = now.instant + (record.ttl // 6 if renewal else PUBLISH_GAP_MS)
+        if waiting is not None:
+            due = min(due, waiting.due)
+        self._offers[name] = _Offer(peer=peer, data=data, last_seen_ms=last_seen_ms, due=due)
+
+    def _publish_due(self) -> Instant | None:
+        """When to push next; None if there is nothing to push, or something else has to happen first."""
+        if self._stopping or self._in_flight is not None or self._waits_for_view or not self._own.ready:
+            return None
+        if self._roster_read_at is None or self._read_error:
+            return None  # what can't be read can't be pushed to; the next read comes soon
+        leads = self._publisher() == self._self
+        times = self._own.publish_times(leads=leads, read_at=self._roster_read_at)
+        if leads:
+            times.extend(offer.due for offer in self._offers.values())
+            if len(self._stale_names()) >= MANY_STALE:
+                times.append(self._not_before)
+        earliest = min(times, default=None)
+        if earliest is None:
+            return None
+        return max(earliest, self._not_before)
+
+    def _stale_names(self) -> list[str]:
+        """Records of others to be removed: unchanged for twice their ttl, or that long old at first sight."""
+        return [
+            name
+            for name, seen in sorted(self._seen.items())
+            if seen.listed
+            and name not in self._offers
+            and not self._is_fresh(seen)
+            and (self._age(seen) >= 2 * seen.record.ttl or (seen.born_stale and self._age(seen) >= seen.record.ttl))
+        ]
+
+    def _publish(self, now: Now) -> list[Output]:
+        leads = self._publisher() == self._self
+        stale = self._stale_names() if leads else []
+        if stale and now.instant - self._read_ended_at > REMOVAL_VIEW_MS:
+            self._waits_for_view = True
+            self._look(now.instant)
+            return []
+        changes: dict[str, bytes | None] = dict.fromkeys(stale)
+        if leads:
+            changes.update((name, offer.data) for name, offer in sorted(self._offers.items()))
+        changes.update(self._own.changes(now))
+        self._ticket += 1
+        self._in_flight = Publish(ticket=self._ticket, changes=changes)
+        return [self._in_flight]
+
+    def _offer_due(self) -> Instant | None:
+        publisher = self._publisher()
+        if self._stopping or publisher == self._self or self._roster_read_at is None:
+            return None
+        return self._own.offer_time(publisher)
+
+    # --- all together ------------------------------------------------------------------------------------------------------
+
+    def _act(self, now: Now) -> list[Output]:
+        """What follows from the state as it is now: a new view, and whatever is due."""
+        outputs = self._view()
+        due = self._publish_due()
+        if due is not None and due <= now.instant:
+            outputs.extend(self._publish(now))
+        due = self._offer_due()
+        if due is not None and due <= now.instant:
+            publisher = self._publisher()
+            outputs.append(Say(peer=publisher, message=RecordOffer(records=self._own.offer(publisher, now))))
+        due = self._read_due()
+        if due is not None and due <= now.instant:
+            self._next_read = None
+            self._reading_since = self._last_read_started = now.instant
+            outputs.append(ReadBranch())
+        return outputs
+
+    def _view(self) -> list[Output]:
+        """Work out `known` again, and tell what changed."""
+        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in self._connected}
+        by_peer: dict[PeerId, list[_Seen]] = {}
+        for _, seen in sorted(self._seen.items()):
+            by_peer.setdefault(seen.peer, []).append(seen)
+        known: dict[PeerId, KnownPeer] = {}
+        for peer, all_seen in sorted(by_peer.items()):
+            fresh = [seen for seen in all_seen if self._is_fresh(seen)]
+            latest = max(fresh or all_seen, key=lambda seen: (seen.last_seen_ms, seen.record.agent_id))
+            known[peer] = KnownPeer(
+                addresses=latest.record.multiaddrs,
+                agents={seen.record.agent_id: seen.record for seen in fresh or all_seen},
+                fresh=bool(fresh),
+            )
+        changed = _shape(known) != _shape(self._known)
+        self._known = known
+        if not changed:
+            return []
+        outputs: list[Output] = [RosterChanged()]
+        found = {(peer, agent) for peer, entry in known.items() if entry.fresh for agent in entry.agents}
+        for peer, agent in sorted(found - self._discovered):
+            record = known[peer].agents[agent]
+            data = {"peerId": peer, "addresses": list(record.multiaddrs), "capabilities": list(record.capabilities)}
+            outputs.append(Notify(type="peer-discovered", agent_id=agent, data=data))
+        self._discovered = frozenset(found)
+        return outputs
+
+
+def _shape(known: Mapping[PeerId, KnownPeer]) -> list[object]:
+    """What of it is news when it changes: everything but the times."""
+    return [
+        (peer, entry.addresses, entry.fresh, sorted((agent, r.capabilities) for agent, r in entry.agents.items()))
+        for peer, entry in known.items()
+    ]
+
+
+def _same_but_time(one: PeerRecord, other: PeerRecord) -> bool:
+    return (one.multiaddrs, one.capabilities, one.ttl) == (other.multiaddrs, other.capabilities, other.ttl)
+
+
+def _name_of(data: bytes) -> str | None:
+    """The file name that an offered record says it has; everything else about it is checked later."""
+    try:
+        agent_id = msgspec.json.decode(data, type=_AgentIdOnly).agentId
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return record_name(agent_id)
+
+
+class _AgentIdOnly(msgspec.Struct):
+    agentId: str  # noqa: N815
