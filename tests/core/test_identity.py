@@ -118,8 +118,8 @@ def test_the_file_is_made_once_and_kept(tmp_path: Path) -> None:
 
 
 def test_the_file_is_libp2ps_own(tmp_path: Path) -> None:
-    from libp2p.peer.id import ID
     from libp2p.identity_utils import load_identity
+    from libp2p.peer.id import ID
 
     path = tmp_path / "identity"
     identity = load_or_create_identity(path)

@@ -148,7 +148,7 @@ def _create(path: Path) -> None:
             return
         except OSError:
             # No hard links on this file system. Whoever renames last wins; who reads afterwards reads that.
-            os.replace(temporary, path)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)

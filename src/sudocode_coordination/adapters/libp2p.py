@@ -1,0 +1,619 @@
+"""The real network: `ports.Network` over libp2p.
+
+One connection and one sync stream per peer (`links.py`). Who dials opens the stream on the connection it dialled. When both
+dial at once, the stream that the smaller id opened stays:
+
+| a hello comes in while                        | then                                                         |
+|---|---|
+| nothing is there                              | accept                                                       |
+| own hello is under way, own id is larger      | accept; the own one will be refused                          |
+| own hello is under way, own id is smaller     | wait for its answer, then as below                           |
+| a stream is up, the hello is older than it    | refuse: a leftover of dialling at once                       |
+| a stream is up, the hello is newer            | the other side has lost it: `PeerDisconnected`, then accept  |
+
+py-libp2p's faults are closed in `libp2p_faults.py`; this file knows peers, dials and links.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import trio
+from libp2p.abc import IHost, INetStream
+from libp2p.connection_types import ConnectionType
+from libp2p.custom_types import TProtocol
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.tools.anyio_service import background_trio_service
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from sudocode_coordination.adapters import libp2p_addresses as addressing
+from sudocode_coordination.adapters import libp2p_faults as faults
+from sudocode_coordination.adapters.identity import Identity
+from sudocode_coordination.adapters.links import (
+    ACCEPT,
+    DUPLICATE,
+    OPEN,
+    SYNC_PROTOCOL,
+    Direction,
+    Hello,
+    Link,
+    LinkLimits,
+    encode_hello,
+    read_hello,
+)
+from sudocode_coordination.adapters.ports import Deliver
+from sudocode_coordination.core.io import (
+    DialFailed,
+    FrameReceived,
+    GossipReceived,
+    Input,
+    Listening,
+    PeerConnected,
+    PeerDisconnected,
+    PeerRefused,
+)
+from sudocode_coordination.core.wire import MAX_FRAME_BYTES
+from sudocode_coordination.errors import NetworkError, ProtocolError
+from sudocode_coordination.model import PeerId
+
+log = logging.getLogger(__name__)
+
+TOPICS: Final = ("sudocode/sync", "sudocode/presence")
+_SYNC: Final = TProtocol(SYNC_PROTOCOL)
+_TICK_SECONDS: Final = 1.0
+_LOOK_AT_INTERFACES_SECONDS: Final = 15.0
+_DIAL_SECONDS: Final = 10.0
+"""A whole dial, all addresses."""
+_ATTEMPT_SECONDS: Final = 6.0
+"""One address: TCP, Noise and Yamux. Three round trips; a lost SYN is repeated after 1 and 3 s."""
+_STAGGER_SECONDS: Final = 0.05
+"""Head start of an address over the next one."""
+_HELLO_SECONDS: Final = 5.0
+_UNUSED_CONNECTION_SECONDS: Final = 8.0
+"""A connection without a sync stream is closed after this long: longer than a hello may take."""
+_MAX_GOSSIP_QUEUE: Final = 256
+"""Own messages not yet handed to gossipsub; the oldest are dropped, gossip may be lost."""
+_MAX_REFUSALS_PER_SECOND: Final = 20
+"""`PeerRefused` told to the node; strangers may knock as often as they like."""
+_RESTART_SECONDS: Final = (0.1, 1.0, 5.0, 30.0)
+"""Pauses before a host that died is started again; the last one repeats."""
+
+
+@dataclass
+class _Dial:
+    """One `dial` until its one answer."""
+
+    peer: PeerId
+    addresses: list[Multiaddr]
+    scope: trio.CancelScope
+    hello_turn: trio.Lock = field(default_factory=trio.Lock)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Running:
+    """What exists only while a host runs."""
+
+    host: IHost
+    swarm: Swarm
+    pubsub: Pubsub
+    nursery: trio.Nursery
+    used: set[int] = field(default_factory=set)
+    """`id` of connections that carry a link, or are on the way to one."""
+    seen_since: dict[int, float] = field(default_factory=dict)
+
+
+class Libp2pNetwork:
+    """`ports.Network`. `run` it in a nursery; the other methods return at once and may be called from trio tasks only.
+
+    Args:
+        identity: whose peer id this is.
+        listen_addresses: multiaddrs of TCP or WebSocket; port 0 is any.
+        deliver: gets every input; never called from within a method of the port.
+        announce_addresses: told instead of the interfaces' own addresses, if there are any.
+        max_peers: links at most.
+        limits: times and sizes of a link.
+        closings: for tests that show a fault of libp2p.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        listen_addresses: Iterable[str],
+        deliver: Deliver,
+        *,
+        announce_addresses: Iterable[str] = (),
+        max_peers: int = 200,
+        limits: LinkLimits = LinkLimits(),  # noqa: B008 - immutable
+        closings: faults.Closings = faults.ALL_CLOSED,
+    ) -> None:
+        self.peer_id = identity.peer_id
+        self._seed = identity.seed
+        self._listen = addressing.parse_listen(listen_addresses)
+        self._announce = tuple(announce_addresses)
+        self._deliver = deliver
+        self._max_peers = max_peers
+        self._limits = limits
+        self._closings = closings
+        self._admitted: frozenset[PeerId] = frozenset()
+        self._links: dict[PeerId, Link] = {}
+        self._dials: dict[PeerId, _Dial] = {}
+        self._openings: dict[PeerId, trio.Event] = {}
+        self._instance = secrets.token_bytes(8)
+        self._count = 0
+        self._running: _Running | None = None
+        self._outbox: deque[Input] = deque()
+        self._outbox_wake = trio.Event()
+        self._gossip_queue: deque[tuple[str, bytes]] = deque(maxlen=_MAX_GOSSIP_QUEUE)
+        self._gossip_wake = trio.Event()
+        self._refusals_left = _MAX_REFUSALS_PER_SECOND
+        self._addresses: tuple[str, ...] = ()
+        self._restarts = 0
+
+    # --- the port -------------------------------------------------------------------------------------------------------
+
+    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Try all addresses until one answers as that peer. While a dial runs, another one for the same peer joins it."""
+        if peer in self._links or peer in self._dials:
+            return
+        running = self._running
+        if running is None or peer not in self._admitted or peer == self.peer_id:
+            reason = "the network is down" if running is None else "it is not admitted"
+            self._emit_later(DialFailed(peer=peer, reason=reason))
+            return
+        dial = _Dial(peer, addressing.dial_order(addresses, peer), trio.CancelScope())
+        self._dials[peer] = dial
+        running.nursery.start_soon(self._run_dial, running, dial)
+
+    def hang_up(self, peer: PeerId, reason: str) -> None:
+        """Close the connection, if there is one; what is queued still goes out, within a second."""
+        link = self._links.get(peer)
+        if link is not None:
+            self._forget(link, reason, later=True)
+            link.finish_nowait(reason)
+
+    def admit(self, peers: tuple[PeerId, ...]) -> None:
+        """The only peers that may connect from now on."""
+        self._admitted = frozenset(peers) - {self.peer_id}
+        for peer in [peer for peer in self._links if peer not in self._admitted]:
+            self.hang_up(peer, "no longer admitted")
+        for peer in [peer for peer in self._dials if peer not in self._admitted]:
+            self._dials[peer].failures.append("no longer admitted")
+            self._dials[peer].scope.cancel()
+        if self._running is not None:
+            self._close_unadmitted(self._running)
+
+    def send(self, peer: PeerId, frame: bytes) -> None:
+        """Queue a frame; a peer that takes too long or has too much queued is disconnected."""
+        link = self._links.get(peer)
+        if link is None:
+            return
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ValueError(f"frame of {len(frame)} bytes, {MAX_FRAME_BYTES} allowed")
+        if not frame or link.send_nowait(frame):
+            return
+        self._forget(link, "too much queued for it", later=True)
+        link.close_nowait("too much queued for it")
+
+    def gossip(self, topic: str, data: bytes) -> None:
+        """Publish; lost if nobody is connected or it is too large."""
+        if topic not in TOPICS:
+            raise ValueError(f"no such topic: {topic}")
+        if self._links and len(data) <= faults.MAX_GOSSIP_BYTES:
+            self._gossip_queue.append((topic, data))
+            self._gossip_wake.set()
+
+    # --- life -----------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until cancelled; then say goodbye within a few seconds. A host that dies is started again.
+
+        Raises:
+            NetworkError: there is nothing to listen on.
+        """
+        faults.quiet_logs()
+        addressing.require_free_ports(self._listen)
+        listen = self._listen
+        started = False
+        while True:
+            done = trio.Event()
+            failures: list[Exception] = []
+            began = trio.current_time()
+
+            def on_started(listening: list[Multiaddr]) -> None:
+                nonlocal started, listen
+                listen = listening  # so that a restarted host is found where it was
+                if not started:
+                    started = True
+                    task_status.started()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._supervised, listen, on_started, done, failures, nursery)
+                try:
+                    await trio.Event().wait()  # until cancelled, from outside or by `_supervised`
+                finally:
+                    done.set()
+            for failure in failures:
+                if isinstance(failure, NetworkError) and not started:
+                    raise failure
+                log.error("the libp2p host died and is started again: %r", failure)
+            if trio.current_time() - began > 60:
+                self._restarts = 0
+            await trio.sleep(_RESTART_SECONDS[min(self._restarts, len(_RESTART_SECONDS) - 1)])
+            self._restarts += 1
+
+    async def _supervised(
+        self,
+        listen: list[Multiaddr],
+        on_started: Callable[[list[Multiaddr]], None],
+        done: trio.Event,
+        failures: list[Exception],
+        caller: trio.Nursery,
+    ) -> None:
+        # Shielded: libp2p answers a cancellation with BaseExceptionGroups and sockets left open. It is told to stop instead.
+        with trio.CancelScope(shield=True) as scope:
+
+            async def limit_goodbye() -> None:
+                await done.wait()
+                scope.deadline = trio.current_time() + 6
+
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(limit_goodbye)
+                    await self._run_host(listen, on_started, done)
+                    nursery.cancel_scope.cancel()
+            except* Exception as group:  # noqa: BLE001 - a host may die of anything; it is told in the log and started again
+                failures.extend(_leaves(group))
+        self._running = None
+        for link in list(self._links.values()):
+            self._forget(link, "the network part ended")
+        for dial in list(self._dials.values()):
+            del self._dials[dial.peer]
+            self._emit(DialFailed(peer=dial.peer, reason="the network part ended"))
+        caller.cancel_scope.cancel()
+
+    async def _run_host(self, listen: list[Multiaddr], on_started: Callable[[list[Multiaddr]], None], done: trio.Event) -> None:
+        host, swarm = faults.make_host(self._seed, listen, max_connections=self._max_peers * 2 + 16, closings=self._closings)
+        faults.gate_peers(swarm, self._verdict, closings=self._closings)
+        pubsub, router = faults.make_pubsub(
+            host, TOPICS, accepts=self._accepts_gossip, on_message=self._on_gossip, closings=self._closings
+        )
+        faults.drop_notifees(swarm)
+        faults.contain_streams(swarm, self._may_connect, closings=self._closings)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(host.run(listen_addrs=listen))
+            listening = host.get_transport_addrs()
+            if not listening or len(listening) < len([one for one in listen if not str(one).startswith("/ip6/")]):
+                await host.close()
+                raise NetworkError(
+                    f"can't listen on {', '.join(str(one) for one in listen)}",
+                    hint="are these addresses of this machine, and the ports free? /ip4/0.0.0.0/tcp/0 takes any",
+                )
+            await stack.enter_async_context(background_trio_service(router))
+            await stack.enter_async_context(background_trio_service(pubsub))
+            await pubsub.wait_until_ready()
+            for topic in TOPICS:
+                await pubsub.subscribe(topic)
+            async with trio.open_nursery() as nursery:
+                running = _Running(host, swarm, pubsub, nursery)
+                host.set_stream_handler(_SYNC, lambda stream: self._on_sync_stream(running, stream))
+                self._running = running
+                nursery.start_soon(self._tick, running)
+                nursery.start_soon(self._deliver_outbox)
+                nursery.start_soon(self._publish, pubsub)
+                self._addresses = ()
+                self._announce_addresses(host)
+                on_started(listening)
+                await done.wait()
+                await self._say_goodbye()
+                self._running = None
+                nursery.cancel_scope.cancel()
+            await host.close()
+
+    async def _say_goodbye(self) -> None:
+        for dial in list(self._dials.values()):
+            dial.scope.cancel()
+        links = list(self._links.values())
+        for link in links:
+            self.hang_up(link.peer, "leaving")
+        with trio.move_on_after(self._limits.goodbye + 0.5):
+            for link in links:
+                await link.finished.wait()
+        self._flush_outbox()
+
+    # --- who may ----------------------------------------------------------------------------------------------------------
+
+    def _may_connect(self, peer: PeerId) -> bool:
+        return peer in self._admitted or not self._closings.gate
+
+    def _accepts_gossip(self, author: PeerId, size: int) -> bool:
+        return size <= faults.MAX_GOSSIP_BYTES and (author == self.peer_id or self._may_connect(author))
+
+    def _verdict(self, peer: PeerId, inbound: bool, address: str) -> str | None:
+        if peer in self._admitted:
+            return "too many peers" if len(self._links) >= self._max_peers and peer not in self._links else None
+        if inbound and self._refusals_left > 0:
+            self._refusals_left -= 1
+            self._emit(PeerRefused(peer=peer, address=address))
+        return "not admitted"
+
+    def _close_unadmitted(self, running: _Running) -> None:
+        for connection in running.swarm.get_connections():
+            if connection.muxed_conn.peer_id.to_base58() not in self._admitted and id(connection) not in running.used:
+                running.nursery.start_soon(self._close_connection, connection)
+
+    # --- dialling -----------------------------------------------------------------------------------------------------------
+
+    async def _run_dial(self, running: _Running, dial: _Dial) -> None:
+        with dial.scope, trio.move_on_after(_DIAL_SECONDS) as limit:
+            async with trio.open_nursery() as nursery:
+                for address in dial.addresses:
+                    failed = trio.Event()
+                    nursery.start_soon(self._attempt, running, dial, address, failed)
+                    with trio.move_on_after(_STAGGER_SECONDS):
+                        await failed.wait()
+        if self._dials.get(dial.peer) is dial:
+            del self._dials[dial.peer]
+            if limit.cancelled_caught:
+                dial.failures.append(f"no answer within {_DIAL_SECONDS:.0f} s")
+            reason = "; ".join(dict.fromkeys(dial.failures[-4:])) or "it has no usable address"
+            self._emit(DialFailed(peer=dial.peer, reason=reason))
+
+    async def _attempt(self, running: _Running, dial: _Dial, address: Multiaddr, failed: trio.Event) -> None:
+        peer_id = ID.from_base58(dial.peer)
+        connection: Any = None
+        try:
+            with trio.fail_after(_ATTEMPT_SECONDS):
+                # Faults: `connect` and `dial_peer` try two addresses, drop loopback ones, wait 0.25 s, block a peer for
+                # 60 s after a failure, and take a dead connection for a live one. `dial_addr` does none of that.
+                running.swarm.unblock_peer(peer_id)
+                connection = await running.swarm.dial_addr(address, peer_id)
+                running.used.add(id(connection))
+            async with dial.hello_turn:
+                # Fault: a connection says nothing about a peer that refuses or is dead. The answered hello does.
+                with trio.fail_after(_HELLO_SECONDS):
+                    await self._open_sync_stream(running, dial.peer, connection, str(address))
+                connection = None
+                dial.scope.cancel()
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong with one address must not stop the others
+            dial.failures.append(f"{address}: {_explain(error)}")
+        finally:
+            failed.set()
+            if connection is not None:
+                running.nursery.start_soon(self._close_connection, connection)
+
+    async def _open_sync_stream(self, running: _Running, peer: PeerId, connection: Any, address: str) -> None:
+        stream = await connection.new_stream()
+        try:
+            await MultiselectClient().select_one_of([_SYNC], MultiselectCommunicator(stream), int(_HELLO_SECONDS))
+            stream.set_protocol(_SYNC)
+            opening = self._openings[peer] = trio.Event()
+            try:
+                await stream.write(encode_hello(self._next_hello(OPEN)))
+                answer = await read_hello(stream)
+                if answer.kind != ACCEPT:
+                    raise ProtocolError("it has a newer connection already" if answer.kind == DUPLICATE else "it refused")
+                link = self._links.get(peer)
+                if link is not None and _is_older(answer, link.remote):
+                    raise ProtocolError("another connection was quicker")
+                link = self._take_up(running, peer, stream, connection, address, "out", answer)
+            finally:
+                opening.set()
+                if self._openings.get(peer) is opening:
+                    del self._openings[peer]
+        except BaseException:
+            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
+                await stream.reset()
+            raise
+        running.nursery.start_soon(self._run_link, running, link, connection)
+
+    def _next_hello(self, kind: int) -> Hello:
+        self._count += 1
+        return Hello(kind, self._instance, self._count)
+
+    # --- links ----------------------------------------------------------------------------------------------------------
+
+    async def _on_sync_stream(self, running: _Running, stream: INetStream) -> None:
+        peer = stream.muxed_conn.peer_id.to_base58()
+        connection: Any = stream.swarm_conn  # type: ignore[attr-defined]
+        with trio.fail_after(_HELLO_SECONDS):
+            hello = await read_hello(stream)
+            if hello.kind != OPEN:
+                raise ProtocolError(f"a hello of kind {hello.kind} where one that opens is due")
+            while peer in self._openings and self.peer_id < peer:
+                await self._openings[peer].wait()
+        link = self._links.get(peer)
+        refused = not self._may_connect(peer) or (link is None and len(self._links) >= self._max_peers)
+        if refused or (link is not None and _is_older(hello, link.remote)):
+            with trio.fail_after(_HELLO_SECONDS):
+                await stream.write(encode_hello(self._next_hello(DUPLICATE)))
+                await stream.close()
+            return
+        accept = self._next_hello(ACCEPT)
+        address = faults.remote_address(connection.muxed_conn.secured_conn) or _transport_address(connection)
+        link = self._take_up(running, peer, stream, connection, address, "in", hello, encode_hello(accept))
+        await self._run_link(running, link, connection)
+
+    def _take_up(
+        self,
+        running: _Running,
+        peer: PeerId,
+        stream: INetStream,
+        connection: Any,
+        address: str,
+        direction: Direction,
+        remote: Hello,
+        greeting: bytes = b"",
+    ) -> Link:
+        old = self._links.get(peer)
+        if old is not None:
+            self._forget(old, "replaced by a newer connection")
+            old.close_nowait("replaced by a newer connection")
+        link = Link(
+            peer,
+            stream,
+            address=address,
+            direction=direction,
+            remote=remote,
+            on_frame=self._on_frame,
+            limits=self._limits,
+            greeting=greeting,
+        )
+        running.used.add(id(connection))
+        self._links[peer] = link
+        dial = self._dials.pop(peer, None)
+        if dial is not None and direction == "in":
+            dial.scope.cancel()  # one that came out of it ends it itself, in `_attempt`
+        relayed = connection.get_connection_type() == ConnectionType.RELAYED
+        self._emit(PeerConnected(peer=peer, address=address, direction=direction, relayed=relayed))
+        running.pubsub.manager.run_task(running.pubsub._handle_new_peer_with_retry, ID.from_base58(peer))
+        return link
+
+    async def _run_link(self, running: _Running, link: Link, connection: Any) -> None:
+        try:
+            await link.run()
+        finally:
+            self._forget(link, link.reason)
+            if self._running is running:
+                running.nursery.start_soon(self._close_connection, connection)
+
+    def _forget(self, link: Link, reason: str, *, later: bool = False) -> None:
+        """The link is no longer the peer's: nothing of it is delivered any more but this."""
+        if self._links.get(link.peer) is not link:
+            return
+        del self._links[link.peer]
+        if self._running is not None:
+            self._running.pubsub._handle_dead_peer(ID.from_base58(link.peer))
+        item = PeerDisconnected(peer=link.peer, reason=reason)
+        if later:
+            self._emit_later(item)
+        else:
+            self._emit(item)
+
+    async def _close_connection(self, connection: Any) -> None:
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + 3, shield=True):
+                await connection.close()
+        except Exception as error:  # noqa: BLE001 - it is being thrown away; libp2p must not take the host with it
+            log.debug("closing a connection: %r", error)
+        finally:
+            if self._running is not None:
+                self._running.used.discard(id(connection))
+                self._running.seen_since.pop(id(connection), None)
+
+    def _on_frame(self, link: Link, frame: bytes) -> None:
+        if self._links.get(link.peer) is link:
+            self._emit(FrameReceived(peer=link.peer, frame=frame))
+
+    # --- housekeeping -----------------------------------------------------------------------------------------------------
+
+    async def _tick(self, running: _Running) -> None:
+        last = look = trio.current_time()
+        while True:
+            await trio.sleep(_TICK_SECONDS)
+            now = trio.current_time()
+            paused = now - last - _TICK_SECONDS
+            last = now
+            self._refusals_left = _MAX_REFUSALS_PER_SECOND
+            for link in list(self._links.values()):
+                reason = link.tick(now, paused if paused > _TICK_SECONDS else 0.0)
+                if reason is not None:
+                    self._forget(link, reason)
+                    link.close_nowait(reason)
+            self._close_unused(running, now)
+            if now - look > _LOOK_AT_INTERFACES_SECONDS:
+                look = now
+                self._announce_addresses(running.host)
+
+    def _close_unused(self, running: _Running, now: float) -> None:
+        connections = running.swarm.get_connections()
+        for connection in connections:
+            if faults.buffered_bytes(connection) > faults.MAX_BUFFERED_BYTES:
+                log.warning("%s sends more than its windows allow; disconnected", connection.muxed_conn.peer_id)
+                running.nursery.start_soon(self._close_connection, connection)
+            elif id(connection) not in running.used:
+                since = running.seen_since.setdefault(id(connection), now)
+                if now - since > _UNUSED_CONNECTION_SECONDS:
+                    running.nursery.start_soon(self._close_connection, connection)
+        alive = {id(connection) for connection in connections}
+        for gone in [key for key in running.seen_since if key not in alive]:
+            del running.seen_since[gone]
+
+    def _announce_addresses(self, host: IHost) -> None:
+        addresses = self._announce or addressing.announced(host.get_transport_addrs())
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._emit(Listening(addresses=addresses))
+
+    # --- gossip -----------------------------------------------------------------------------------------------------------
+
+    async def _publish(self, pubsub: Pubsub) -> None:
+        while True:
+            while self._gossip_queue:
+                topic, data = self._gossip_queue.popleft()
+                await pubsub.publish(topic, data)
+            self._gossip_wake = trio.Event()
+            if not self._gossip_queue:
+                await self._gossip_wake.wait()
+
+    def _on_gossip(self, topic: str, data: bytes) -> None:
+        self._emit(GossipReceived(topic=topic, data=data))
+
+    # --- delivery ---------------------------------------------------------------------------------------------------------
+
+    def _emit(self, item: Input) -> None:
+        self._flush_outbox()
+        self._deliver(item)
+
+    def _emit_later(self, item: Input) -> None:
+        """From within a method of the port: whoever calls it does not expect an input before it returns."""
+        self._outbox.append(item)
+        self._outbox_wake.set()
+
+    def _flush_outbox(self) -> None:
+        while self._outbox:
+            self._deliver(self._outbox.popleft())
+
+    async def _deliver_outbox(self) -> None:
+        while True:
+            self._flush_outbox()
+            self._outbox_wake = trio.Event()
+            if not self._outbox:
+                await self._outbox_wake.wait()
+
+
+def _is_older(hello: Hello, current: Hello) -> bool:
+    """Whether it was said before what the current link was opened with, by the same run of the same peer."""
+    return hello.instance == current.instance and hello.number < current.number
+
+
+def _transport_address(connection: Any) -> str:
+    return next((str(address) for address in connection.get_transport_addresses()), "")
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    found: list[Exception] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found
+
+
+def _explain(error: BaseException) -> str:
+    """The innermost cause's text: libp2p wraps "connection refused" three times."""
+    if isinstance(error, trio.TooSlowError):
+        return "no answer in time"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, ExceptionGroup) and error.exceptions:
+        return _explain(error.exceptions[0])
+    return str(error) or type(error).__name__

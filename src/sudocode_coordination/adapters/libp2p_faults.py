@@ -1,0 +1,300 @@
+"""A libp2p host with the faults of py-libp2p 0.8.1 closed. Each closing says which fault it answers.
+
+`tests/conformance/test_network_faults.py` shows each fault, so that an upgrade of libp2p shows what may go.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+from libp2p import new_host
+from libp2p.abc import IHost, INetStream, IRawConnection, ISecureConn
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.connection import swarm_connection
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.pubsub.gossipsub import PROTOCOL_ID as GOSSIPSUB_V10
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11 as GOSSIPSUB_V11
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.exceptions import SecurityUpgradeFailure
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.websocket.transport import WebsocketTransport
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from sudocode_coordination.model import PeerId
+
+log = logging.getLogger(__name__)
+
+MAX_GOSSIP_BYTES: Final = 192 << 10
+"""One gossip message: an envelope of 64 KB, signed twice, with room; larger things go by stream."""
+MAX_GOSSIP_RPC_BYTES: Final = 1 << 20
+"""Several messages in one RPC of gossipsub."""
+GOSSIP_PER_SECOND: Final = 200
+"""Messages per second, forwarder and topic. A forwarder passes on what a whole swarm of 200 says."""
+MAX_STREAMS_PER_CONNECTION: Final = 64
+"""Open at once by one peer: sync, gossip, ping and identify need four."""
+MAX_CONNECTIONS_PER_PEER: Final = 4
+"""One is used; more exist only while both dial at once, or before a dead one is noticed."""
+MAX_PENDING_HANDSHAKES: Final = 128
+"""Inbound connections that have not yet shown who they are; each costs a socket and about 1 ms of CPU."""
+MAX_DATA_FRAME_BYTES: Final = 1 << 20
+"""Yamux frame. Implementations send at most 64 KB; the header could announce 4 GB, which would be read into memory."""
+MAX_BUFFERED_BYTES: Final = 32 << 20
+"""Received on one connection and read by nobody. Yamux windows may grow to 16 MB each; a peer that ignores them gets no more."""
+_INBOUND_TOKENS: Final = 1 << 30
+_HANDSHAKE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Closings:
+    """Which faults are closed. All of them, but in tests that show one."""
+
+    noise_only: bool = True
+    contained_streams: bool = True
+    inbound_tokens: bool = True
+    fresh_gossip_ids: bool = True
+    gossip_rate: bool = True
+    gate: bool = True
+    bounded_buffers: bool = True
+
+
+ALL_CLOSED: Final = Closings()
+
+
+def quiet_logs() -> None:
+    """Fault: libp2p's loggers have no handler, so that Python prints their warnings to stderr; and one module logs
+    through the root logger, whose module functions install a stderr handler for the whole process."""
+    logger = logging.getLogger("libp2p")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    swarm_connection.logging = logging.getLogger(swarm_connection.__name__)  # type: ignore[attr-defined,assignment]
+
+
+def make_host(
+    seed: bytes, listen: Iterable[Multiaddr], *, max_connections: int, closings: Closings = ALL_CLOSED
+) -> tuple[IHost, Swarm]:
+    """A host for TCP and WebSocket, Noise and Yamux, not running yet."""
+    pair = create_new_key_pair(seed)
+    # Fault: by default hosts also accept /plaintext/2.0.0 and secio, where a peer id can be forged with a public key alone.
+    security: dict[TProtocol, Any] | None = None
+    if closings.noise_only:
+        noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)
+        security = {NOISE_PROTOCOL: noise}
+    addresses = list(listen)
+    host = new_host(
+        key_pair=pair,
+        sec_opt=security,
+        # Fault: mplex, the default's second choice, resets streams under pipelining.
+        muxer_opt={TProtocol(YAMUX_PROTOCOL): Yamux},
+        listen_addrs=addresses,
+        disable_identify_address_discovery=True,
+        connection_config=ConnectionConfig(
+            min_connections=0,
+            low_watermark=0,
+            high_watermark=max_connections,
+            max_connections=max_connections,
+            max_connections_per_peer=MAX_CONNECTIONS_PER_PEER,
+            inbound_upgrade_timeout=_HANDSHAKE_SECONDS,
+            outbound_upgrade_timeout=_HANDSHAKE_SECONDS,
+            # A dead peer is found by the keepalive on the sync stream (`links.py`): the health monitor asks one
+            # connection after the other and opens a stream for each question, 8 ms of CPU.
+            enable_health_monitoring=False,
+        ),
+    )
+    swarm = host.get_network()
+    assert isinstance(swarm, Swarm)
+    for transport in (TCP(), WebsocketTransport(swarm.upgrader)):
+        if not any(isinstance(known, type(transport)) for known in swarm.transport_manager.get_transports()):
+            swarm.transport_manager.add_transport(transport)  # to dial with, where it is not listened on
+    swarm.retry_config = RetryConfig(max_retries=0)
+    # The default manager's limits count per process lifetime and rate; ours are below and in `Libp2pNetwork`.
+    swarm.set_resource_manager(None)
+    # Fault: tokens of inbound connections are never given back; after 250 of them, ever, none is accepted.
+    if closings.inbound_tokens:
+        swarm._inbound_limiter.total_tokens = _INBOUND_TOKENS
+    return host, swarm
+
+
+def drop_notifees(swarm: Swarm) -> None:
+    """Fault: identify and pubsub open their streams on any connection at once, also on one of two that is about to be
+    closed. The adapter starts gossip when the sync stream is up, and identifies nobody: the roster knows more."""
+    swarm.notifees.clear()
+
+
+Verdict = Callable[[PeerId, bool, str], str | None]
+"""(peer, inbound, remote address) -> why it is refused."""
+
+
+def gate_peers(swarm: Swarm, verdict: Verdict, *, closings: Closings = ALL_CLOSED) -> None:
+    """Fault: the connection gate knows addresses, never a peer id. Refuse right after Noise, before there is a muxer."""
+    upgrader: Any = swarm.upgrader
+    secure: Callable[..., Awaitable[ISecureConn]] = upgrader.upgrade_security
+    mux: Callable[..., Awaitable[Any]] = upgrader.upgrade_connection
+    pending = 0
+
+    async def upgrade_security(raw: IRawConnection, is_initiator: bool, peer_id: ID | None = None) -> ISecureConn:
+        nonlocal pending
+        if not is_initiator and pending >= MAX_PENDING_HANDSHAKES:
+            raise SecurityUpgradeFailure("too many handshakes at once")
+        pending += not is_initiator
+        try:
+            secured = await secure(raw, is_initiator, peer_id)
+        finally:
+            pending -= not is_initiator
+        peer = secured.get_remote_peer()
+        reason = verdict(peer.to_base58(), not is_initiator, remote_address(raw)) if closings.gate else None
+        if reason is None and len(swarm.get_connections(peer)) >= MAX_CONNECTIONS_PER_PEER:
+            reason = "too many connections of that peer"
+        if reason is not None:
+            await secured.close()
+            raise SecurityUpgradeFailure(reason)
+        return secured
+
+    async def upgrade_connection(secured: ISecureConn, peer_id: ID) -> Any:
+        muxed = await mux(secured, peer_id)
+        if closings.bounded_buffers:
+            _bound_frames(muxed)
+        return muxed
+
+    upgrader.upgrade_security = upgrade_security
+    upgrader.upgrade_connection = upgrade_connection
+
+
+def _bound_frames(muxed: Any) -> None:
+    """Fault: Yamux reads as many bytes into memory as a frame's header announces, up to 4 GB."""
+    read_body: Callable[[int], Awaitable[bytes]] = muxed._read_data_body
+
+    async def bounded(length: int) -> bytes:
+        if length > MAX_DATA_FRAME_BYTES:
+            raise trio.TooSlowError  # the one exception after which Yamux closes the connection
+        return await read_body(length)
+
+    muxed._read_data_body = bounded
+
+
+def buffered_bytes(connection: Any) -> int:
+    """Bytes received on a connection and not read. Fault: Yamux only logs that a peer ignores its window."""
+    buffers: dict[int, bytearray] = connection.muxed_conn.stream_buffers
+    return sum(len(buffer) for buffer in buffers.values())
+
+
+def contain_streams(swarm: Swarm, may_open: Callable[[PeerId], bool], *, closings: Closings = ALL_CLOSED) -> None:
+    """Fault: an exception of any stream handler, or bytes that are not UTF-8 where a protocol's name is due, ends the
+    whole host. Here it ends the stream; and peers that may not open streams, or open too many, have none."""
+    if not closings.contained_streams:
+        return
+    handle = swarm.common_stream_handler
+    open_streams: Counter[int] = Counter()
+
+    async def contained(stream: INetStream) -> None:
+        connection = id(stream.muxed_conn)
+        if not may_open(stream.muxed_conn.peer_id.to_base58()) or open_streams[connection] >= MAX_STREAMS_PER_CONNECTION:
+            await stream.reset()
+            return
+        open_streams[connection] += 1
+        try:
+            await handle(stream)
+        except Exception as error:  # noqa: BLE001 - whatever a peer provokes ends its stream and nothing else
+            log.debug("stream of %s ended: %r", stream.muxed_conn.peer_id, error)
+            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
+                await stream.reset()
+        finally:
+            open_streams[connection] -= 1
+            if not open_streams[connection]:
+                del open_streams[connection]
+
+    swarm.set_stream_handler(contained)
+
+
+def make_pubsub(
+    host: IHost,
+    topics: Iterable[str],
+    *,
+    accepts: Callable[[PeerId, int], bool],
+    on_message: Callable[[str, bytes], None],
+    closings: Closings = ALL_CLOSED,
+) -> tuple[Pubsub, GossipSub]:
+    """Gossipsub for these topics. `accepts(author, size)` decides what is taken and passed on."""
+    router = GossipSub(
+        # v1.0 and v1.1 are what JavaScript speaks too; later ones add only extensions that are not used.
+        protocols=[GOSSIPSUB_V11, GOSSIPSUB_V10],
+        # Every copy of a message costs about 2 ms of CPU to receive: a small mesh.
+        degree=4,
+        degree_low=2,
+        degree_high=6,
+        heartbeat_interval=2,
+        # Peers reconnect within seconds; a mesh that shuns them for a minute loses their gossip.
+        prune_back_off=5,
+        unsubscribe_back_off=2,
+        # Fault: over 10 messages per second, forwarder and topic are dropped, silently.
+        max_messages_per_topic_per_second=GOSSIP_PER_SECOND if closings.gossip_rate else 10.0,
+        # All peers of a swarm may sit behind one address: diversity of addresses is no protection here, admission is.
+        eclipse_protection_enabled=False,
+        adaptive_gossip_enabled=False,
+    )
+    known = frozenset(topics)
+    pubsub = Pubsub(host, router, allowed_topics=known, max_inbound_rpc_size=MAX_GOSSIP_RPC_BYTES)
+    # Fault: message ids begin at int(time.time()), so that those of a node restarted with the same key count as seen.
+    if closings.fresh_gossip_ids:
+        pubsub.counter = time.time_ns()
+    own_id = host.get_id().to_bytes()
+
+    def valid(_: ID, message: rpc_pb2.Message) -> bool:
+        return accepts(ID(message.from_id).to_base58(), len(message.data))
+
+    for topic in known:
+        pubsub.set_topic_validator(topic, valid, is_async_validator=False)
+
+    def notify(message: rpc_pb2.Message) -> None:
+        # Fault: a subscription's queue holds 32 messages, and one RPC may bring more. Hand them on at once instead.
+        if message.from_id != own_id:
+            for name in message.topicIDs:
+                if name in known:
+                    on_message(name, message.data)
+
+    push = pubsub.push_msg
+
+    async def contained_push(forwarder: ID, message: rpc_pb2.Message) -> None:
+        # Fault: each message is a task of the pubsub service; one that can't be parsed or verified ends the service.
+        try:
+            await push(forwarder, message)
+        except Exception as error:  # noqa: BLE001 - see above
+            log.debug("gossip passed on by %s was not usable: %r", forwarder, error)
+
+    patched: Any = pubsub
+    patched.notify_subscriptions = notify
+    patched.push_msg = contained_push
+    return pubsub, router
+
+
+def remote_address(connection: Any) -> str:
+    """Multiaddr of a raw connection's other end; empty if unknown. libp2p itself knows none for IPv6."""
+    endpoint = connection.get_remote_address()
+    stream = getattr(connection, "stream", None)
+    while endpoint is None and stream is not None:
+        sock = getattr(stream, "socket", None)
+        if sock is not None:
+            try:
+                endpoint = sock.getpeername()[:2]
+            except OSError:
+                return ""
+        stream = getattr(stream, "stream", None)
+    if endpoint is None:
+        return ""
+    host, port = endpoint
+    return f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}"

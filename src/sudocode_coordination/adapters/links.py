@@ -1,0 +1,267 @@
+"""A sync stream between two peers, once somebody has opened it: hello, frames, keepalive, bounded queue.
+
+On the wire, after the stream protocol `/sudocode/sync/1.0.0` was agreed on:
+
+    hello   4 bytes length · magic `SCSY` · version · kind · 8 bytes instance · 8 bytes number  (once, in both directions)
+    frame   4 bytes length · that many bytes                                                  (0 bytes: keepalive)
+
+All numbers are big-endian. The opener's hello is `OPEN`, the answer `ACCEPT` or `DUPLICATE`. `instance` is drawn at random
+when a host starts; `number` counts the hellos of an instance. By them a peer knows whether a stream that comes in while
+another one is up is newer than it (the other side has lost it: replace it) or a leftover of both dialling at once (refuse).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal, NamedTuple, Protocol
+
+import trio
+
+from sudocode_coordination.core.wire import MAX_FRAME_BYTES
+from sudocode_coordination.errors import ProtocolError
+from sudocode_coordination.model import PeerId
+
+SYNC_PROTOCOL: Final = "/sudocode/sync/1.0.0"
+OPEN: Final = 1
+ACCEPT: Final = 2
+DUPLICATE: Final = 3
+_MAGIC: Final = b"SCSY"
+_VERSION: Final = 1
+_HELLO: Final = struct.Struct(">4sBB8sQ")
+_LENGTH: Final = struct.Struct(">I")
+_MAX_HELLO_BYTES: Final = 256
+"""Room for what later versions add; unknown bytes at the end are ignored."""
+_PIECE_BYTES: Final = 128 << 10
+"""Written at once. Yamux's window is 256 KB: a single larger write can fail in the middle after 5 s."""
+_READ_BYTES: Final = 128 << 10
+"""Taken from the stream at once."""
+
+
+class Stream(Protocol):
+    """What is used of a libp2p stream."""
+
+    async def read(self, n: int | None = None) -> bytes:
+        """Some bytes, at most `n`; raises at the end."""
+
+    async def write(self, data: bytes) -> None:
+        """All of it."""
+
+    async def close(self) -> None:
+        """No more writes; the other side reads to the end."""
+
+    async def reset(self) -> None:
+        """Drop it, both directions."""
+
+
+class Hello(NamedTuple):
+    """First thing on a sync stream."""
+
+    kind: int
+    instance: bytes
+    number: int
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """With its length in front."""
+    return _LENGTH.pack(_HELLO.size) + _HELLO.pack(_MAGIC, _VERSION, hello.kind, hello.instance, hello.number)
+
+
+async def read_hello(stream: Stream) -> Hello:
+    """The other side's hello; the caller sets the time limit.
+
+    Raises:
+        ProtocolError: it is none of ours.
+    """
+    (length,) = _LENGTH.unpack(await _read_exactly(stream, _LENGTH.size))
+    if not _HELLO.size <= length <= _MAX_HELLO_BYTES:
+        raise ProtocolError(f"hello of {length} bytes")
+    magic, version, kind, instance, count = _HELLO.unpack_from(await _read_exactly(stream, length))
+    if magic != _MAGIC or version != _VERSION:
+        raise ProtocolError(f"hello is not of this protocol: {magic!r}, version {version}")
+    return Hello(kind, instance, count)
+
+
+async def _read_exactly(stream: Stream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = await stream.read(size - len(data))
+        if not piece:
+            raise ProtocolError("the stream ended early")
+        data += piece
+    return data
+
+
+class LinkLimits(NamedTuple):
+    """Of one link; times in seconds."""
+
+    keepalive: float = 2.5
+    """A side that has sent nothing for this long sends an empty frame."""
+    silence: float = 7.0
+    """A peer that nothing was heard of for this long is frozen or gone: two keepalives and some delay."""
+    frame: float = 30.0
+    """A started frame must be there in whole: 1 MB at 35 KB/s."""
+    write: float = 10.0
+    """One piece of 128 KB must have been taken; longer than Yamux's own 5 s."""
+    goodbye: float = 1.0
+    """What is queued may still go out after `finish`, and the other side read it."""
+    queue_bytes: int = 16 * MAX_FRAME_BYTES
+    """Outbound queue of one peer. A join of the whole state is a few frames; a peer 16 MB behind does not read."""
+
+
+Direction = Literal["out", "in"]
+
+
+class Link:
+    """One open sync stream. `run` carries it until it ends; `close_nowait` ends it, and why is in `reason`."""
+
+    def __init__(
+        self,
+        peer: PeerId,
+        stream: Stream,
+        *,
+        address: str,
+        direction: Direction,
+        remote: Hello,
+        on_frame: Callable[[Link, bytes], None],
+        limits: LinkLimits,
+        greeting: bytes = b"",
+    ) -> None:
+        self.peer = peer
+        self.stream = stream
+        self.address = address
+        self.direction: Direction = direction
+        self.remote = remote
+        self.reason = ""
+        self.finished = trio.Event()
+        self._on_frame = on_frame
+        self._limits = limits
+        self._queue: deque[bytes] = deque([greeting] if greeting else [])
+        self._queued_bytes = len(greeting)
+        self._wake = trio.Event()
+        self._scope = trio.CancelScope()
+        self._finishing = False
+        now = trio.current_time()
+        self._last_heard = now
+        self._last_sent = now
+        self._frame_since: float | None = None
+        self._write_since: float | None = None
+
+    def send_nowait(self, frame: bytes) -> bool:
+        """Queue a frame; False if the queue is full, and the caller should give the peer up."""
+        if self._queued_bytes + len(frame) > self._limits.queue_bytes:
+            return False
+        self._queue.append(_LENGTH.pack(len(frame)) + frame)
+        self._queued_bytes += len(frame) + _LENGTH.size
+        self._wake.set()
+        return True
+
+    def close_nowait(self, reason: str) -> None:
+        """End at once; what is queued is lost."""
+        self.reason = self.reason or reason
+        self._scope.cancel()
+
+    def finish_nowait(self, reason: str) -> None:
+        """Send what is queued, then end; frames that still come in are dropped. Bounded by `limits.goodbye`."""
+        self.reason = self.reason or reason
+        self._finishing = True
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + self._limits.goodbye)
+        self._wake.set()
+
+    def tick(self, now: float, paused: float) -> str | None:
+        """Called about every second: sends keepalives, and tells why the link should end, if it should.
+
+        `paused`: seconds for which this process did not run; they are nobody's silence.
+        """
+        if paused:
+            self._last_heard += paused
+            self._last_sent += paused
+            if self._frame_since is not None:
+                self._frame_since += paused
+            if self._write_since is not None:
+                self._write_since += paused
+        if now - self._last_heard > self._limits.silence:
+            return f"silent for {now - self._last_heard:.0f} s"
+        if self._frame_since is not None and now - self._frame_since > self._limits.frame:
+            return f"a frame did not arrive within {self._limits.frame:.0f} s"
+        if self._write_since is not None and now - self._write_since > self._limits.write:
+            return f"took nothing for {self._limits.write:.0f} s"
+        if now - self._last_sent >= self._limits.keepalive and not self._queue and not self._finishing:
+            self.send_nowait(b"")
+        return None
+
+    async def run(self) -> None:
+        """Carry frames until the link ends. Resets the stream; leaves the connection to the caller. Never raises."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._guarded, self._write)
+                    await self._guarded(self._read)
+                    if not self._finishing:
+                        nursery.cancel_scope.cancel()
+        finally:
+            self.reason = self.reason or "closed"
+            self.finished.set()
+            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
+                await self._guarded(self.stream.reset)
+
+    async def _guarded(self, action: Callable[[], Awaitable[None]]) -> None:
+        # The stream layers raise some thirty kinds of exceptions, among them KeyError when a peer closes at the wrong
+        # moment. None of them may do more than end this one link.
+        try:
+            await action()
+        except Exception as error:  # noqa: BLE001
+            self.close_nowait(str(error) or "closed by the peer")
+
+    async def _read(self) -> None:
+        buffer = bytearray()
+        read = self.stream.read
+        while True:
+            data = await read(_READ_BYTES)
+            if not data:
+                self.close_nowait("closed by the peer")
+                return
+            now = trio.current_time()
+            self._last_heard = now
+            if self._finishing:
+                continue
+            buffer += data
+            start = 0
+            while len(buffer) - start >= 4:
+                (length,) = _LENGTH.unpack_from(buffer, start)
+                if length > MAX_FRAME_BYTES:
+                    raise ProtocolError(f"announced a frame of {length} bytes, {MAX_FRAME_BYTES} allowed")
+                end = start + 4 + length
+                if end > len(buffer):
+                    break
+                if length:
+                    self._on_frame(self, bytes(buffer[start + 4 : end]))
+                start = end
+                self._frame_since = None
+            if start:
+                del buffer[:start]
+            if not buffer:
+                self._frame_since = None
+            elif self._frame_since is None:
+                self._frame_since = now
+
+    async def _write(self) -> None:
+        while True:
+            while self._queue:
+                data = self._queue.popleft()
+                while self._queue and len(data) + len(self._queue[0]) <= _PIECE_BYTES:
+                    data += self._queue.popleft()
+                for start in range(0, len(data), _PIECE_BYTES):
+                    self._write_since = trio.current_time()
+                    await self.stream.write(data[start : start + _PIECE_BYTES])
+                    self._write_since = None
+                self._queued_bytes -= len(data)
+                self._last_sent = trio.current_time()
+            if self._finishing:
+                # The other side reads to the end and then closes: `_read` ends, or the deadline of `finish_nowait` comes.
+                await self.stream.close()
+                return
+            self._wake = trio.Event()
+            if not self._queue and not self._finishing:
+                await self._wake.wait()
