@@ -1,0 +1,49 @@
+"""`docs/protocol.md` has every message and every limit that it names as the code has them."""
+
+from __future__ import annotations
+
+import re
+
+from sudocode_coordination.adapters import links
+from sudocode_coordination.core import author, feed, grammar, records, sync, wire
+from sudocode_coordination.core.facts import ROOTS
+from tests.docs.blocks import ROOT
+
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
+DISCOVERY = (ROOT / "docs" / "discovery.md").read_text("utf-8")
+
+
+def test_every_message_is_listed() -> None:
+    listed = re.findall(r"^\| `(\w+)` \|", PROTOCOL, re.MULTILINE)
+    assert sorted(listed) == sorted(wire.KNOWN_TAGS)
+
+
+def test_every_root_map_is_named() -> None:
+    assert [root for root in ROOTS if f"`{root}`" not in PROTOCOL] == []
+
+
+def test_names_and_limits_are_those_of_the_code() -> None:
+    for text in (links.SYNC_PROTOCOL, sync.SYNC_TOPIC, feed.SIGNED_DOMAIN.decode().rstrip("\0")):
+        assert f"`{text}`" in PROTOCOL
+    limits = links.LinkLimits()
+    assert f"{limits.keepalive} s sends a keepalive; a peer silent for {limits.silence:.0f} s" in " ".join(PROTOCOL.split())
+    assert wire.MAX_FRAME_BYTES == 1 << 20
+    assert "at most 1 MiB" in PROTOCOL
+    assert (author.COMPACT_BYTES, author.COMPACT_FACTOR, author.FLUSH_MS) == (16 << 10, 4, 50)
+    assert "past 16 KB and four times its last snapshot" in PROTOCOL
+    assert "collected for 50 ms" in PROTOCOL
+    assert (wire.MAX_ENVELOPE_BYTES, grammar.MAX_VALUE_BYTES, grammar.MAX_DEPTH) == (64 << 10, 32 << 10, 8)
+    assert "at most 64 KB, a value 32 KB, eight levels deep" in " ".join(PROTOCOL.split())
+    assert sync.EXCHANGE_MS == 30_000
+    assert "Every 30 s" in PROTOCOL
+
+
+def test_records_are_as_discovery_has_them() -> None:
+    assert records.SIGNED_PREFIX.decode().rstrip("\n") in DISCOVERY
+    assert f"at most {records.MAX_MULTIADDRS}" in DISCOVERY
+    assert f"at most {records.MAX_CAPABILITIES}" in DISCOVERY
+    assert records.MAX_RECORD_BYTES == 16 << 10
+    assert "at most 16 KB" in DISCOVERY
+    assert sorted(re.findall(r"^\| `(\w+)` \|", DISCOVERY, re.MULTILINE)) == sorted(
+        ["agentId", "multiaddrs", "publicKey", "capabilities", "lastSeen", "ttl", "ext"]
+    )
