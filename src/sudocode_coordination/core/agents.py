@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
+from sudocode_coordination.api.requests import SetWork
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Write
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.resources import normalise
@@ -170,9 +171,9 @@ class Agents:
                     gone.append(id_)
         return gone
 
-    def detach(self, agent: AgentId, now: Now) -> list[Output]:
+    def detach(self, agent: AgentId) -> list[Output]:
         """It leaves; its work is cleared. The default agent stays, without work."""
-        out = self.clear_work(agent, now)
+        out = self.clear_work(agent)
         if agent != self.default and self._local.pop(agent, None) is not None:
             out.append(Write(root="agentMetadata", key=agent, value=None))
         return out
@@ -182,42 +183,28 @@ class Agents:
 
     # --- active work ----------------------------------------------------------------------------------------------------
 
-    def set_work(
-        self,
-        agent: AgentId,
-        *,
-        issues: tuple[str, ...],
-        specs: tuple[str, ...],
-        files: tuple[str, ...],
-        status: str,
-        metadata: dict[str, Json],
-        now: Now,
-    ) -> list[Output]:
+    def set_work(self, agent: AgentId, request: SetWork, now: Now) -> list[Output]:
         """What the agent works on from now on.
 
         Raises:
             ResourceError: a file or spec is not one of the repository.
         """
-        for kind, names in (("file", files), ("spec", specs)):
-            for name in names:
-                normalise(Resource(kind, name))  # type: ignore[arg-type]
         before = self._document.get("activeWork", self._me, agent)
         stamp = iso_from_ms(now.wall_ms)
         started = before["startedAt"] if isinstance(before, dict) else stamp
         entry = WorkEntry(
-            issues=issues,
-            specs=tuple(normalise(Resource("spec", s)).path for s in specs),
-            files=tuple(normalise(Resource("file", f)).path for f in files),
-            status=status,
-            metadata=metadata,
+            issues=request.issues,
+            specs=tuple(normalise(Resource("spec", s)).path for s in request.specs),
+            files=tuple(normalise(Resource("file", f)).path for f in request.files),
+            status=request.status,
+            metadata=request.metadata,
             started_at=started,
             updated_at=stamp,
         )
         return [Write(root="activeWork", key=agent, value=msgspec.to_builtins(entry), urgent=True)]
 
-    def clear_work(self, agent: AgentId, now: Now) -> list[Output]:
+    def clear_work(self, agent: AgentId) -> list[Output]:
         """It works on nothing."""
-        del now
         if self._document.get("activeWork", self._me, agent) is None:
             return []
         return [Write(root="activeWork", key=agent, value=None, urgent=True)]

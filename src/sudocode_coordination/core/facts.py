@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal, TypeAlias, get_args
 
 from sudocode_coordination.api.events import EventType
+from sudocode_coordination.api.requests import CoreRequest
 from sudocode_coordination.core.io import Effect, Item
 from sudocode_coordination.core.wire import WireMessage
 from sudocode_coordination.model import AgentId, Json, PeerId
@@ -58,6 +59,14 @@ class Write(Item, frozen=True, kw_only=True):
     urgent: bool = False
 
 
-Fact: TypeAlias = Say | Notify | RosterChanged | EntriesChanged | Write
+class Respond(Item, frozen=True, kw_only=True):
+    """Answer the request by the state that what came before it leads to."""
+
+    client: int
+    request_id: int
+    request: CoreRequest
+
+
+Fact: TypeAlias = Say | Notify | RosterChanged | EntriesChanged | Write | Respond
 Output: TypeAlias = Effect | Fact
 """What a machine's methods return lists of."""

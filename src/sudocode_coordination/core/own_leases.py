@@ -32,6 +32,7 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
+from sudocode_coordination.errors import ResourceError
 from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lease, Now, PeerId, Resource, iso_from_ms
 
 RETRY_MS: Final = 1_000
@@ -40,6 +41,8 @@ QUEUED_REFRESH_MS: Final = 5_000
 """A waiting claim is asked anew: a third of what it counts at others."""
 DECIDE_MS: Final = 12_000
 """Who does not want to wait has an answer by then: longer than it takes to notice that a peer has frozen (7 s)."""
+MAX_NAMES_BYTES: Final = 24 << 10
+"""All names of a lease together: they travel in every message about it, and are one entry of the document."""
 ROUNDS_KEPT: Final = 64
 """Renewal rounds whose answers are still understood."""
 
@@ -86,6 +89,8 @@ class OwnLeases:
             ResourceError: a name that can't be leased.
         """
         resources = normalise_all(request.resources)
+        if sum(len(resource.path.encode()) + 16 for resource in resources) > MAX_NAMES_BYTES:
+            raise ResourceError("the names of these resources are too long for one lease", hint="lease a folder above them instead")
         ttl_ms = min(request.ttl_ms or self._config.lease_ttl_ms, self._config.max_lease_ttl_ms)
         held = self._held_already(agent, resources, request)
         if held is not None:
@@ -110,6 +115,11 @@ class OwnLeases:
         if holding is None or holding.granted:
             return []
         return self._end(holding, "cancelled", now) + self._settle(now)
+
+    def client_gone(self, client: int, now: Now) -> list[Output]:
+        """None of the client's answers are waited for any more."""
+        waiting = [ticket for ticket in self._tickets if ticket.client == client]
+        return [o for ticket in waiting for o in self.cancel(ticket, now)]
 
     def renew(
         self, agent: AgentId, resources: tuple[Resource, ...], ttl_ms: int | None, now: Now

@@ -1,0 +1,427 @@
+"""The node: routes inputs to machines, facts between them, and effects out. It decides nothing itself.
+
+    handle(input, now) -> effects        deadline() -> when it wants a `Ticked`
+
+Laws: timers that are due run before any input, so nothing is decided on what has lapsed while the machine slept; of one step,
+all writes come first, in one transaction, then all else; what one step has to say to one peer goes in as few frames as fit.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Final, assert_never
+
+import msgspec
+
+from sudocode_coordination import __version__
+from sudocode_coordination.api.events import Event
+from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.agents import Agents
+from sudocode_coordination.core.desk import Desk
+from sudocode_coordination.core.discovery import Discovery
+from sudocode_coordination.core.facts import EntriesChanged, Notify, Output, Respond, RosterChanged, Say, Write
+from sudocode_coordination.core.holdings import View
+from sudocode_coordination.core.io import (
+    Admit,
+    BranchPublished,
+    BranchPublishFailed,
+    BranchRead,
+    BranchReadFailed,
+    ClientGone,
+    Dial,
+    DialFailed,
+    DiskFailed,
+    DiskOperation,
+    Effect,
+    Emit,
+    FrameReceived,
+    Gossip,
+    GossipReceived,
+    HangUp,
+    Input,
+    Listening,
+    PeerConnected,
+    PeerDisconnected,
+    PeerRefused,
+    Persist,
+    Publish,
+    ReadBranch,
+    Reply,
+    RequestCancelled,
+    RequestReceived,
+    Send,
+    Started,
+    Stopped,
+    StopRequested,
+    Ticked,
+)
+from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.leases import LeaseManager
+from sudocode_coordination.core.membership import Membership
+from sudocode_coordination.core.sync import SYNC_TOPIC, Sync
+from sudocode_coordination.core.wire import (
+    MAX_MESSAGES,
+    Ack,
+    Bye,
+    Claim,
+    End,
+    Envelopes,
+    Granted,
+    Heads,
+    Hello,
+    Presence,
+    RecordOffer,
+    Renew,
+    RenewAck,
+    Signed,
+    WireMessage,
+    decode_frame,
+    decode_message,
+    decode_signed,
+    encode_message,
+    encode_signed,
+)
+from sudocode_coordination.errors import ProtocolError, UsageError
+from sudocode_coordination.model import Instant, Now, PeerId, iso_from_ms
+
+PRESENCE_TOPIC: Final = "sudocode/presence"
+FRAME_BYTES: Final = 512 << 10
+"""Where a step's messages for one peer are cut into frames: half of what a receiver takes."""
+READY_MS: Final = 5_000
+"""A git remote that hangs does not keep anybody from working longer than this: leases are provisional then."""
+ROSTER_SLACK_MS: Final = 10_000
+"""A roster counts as read recently for two discovery intervals and this."""
+STOP_MS: Final = 10_000
+"""Longest wait for the removal of the own records."""
+SEEK_MS: Final = 2_000
+MAX_SEEK_MS: Final = 60_000
+"""While a known peer does not answer, the branch may know a newer address: looked at ever more rarely."""
+MAX_PRESENCES: Final = 10_000
+"""Peers whose gossiped beats are counted."""
+
+
+class Node:
+    """One clone's whole state, and every decision about it."""
+
+    def __init__(self, config: CoordinationConfig, keyring: Keyring) -> None:
+        self._config = config
+        self._keyring = keyring
+        self.peer_id = self._me = keyring.peer_id
+        rng = Random(0)
+        self._rng = rng
+        self.sync = Sync(keyring, rng, __version__)
+        self.discovery = Discovery(keyring, config, rng)
+        self.membership = Membership(self._me, config, rng)
+        self.leases = LeaseManager(self._me, config)
+        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync)
+        self.desk = Desk(self, config)
+        self._started_at: Instant = 0
+        self._now = Now(0, 0)
+        self._presences: dict[PeerId, tuple[int, int]] = {}
+        self._sought_at: Instant = 0
+        self._seeks = 0
+        self._stop_by: Instant | None = None
+        self._done = False
+        self.listening: tuple[str, ...] = ()
+        self.stopping = False
+        self.disk_trouble: str | None = None
+        self.started_wall_ms = 0
+
+    # --- the door ---------------------------------------------------------------------------------------------------------
+
+    def handle(self, given: Input, now: Now) -> list[Effect]:
+        """Take an input in; what is to be done, in order."""
+        self._now = now
+        step = _Step()
+        if not isinstance(given, Started):
+            late_ms = given.late_ms if isinstance(given, Ticked) else 0
+            self._route(self._tick(now, late_ms), step, now)
+        self._route(self._take(given, now), step, now)
+        self._route(self._look_around(now), step, now)
+        if self.stopping and not self._done and (self.discovery.stopped or now.instant >= (self._stop_by or 0)):
+            self._done = True
+            step.effects.append(Stopped())
+        return step.finish()
+
+    def deadline(self) -> Instant | None:
+        """When it wants a `Ticked`; None: it waits for inputs only."""
+        times = [
+            self.discovery.deadline(),
+            self.membership.deadline(),
+            self.membership.view_deadline(self._now.instant),
+            self.sync.deadline(),
+            self.leases.deadline(),
+            self._stop_by,
+        ]
+        if not self.discovery.first_read_done and self._now.instant < self._started_at + READY_MS:
+            times.append(self._started_at + READY_MS)
+        if self.membership.longing() >= 2:
+            times.append(self._seek_at())
+        return None if self._done else min((t for t in times if t is not None), default=None)
+
+    # --- in ---------------------------------------------------------------------------------------------------------------
+
+    def _tick(self, now: Now, late_ms: int) -> list[Output]:
+        out: list[Output] = []
+        if _due(self.membership.deadline(), now) or late_ms:
+            out += self.membership.ticked(now, late_ms)
+        if _due(self.leases.deadline(), now):
+            out += self.leases.ticked(now)
+        if _due(self.sync.deadline(), now):
+            out += self.sync.ticked(now)
+        if _due(self.discovery.deadline(), now) or late_ms:
+            out += self.discovery.ticked(now, late_ms)
+        return out
+
+    def _take(self, given: Input, now: Now) -> list[Output]:
+        match given:
+            case Started():
+                return self._start(given, now)
+            case Ticked():
+                return []
+            case Listening(addresses=addresses):
+                self.listening = addresses
+                return self.discovery.listening(addresses, now)
+            case PeerConnected():
+                return self._connected(given, now)
+            case PeerDisconnected(peer=peer):
+                out = self.membership.disconnected(given, now) + self.sync.peer_down(peer, now)
+                return out + self.discovery.connected_changed(self.membership.connected_peers, now)
+            case DialFailed():
+                return self.membership.dial_failed(given, now)
+            case PeerRefused(peer=peer):
+                return self.discovery.knocked(peer, now)
+            case FrameReceived(peer=peer, frame=frame):
+                return self._frame(peer, frame, now)
+            case GossipReceived(topic=topic, data=data):
+                return self._gossip(topic, data, now)
+            case BranchRead():
+                return self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
+            case BranchReadFailed(reason=reason):
+                return self.discovery.branch_read_failed(given, now) + self.desk.branch_looked_at(reason, now)
+            case BranchPublished():
+                self.desk.pushed()
+                return self.discovery.branch_published(given, now)
+            case BranchPublishFailed():
+                return self.discovery.branch_publish_failed(given, now)
+            case RequestReceived():
+                return self.desk.asked(given, now)
+            case RequestCancelled(client=client, request_id=request_id):
+                return self.desk.cancelled(client, request_id, now)
+            case ClientGone(client=client):
+                return self.desk.client_gone(client, now)
+            case DiskFailed(reason=reason):
+                self.disk_trouble = f"{iso_from_ms(now.wall_ms)}: {reason}"
+                self.leases.memory_lost(now.instant)
+                return []
+            case StopRequested():
+                return self._stop(now)
+            case _:
+                assert_never(given)
+
+    def _start(self, given: Started, now: Now) -> list[Output]:
+        self._rng.seed(given.seed)
+        self._started_at, self.started_wall_ms = now.instant, now.wall_ms
+        out = self.sync.started(given.contents, now)
+        incarnation = self.sync.incarnation
+        for root in ("leases", "activeWork", "agentMetadata"):
+            for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
+                out += self.sync.set(root, key, None, now)
+        out += self.leases.started(incarnation, given.contents, now)
+        out += self.agents.started(given.contents)
+        out += self.membership.started(incarnation, now)
+        out += self.discovery.started(now, given.contents)
+        return out + self.discovery.agents_changed(self.agents.local, now)
+
+    def _stop(self, now: Now) -> list[Output]:
+        if self.stopping:
+            return []
+        self.stopping = True
+        self._stop_by = now.instant + STOP_MS
+        self.membership.stop()
+        out = self.leases.stop(now)
+        for agent in self.agents.local:
+            out += self.agents.clear_work(agent)
+        out += self.sync.flush(now)
+        out += [Say(peer=peer, message=Bye()) for peer in sorted(self.membership.connected_peers)]
+        return out + self.discovery.stop(now)
+
+    def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
+        peer = given.peer
+        out: list[Output] = [
+            Say(peer=peer, message=Hello(version=__version__, incarnation=self.sync.incarnation, heads=self.sync.hello()))
+        ]
+        out += self.membership.connected(given, now)
+        out += self.sync.peer_up(peer, now)
+        out += self.discovery.connected_changed(self.membership.connected_peers, now)
+        out += self._view_changed(now)
+        return out + self.leases.peer_up(peer, now)
+
+    def _frame(self, peer: PeerId, frame: bytes, now: Now) -> list[Output]:
+        if peer not in self.membership.connected_peers:
+            return []
+        try:
+            messages = decode_frame(frame)
+        except ProtocolError as error:
+            return [HangUp(peer=peer, reason=str(error))]
+        self.membership.heard(peer, now)
+        return [output for message in messages for output in self._message(peer, message, now)]
+
+    def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
+        match message:
+            case Hello(incarnation=incarnation, heads=heads):
+                return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
+            case Heads() | Envelopes():
+                return self.sync.received(peer, message, now)
+            case Presence():
+                return self.membership.presence(peer, message, now)
+            case Bye():
+                self.membership.said_goodbye(peer)
+                return self.leases.peer_left(peer, now)
+            case RecordOffer():
+                return self.discovery.offered(peer, message, now)
+            case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
+                return self.leases.received(peer, message, now)
+            case _:
+                assert_never(message)
+
+    def _gossip(self, topic: str, data: bytes, now: Now) -> list[Output]:
+        if topic == SYNC_TOPIC:
+            return self.sync.gossiped(data, now)
+        if topic != PRESENCE_TOPIC:
+            return []
+        try:
+            signed = decode_signed(data)
+            message = decode_message(signed.payload)
+        except ProtocolError:
+            return []
+        if not isinstance(message, Presence) or signed.peer not in self.discovery.known or signed.peer == self._me:
+            return []
+        beat = (message.incarnation, message.count)
+        if beat <= self._presences.get(signed.peer, (-1, -1)) or len(self._presences) >= MAX_PRESENCES:
+            return []
+        if not self._keyring.verify(signed.peer, _presence_bytes(signed.payload), signed.signature):
+            return []
+        self._presences[signed.peer] = beat
+        self.leases.peer_alive(signed.peer, now)
+        return []
+
+    def _beat_for_all(self, count: int) -> list[Output]:
+        """Peers out of direct reach hear the beat by gossip; in a full mesh it would only cost everyone's time."""
+        if self._all_connected():
+            return []
+        payload = encode_message(Presence(incarnation=self.sync.incarnation, count=count))
+        signed = Signed(self._me, payload, self._keyring.sign(_presence_bytes(payload)))
+        return [Gossip(topic=PRESENCE_TOPIC, data=encode_signed(signed))]
+
+    # --- around -------------------------------------------------------------------------------------------------------------
+
+    def _all_connected(self) -> bool:
+        connected, gone = self.membership.connected_peers, self.membership.gone(self._now.instant)
+        return all(peer in connected or peer in gone or peer == self._me for peer in self.discovery.roster)
+
+    def _view_changed(self, now: Now) -> list[Output]:
+        read_at = self.discovery.roster_read_at
+        fresh_ms = 2 * self._config.peer_discovery_interval_ms + ROSTER_SLACK_MS
+        self.sync.set_reachability(self._all_connected())
+        view = View(
+            roster=tuple(sorted({self._me, *self.discovery.roster})),
+            connected=self.membership.connected_peers,
+            suspected=self.membership.suspected(now.instant),
+            gone=self.membership.gone(now.instant),
+            roster_fresh=read_at is not None and now.instant - read_at <= fresh_ms,
+            ready=self.discovery.first_read_done or now.instant >= self._started_at + READY_MS,
+        )
+        return self.leases.view_changed(view, now)
+
+    def _look_around(self, now: Now) -> list[Output]:
+        """What follows from the step as a whole: who counts, and whether to look for new addresses."""
+        out = self._view_changed(now)
+        if self.membership.longing() < 2:
+            self._seeks = 0
+        elif not self.stopping and now.instant >= self._seek_at():
+            self._sought_at = now.instant
+            self._seeks += 1
+            out += self.discovery.refresh_requested(now)
+        return out
+
+    def _seek_at(self) -> Instant:
+        return self._sought_at + min(MAX_SEEK_MS, SEEK_MS << min(self._seeks, 10))
+
+    # --- out ----------------------------------------------------------------------------------------------------------------
+
+    def _route(self, outputs: list[Output], step: _Step, now: Now) -> None:
+        """Facts go to the machines they concern, depth first; effects and messages into the step."""
+        for output in outputs:
+            match output:
+                case Say(peer=peer, message=message):
+                    step.say(peer, message)
+                case Persist(operations=operations):
+                    step.operations.extend(operations)
+                case Write(root=root, key=key, value=value, urgent=urgent):
+                    try:
+                        written = self.sync.set(root, key, value, now, urgent=urgent)
+                    except UsageError as error:
+                        self.desk.trouble(f"{root} {key!r} was not shared: {error}")
+                        continue
+                    self._route(written, step, now)
+                case EntriesChanged(owner=owner, changes=changes):
+                    self._route(self.leases.entries_changed(owner, changes, now), step, now)
+                    self._route(self.agents.entries_changed(owner, changes, now), step, now)
+                case RosterChanged():
+                    self._route(self.membership.known_changed(self.discovery.known, now), step, now)
+                    self._route(self._view_changed(now), step, now)
+                case Respond():
+                    self._route(self.desk.respond(output, now), step, now)
+                case Notify(type=kind, agent_id=agent, data=data):
+                    stamp = iso_from_ms(now.wall_ms)
+                    event = Event(type=kind, agent_id=agent or self._config.agent_id, timestamp=stamp, data=data)
+                    step.effects.append(Emit(event=event))
+                    if kind == "heartbeat-sent":
+                        self._route(self._beat_for_all(data["count"]), step, now)
+                case Dial() | HangUp() | Admit() | Send() | Gossip() | ReadBranch() | Publish() | Reply() | Emit() | Stopped():
+                    step.effects.append(output)
+                case _:
+                    assert_never(output)
+
+
+class _Step:
+    """What one input leads to."""
+
+    def __init__(self) -> None:
+        self.operations: list[DiskOperation] = []
+        self.effects: list[Effect] = []
+        self._said: dict[PeerId, list[WireMessage]] = {}
+
+    def say(self, peer: PeerId, message: WireMessage) -> None:
+        """Once the writes are done."""
+        self._said.setdefault(peer, []).append(message)
+
+    def finish(self) -> list[Effect]:
+        """Writes, then messages (they are waited for elsewhere), then the rest."""
+        effects: list[Effect] = [Persist(operations=tuple(self.operations))] if self.operations else []
+        for peer, messages in self._said.items():
+            effects += [Send(peer=peer, frame=frame) for frame in _frames(messages)]
+        return effects + self.effects
+
+
+def _frames(messages: list[WireMessage]) -> list[bytes]:
+    frames: list[bytes] = []
+    batch: list[msgspec.Raw] = []
+    size = 0
+    for message in messages:
+        encoded = encode_message(message)
+        if batch and (size + len(encoded) > FRAME_BYTES or len(batch) >= MAX_MESSAGES):
+            frames.append(msgspec.msgpack.encode(batch))
+            batch, size = [], 0
+        batch.append(msgspec.Raw(encoded))
+        size += len(encoded)
+    return [*frames, msgspec.msgpack.encode(batch)]
+
+
+def _due(deadline: Instant | None, now: Now) -> bool:
+    return deadline is not None and deadline <= now.instant
+
+
+def _presence_bytes(payload: bytes) -> bytes:
+    return b"sudocode-coordination/presence/1\0" + payload
