@@ -36,16 +36,13 @@ from sudocode_coordination.core.io import (
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.own_records import OwnRecords
+from sudocode_coordination.core.peer_view import BranchView, KnownPeer, shape
 from sudocode_coordination.core.records import parse_record, parse_wall, peer_of, record_name
 from sudocode_coordination.core.wire import RecordOffer
-from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs
 
-MAX_RECORDS: Final = 2_000
-"""Records looked at: ten agents each for the most peers that a swarm has. The first by name; the others are told as skipped."""
-MAX_SKIPPED: Final = 500
-"""Files that are told as skipped."""
-CLOCK_SKEW_MS: Final = 60_000
-"""By which wall clocks of two machines may differ before a record counts as stale or from the future."""
+MAX_OFFERS: Final = 2_000
+"""Records that wait to be published for others: as many as are read."""
 PUBLISH_GAP_MS: Final = 15_000
 """Between two pushes of this peer: four a minute at most; hosts ask for no more than six in a repository."""
 RETRY_MS: Final = 2_000
@@ -65,17 +62,9 @@ REMOVAL_VIEW_MS: Final = 10_000
 MANY_STALE: Final = 50
 """Stale records that are worth a push of their own."""
 
+__all__ = ["BranchHealth", "Discovery", "KnownPeer"]
+
 HealthState = Literal["unknown", "ok", "unreachable"]
-
-
-class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
-    """Another clone, as its agents' records tell of it."""
-
-    addresses: tuple[str, ...]
-    """Multiaddrs, of its latest record."""
-    agents: dict[AgentId, PeerRecord]
-    fresh: bool
-    """Whether it counts: connected, or its records are renewed."""
 
 
 class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,20 +74,6 @@ class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
     since_ms: WallMs
     """Wall time of the change to this state."""
     reason: str = ""
-
-
-class _Seen(msgspec.Struct, kw_only=True):
-    """A valid record of another peer."""
-
-    record: PeerRecord
-    peer: PeerId
-    data: bytes
-    last_seen_ms: WallMs
-    since: Instant
-    """When it was first seen as it is, by the clock here."""
-    born_stale: bool
-    listed: bool = True
-    """Whether the latest read still had it."""
 
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,9 +100,7 @@ class Discovery:
         self._rng = rng
         self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
         self._connected: frozenset[PeerId] = frozenset()
-        self._seen: dict[str, _Seen] = {}
-        self._refused: dict[str, tuple[bytes, str]] = {}
-        self._skipped: dict[str, str] = {}
+        self._view = BranchView(keyring)
         self._offers: dict[str, _Offer] = {}
         self._commit: str | None = None
         self._known: dict[PeerId, KnownPeer] = {}
@@ -185,7 +158,7 @@ class Discovery:
     @property
     def skipped(self) -> Mapping[str, str]:
         """Files on the branch that do not count -> why."""
-        return MappingProxyType({**self._skipped, **self._own.conflicts})
+        return MappingProxyType({**self._view.skipped, **self._own.conflicts})
 
     @property
     def first_read_done(self) -> bool:
@@ -271,7 +244,11 @@ class Discovery:
         self._read_error = ""
         self._roster_read_at = asked
         self._schedule_read(now.instant, self._jittered(self._interval))
-        self._take_branch(read, now)
+        self._commit = read.commit
+        own = self._view.take(read, self._connected, now, asked)
+        self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant)
+        for name in [n for n, offer in self._offers.items() if self._view.has(n, offer.last_seen_ms)]:
+            del self._offers[name]  # somebody else pushed it
         self._note_health(now)
         return self._act(now)
 
@@ -384,63 +361,6 @@ class Discovery:
         since = self._health.since_ms if state == self._health.state else now.wall_ms
         self._health = BranchHealth(state=state, since_ms=since, reason=reason)
 
-    def _take_branch(self, read: BranchRead, now: Now) -> None:
-        self._commit = read.commit
-        skipped = dict(sorted(read.skipped.items())[:MAX_SKIPPED])
-        refused: dict[str, tuple[bytes, str]] = {}
-        own: dict[str, tuple[bytes, PeerRecord]] = {}
-        foreign: dict[str, _Seen] = {}
-        for count, (name, data) in enumerate(sorted(read.records.items())):
-            if count >= MAX_RECORDS:
-                skipped.setdefault(name, f"more than {MAX_RECORDS} records")
-                break
-            before = self._seen.get(name)
-            if before is not None and before.data == data:
-                before.listed = True
-                foreign[name] = before
-                continue
-            earlier = self._refused.get(name)
-            record = earlier[1] if earlier is not None and earlier[0] == data else parse_record(name, data, self._keyring)
-            if isinstance(record, str):
-                refused[name] = (data, record)
-                if len(skipped) < MAX_SKIPPED:
-                    skipped[name] = record
-            elif peer_of(record) == self._self:
-                own[name] = (data, record)
-            else:
-                foreign[name] = self._sight(before, record, data, now)
-        for name, seen in self._seen.items():
-            if name not in foreign and name not in own and seen.peer in self._connected:
-                seen.listed = False
-                foreign[name] = seen
-        self._seen, self._refused, self._skipped = foreign, refused, skipped
-        for name, seen in foreign.items():
-            if name in self._offers and seen.listed and seen.last_seen_ms >= self._offers[name].last_seen_ms:
-                del self._offers[name]  # somebody else pushed it
-        others = {name: seen.peer for name, seen in foreign.items() if seen.listed and self._is_fresh(seen)}
-        self._own.branch_read(own, others, now.instant)
-
-    def _sight(self, before: _Seen | None, record: PeerRecord, data: bytes, now: Now) -> _Seen:
-        """A record that is new or has changed."""
-        peer = peer_of(record)
-        last_seen_ms = parse_wall(record.last_seen) or 0
-        if before is not None and before.peer == peer and last_seen_ms <= before.last_seen_ms:
-            # An older one was put back, by who rewrote the branch: no sign of life, and nothing that we do not know better.
-            before.listed = True
-            before.data = data
-            return before
-        born_stale = now.wall_ms - last_seen_ms > record.ttl + CLOCK_SKEW_MS
-        return _Seen(record=record, peer=peer, data=data, last_seen_ms=last_seen_ms, since=now.instant, born_stale=born_stale)
-
-    def _is_fresh(self, seen: _Seen) -> bool:
-        if seen.peer in self._connected:
-            return True
-        return not seen.born_stale and self._age(seen) < seen.record.ttl
-
-    def _age(self, seen: _Seen) -> int:
-        """For how long reads have found it unchanged."""
-        return max(0, (self._roster_read_at or 0) - seen.since)
-
     # --- publishing --------------------------------------------------------------------------------------------------------
 
     def _publisher(self) -> PeerId:
@@ -452,7 +372,7 @@ class Discovery:
 
     def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
         name = _name_of(data)
-        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_RECORDS):
+        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
             return
         record = parse_record(name, data, self._keyring)
         if isinstance(record, str) or peer_of(record) == self._self:
@@ -461,12 +381,12 @@ class Discovery:
         if owner != peer and owner not in self._known:
             return  # only its own, or those of peers that the branch has introduced
         last_seen_ms = parse_wall(record.last_seen) or 0
-        seen, waiting = self._seen.get(name), self._offers.get(name)
+        waiting = self._offers.get(name)
         if waiting is not None and waiting.last_seen_ms >= last_seen_ms:
             return
-        if seen is not None and (self._is_fresh(seen) if seen.peer != owner else seen.listed and seen.last_seen_ms >= last_seen_ms):
+        if not self._view.would_renew(name, owner, last_seen_ms, self._connected):
             return
-        renewal = seen is not None and seen.listed and _same_but_time(seen.record, record)
+        renewal = self._view.says_the_same(name, record)
         due = now.instant + (record.ttl // 6 if renewal else PUBLISH_GAP_MS)
         if waiting is not None:
             due = min(due, waiting.due)
@@ -482,27 +402,19 @@ class Discovery:
         times = self._own.publish_times(leads=leads, read_at=self._roster_read_at)
         if leads:
             times.extend(offer.due for offer in self._offers.values())
-            if len(self._stale_names()) >= MANY_STALE:
+            if len(self._stale()) >= MANY_STALE:
                 times.append(self._not_before)
         earliest = min(times, default=None)
         if earliest is None:
             return None
         return max(earliest, self._not_before)
 
-    def _stale_names(self) -> list[str]:
-        """Records of others to be removed: unchanged for twice their ttl, or that long old at first sight."""
-        return [
-            name
-            for name, seen in sorted(self._seen.items())
-            if seen.listed
-            and name not in self._offers
-            and not self._is_fresh(seen)
-            and (self._age(seen) >= 2 * seen.record.ttl or (seen.born_stale and self._age(seen) >= seen.record.ttl))
-        ]
+    def _stale(self) -> list[str]:
+        return [name for name in self._view.removable(self._connected) if name not in self._offers]
 
     def _publish(self, now: Now) -> list[Output]:
         leads = self._publisher() == self._self
-        stale = self._stale_names() if leads else []
+        stale = self._stale() if leads else []
         if stale and now.instant - self._read_ended_at > REMOVAL_VIEW_MS:
             self._waits_for_view = True
             self._look(now.instant)
@@ -525,7 +437,7 @@ class Discovery:
 
     def _act(self, now: Now) -> list[Output]:
         """What follows from the state as it is now: a new view, and whatever is due."""
-        outputs = self._view()
+        outputs = self._show()
         due = self._publish_due()
         if due is not None and due <= now.instant:
             outputs.extend(self._publish(now))
@@ -540,22 +452,10 @@ class Discovery:
             outputs.append(ReadBranch())
         return outputs
 
-    def _view(self) -> list[Output]:
+    def _show(self) -> list[Output]:
         """Work out `known` again, and tell what changed."""
-        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in self._connected}
-        by_peer: dict[PeerId, list[_Seen]] = {}
-        for _, seen in sorted(self._seen.items()):
-            by_peer.setdefault(seen.peer, []).append(seen)
-        known: dict[PeerId, KnownPeer] = {}
-        for peer, all_seen in sorted(by_peer.items()):
-            fresh = [seen for seen in all_seen if self._is_fresh(seen)]
-            latest = max(fresh or all_seen, key=lambda seen: (seen.last_seen_ms, seen.record.agent_id))
-            known[peer] = KnownPeer(
-                addresses=latest.record.multiaddrs,
-                agents={seen.record.agent_id: seen.record for seen in fresh or all_seen},
-                fresh=bool(fresh),
-            )
-        changed = _shape(known) != _shape(self._known)
+        known = self._view.known(self._connected)
+        changed = shape(known) != shape(self._known)
         self._known = known
         if not changed:
             return []
@@ -567,18 +467,6 @@ class Discovery:
             outputs.append(Notify(type="peer-discovered", agent_id=agent, data=data))
         self._discovered = frozenset(found)
         return outputs
-
-
-def _shape(known: Mapping[PeerId, KnownPeer]) -> list[object]:
-    """What of it is news when it changes: everything but the times."""
-    return [
-        (peer, entry.addresses, entry.fresh, sorted((agent, r.capabilities) for agent, r in entry.agents.items()))
-        for peer, entry in known.items()
-    ]
-
-
-def _same_but_time(one: PeerRecord, other: PeerRecord) -> bool:
-    return (one.multiaddrs, one.capabilities, one.ttl) == (other.multiaddrs, other.capabilities, other.ttl)
 
 
 def _name_of(data: bytes) -> str | None:

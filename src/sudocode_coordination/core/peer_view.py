@@ -1,0 +1,175 @@
+"""The coordination branch as it was last read, judged: whose records count, which are stale, which are none.
+
+No clock but our own is believed: how long a record has gone without renewal is counted between reads here, and nobody ages
+while the remote can't be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from sudocode_coordination.core.io import BranchRead
+from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.records import parse_record, parse_wall, peer_of
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
+
+MAX_RECORDS: Final = 2_000
+"""Records looked at: ten agents each for the most peers that a swarm has. The first by name; the others are told as skipped."""
+MAX_SKIPPED: Final = 500
+"""Files that are told as skipped."""
+CLOCK_SKEW_MS: Final = 60_000
+"""By which wall clocks of two machines may differ before a record counts as stale at first sight."""
+
+
+class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
+    """Another clone, as its agents' records tell of it."""
+
+    addresses: tuple[str, ...]
+    """Multiaddrs, of its latest record."""
+    agents: dict[AgentId, PeerRecord]
+    fresh: bool
+    """Whether it counts: connected, or its records are renewed."""
+
+
+class _Seen(msgspec.Struct, kw_only=True):
+    """A valid record of another peer."""
+
+    record: PeerRecord
+    peer: PeerId
+    data: bytes
+    last_seen_ms: WallMs
+    since: Instant
+    """When it was first seen as it is, by the clock here."""
+    born_stale: bool
+    listed: bool = True
+    """Whether the latest read still had it."""
+
+
+class BranchView:
+    """What the branch says of others.
+
+    Args:
+        keyring: verifies signatures, and says who we are.
+    """
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._seen: dict[str, _Seen] = {}
+        self._refused: dict[str, tuple[bytes, str]] = {}
+        self._read_at: Instant = 0
+        self.skipped: dict[str, str] = {}
+        """Files that do not count -> why."""
+
+    def take(self, read: BranchRead, connected: frozenset[PeerId], now: Now, asked: Instant) -> dict[str, tuple[bytes, PeerRecord]]:
+        """Take in a read that was asked for at `asked`; our own records are handed back."""
+        self._read_at = asked
+        skipped = dict(sorted(read.skipped.items())[:MAX_SKIPPED])
+        refused: dict[str, tuple[bytes, str]] = {}
+        own: dict[str, tuple[bytes, PeerRecord]] = {}
+        foreign: dict[str, _Seen] = {}
+        for count, (name, data) in enumerate(sorted(read.records.items())):
+            if count >= MAX_RECORDS:
+                skipped.setdefault(name, f"more than {MAX_RECORDS} records")
+                break
+            before = self._seen.get(name)
+            if before is not None and before.data == data:
+                before.listed = True
+                foreign[name] = before
+                continue
+            earlier = self._refused.get(name)
+            record = earlier[1] if earlier is not None and earlier[0] == data else parse_record(name, data, self._keyring)
+            if isinstance(record, str):
+                refused[name] = (data, record)
+                if len(skipped) < MAX_SKIPPED:
+                    skipped[name] = record
+            elif peer_of(record) == self._keyring.peer_id:
+                own[name] = (data, record)
+            else:
+                foreign[name] = self._sight(before, record, data, now)
+        for name, seen in self._seen.items():
+            if name not in foreign and name not in own and seen.peer in connected:
+                seen.listed = False
+                foreign[name] = seen
+        self._seen, self._refused, self.skipped = foreign, refused, skipped
+        return own
+
+    def _sight(self, before: _Seen | None, record: PeerRecord, data: bytes, now: Now) -> _Seen:
+        """A record that is new or has changed."""
+        peer = peer_of(record)
+        last_seen_ms = parse_wall(record.last_seen) or 0
+        if before is not None and before.peer == peer and last_seen_ms <= before.last_seen_ms:
+            # An older one was put back, by who rewrote the branch: no sign of life, and nothing that we do not know better.
+            before.listed = True
+            before.data = data
+            return before
+        born_stale = now.wall_ms - last_seen_ms > record.ttl + CLOCK_SKEW_MS
+        return _Seen(record=record, peer=peer, data=data, last_seen_ms=last_seen_ms, since=now.instant, born_stale=born_stale)
+
+    def has(self, name: str, last_seen_ms: WallMs) -> bool:
+        """Whether the branch has that file, as old as that or newer."""
+        seen = self._seen.get(name)
+        return seen is not None and seen.listed and seen.last_seen_ms >= last_seen_ms
+
+    def would_renew(self, name: str, owner: PeerId, last_seen_ms: WallMs, connected: frozenset[PeerId]) -> bool:
+        """Whether such a record of `owner` is news: newer than its own, or in place of another peer's stale one."""
+        seen = self._seen.get(name)
+        if seen is None:
+            return True
+        return not self._is_fresh(seen, connected) if seen.peer != owner else not self.has(name, last_seen_ms)
+
+    def says_the_same(self, name: str, record: PeerRecord) -> bool:
+        """Whether the branch has that record, but for the time in it."""
+        seen = self._seen.get(name)
+        if seen is None or not seen.listed:
+            return False
+        there = seen.record
+        return (there.multiaddrs, there.capabilities, there.ttl) == (record.multiaddrs, record.capabilities, record.ttl)
+
+    def fresh_names(self, connected: frozenset[PeerId]) -> dict[str, PeerId]:
+        """Files of other peers on the branch that count, and whose they are."""
+        return {name: seen.peer for name, seen in self._seen.items() if seen.listed and self._is_fresh(seen, connected)}
+
+    def removable(self, connected: frozenset[PeerId]) -> list[str]:
+        """Files to be removed: unchanged for twice their ttl, or that long old at first sight."""
+        return [
+            name
+            for name, seen in sorted(self._seen.items())
+            if seen.listed
+            and not self._is_fresh(seen, connected)
+            and (self._age(seen) >= 2 * seen.record.ttl or (seen.born_stale and self._age(seen) >= seen.record.ttl))
+        ]
+
+    def known(self, connected: frozenset[PeerId]) -> dict[PeerId, KnownPeer]:
+        """The other peers, sorted by id. A peer whose record has vanished stays while it is connected."""
+        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in connected}
+        by_peer: dict[PeerId, list[_Seen]] = {}
+        for _, seen in sorted(self._seen.items()):
+            by_peer.setdefault(seen.peer, []).append(seen)
+        found: dict[PeerId, KnownPeer] = {}
+        for peer, all_seen in sorted(by_peer.items()):
+            fresh = [seen for seen in all_seen if self._is_fresh(seen, connected)]
+            latest = max(fresh or all_seen, key=lambda seen: (seen.last_seen_ms, seen.record.agent_id))
+            found[peer] = KnownPeer(
+                addresses=latest.record.multiaddrs,
+                agents={seen.record.agent_id: seen.record for seen in fresh or all_seen},
+                fresh=bool(fresh),
+            )
+        return found
+
+    def _is_fresh(self, seen: _Seen, connected: frozenset[PeerId]) -> bool:
+        return seen.peer in connected or (not seen.born_stale and self._age(seen) < seen.record.ttl)
+
+    def _age(self, seen: _Seen) -> int:
+        """For how long reads have found it unchanged."""
+        return max(0, self._read_at - seen.since)
+
+
+def shape(known: Mapping[PeerId, KnownPeer]) -> list[object]:
+    """What of it is news when it changes: everything but the times."""
+    return [
+        (peer, entry.addresses, entry.fresh, sorted((agent, r.capabilities) for agent, r in entry.agents.items()))
+        for peer, entry in known.items()
+    ]
