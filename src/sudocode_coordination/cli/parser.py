@@ -239,8 +239,7 @@ def _add_other_commands(commands: Any) -> None:
     doctor = _command(commands, "doctor", "look for what keeps peers from meeting, and say what to do", run="doctor")
     doctor.add_argument("--remote", metavar="R", help="git remote to look at (as configured)")
     doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
-    demo = _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
-    demo.add_argument("--timeout", metavar="DUR", type=duration, default=60_000, help="give up after this (60s)")
+    _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
     # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
     help_ = _command(commands, "help", "explain a command", run="help")
