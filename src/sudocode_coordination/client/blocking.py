@@ -29,6 +29,7 @@ class Client(Calls, Blocks):
         clone: whose daemon; without it the clone of the current directory.
         agent: who acts; None is the daemon's default agent.
         folder: what relative paths are relative to; without it the current directory.
+        connection: one that is open already, to be shared.
 
     Raises:
         NotARepositoryError: the current directory is in no clone.
@@ -37,12 +38,17 @@ class Client(Calls, Blocks):
     """
 
     def __init__(
-        self, clone: Clone | None = None, *, agent: str | None = None, folder: str | os.PathLike[str] | None = None
+        self,
+        clone: Clone | None = None,
+        *,
+        agent: str | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.clone = clone or find_clone()
         self.agent = agent
         self.folder = os.path.abspath(folder or ".")  # noqa: PTH100 - pathlib has no such thing without resolving links
-        self.connection = Connection(self.clone)
+        self.connection = connection or Connection(self.clone)
 
     @classmethod
     def connect(cls, path: str | os.PathLike[str] | None = None, *, agent: str | None = None) -> Client:

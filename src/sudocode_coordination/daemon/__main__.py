@@ -87,6 +87,8 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
             if not detached:
                 logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
             log_to_file(clone)
+            if detached:
+                _keep_last_words(clone)
             try:
                 config = settle_config(clone, json.loads(config_json))
                 _live(clone, config, holding, report, surroundings)
@@ -104,6 +106,21 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
         _tell(report, {"code": "failed", "message": message, "hint": "its log is daemon.log in the state folder"})
         return 1
     return 0
+
+
+def _keep_last_words(clone: Clone) -> None:
+    """What native code and the interpreter itself print before they die belongs into the log as well."""
+    import faulthandler
+
+    from sudocode_coordination.daemon.lifecycle import LOG_FILE
+
+    target = os.open(clone.state_file(LOG_FILE), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for source, standard in ((nothing, 0), (target, 1), (target, 2)):
+        os.dup2(source, standard)
+    os.close(target)
+    os.close(nothing)
+    faulthandler.enable(2)
 
 
 def _live(clone: Clone, config: CoordinationConfig, holding: Any, report: _Report, surroundings: Any) -> None:

@@ -96,7 +96,7 @@ class RealSurroundings:
     def disk(self) -> Disk:
         from sudocode_coordination.adapters.disk import SqliteDisk
 
-        return SqliteDisk(Path(self._clone.state_file("state.sqlite")))
+        return SqliteDisk(Path(self._clone.state_dir))
 
     def git(self, deliver: Deliver) -> RunningGit:
         from sudocode_coordination.adapters.git import GitCli
@@ -108,7 +108,14 @@ class RealSurroundings:
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
 
-        return Libp2pNetwork(self._identity, self._config.listen_addresses, deliver)
+        config = self._config
+        return Libp2pNetwork(
+            self._identity,
+            config.listen_addresses,
+            deliver,
+            announce_addresses=config.announce_addresses,
+            max_peers=config.max_peers,
+        )
 
 
 class LateNetwork:
