@@ -1,0 +1,466 @@
+"""A simulated network on a virtual clock: latency, loss, partitions, crashes and freezes, all from the scheduler's dice.
+
+By default it keeps the laws of `ports.Network`: frames arrive whole and in order or the link breaks. `frame_loss`,
+`frame_duplication` and `frame_reordering` make it harsher than TCP, for code that shall bear even that.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sudocode_coordination.core.io import (
+    DialFailed,
+    FrameReceived,
+    GossipReceived,
+    Input,
+    Listening,
+    PeerConnected,
+    PeerDisconnected,
+    PeerRefused,
+)
+from sudocode_coordination.core.wire import MAX_FRAME_BYTES
+from sudocode_coordination.model import Instant, PeerId
+from sudocode_coordination.sim.scheduler import Scheduler
+
+TOPICS: Final = ("sudocode/sync", "sudocode/presence")
+MAX_GOSSIP_BYTES: Final = 192 << 10
+"""As over libp2p."""
+MAX_QUEUED_BYTES: Final = 16 * MAX_FRAME_BYTES
+"""Under way to one peer, as over libp2p; a frozen peer is given up when it is reached."""
+_BYTES_PER_MS: Final = 50_000
+"""What one link carries, as measured over loopback."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkFaults:
+    """What goes wrong by chance. Probabilities from 0 to 1, times in milliseconds."""
+
+    latency_ms: tuple[int, int] = (1, 5)
+    """One way, drawn per frame."""
+    frame_loss: float = 0.0
+    frame_duplication: float = 0.0
+    frame_reordering: float = 0.0
+    """Chance that a frame takes up to three times the longest latency more, and so is overtaken."""
+    link_loss: float = 0.0
+    """Chance per frame that the link breaks instead of carrying it, as TCP does where packets are lost for long."""
+    gossip_loss: float = 0.0
+    gossip_duplication: float = 0.0
+    gossip_reordering: float = 0.0
+    silence_ms: int = 7_000
+    """After this long a peer that can't be reached, or is frozen, is given up."""
+    dial_timeout_ms: int = 10_000
+    """A dial into a partition or to a frozen peer."""
+
+
+@dataclass(eq=False, slots=True)
+class _Side:
+    """One end of a link, as its owner sees it."""
+
+    link: _Link
+    owner: SimNetwork
+    other: SimNetwork
+    open: bool = True
+    queue: deque[tuple[Instant, bytes]] = field(default_factory=deque)
+    """Frames sent from here, with the time of their arrival, in order."""
+    last_arrival: Instant = 0
+    """Later frames do not arrive before it."""
+    under_way_bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Link:
+    """A connection. Each side learns by itself that it is gone."""
+
+    number: int
+    sides: tuple[_Side, ...] = ()
+    unreachable_since: Instant | None = None
+    confirmed: bool = False
+    """Whether the side that dialled knows of it."""
+
+    def side_of(self, node: SimNetwork) -> _Side:
+        return self.sides[0] if self.sides[0].owner is node else self.sides[1]
+
+
+class SimNetworkWorld:
+    """All nodes and the wires between them."""
+
+    def __init__(self, scheduler: Scheduler, faults: NetworkFaults = NetworkFaults()) -> None:
+        self.scheduler = scheduler
+        self.faults = faults
+        self.by_address: dict[str, SimNetwork] = {}
+        self._cut: set[tuple[PeerId, PeerId]] = set()
+        self._links = 0
+        self._ports = 1_023
+
+    # --- what tests and the world do to it -----------------------------------------------------------------------------
+
+    def cut(self, from_peer: PeerId, to_peer: PeerId, *, one_way: bool = False) -> None:
+        """Nothing gets from one to the other any more (nor back, unless `one_way`)."""
+        self._cut.add((from_peer, to_peer))
+        if not one_way:
+            self._cut.add((to_peer, from_peer))
+        self._check_links()
+
+    def heal(self, from_peer: PeerId, to_peer: PeerId) -> None:
+        """Undo `cut`, both directions."""
+        self._cut -= {(from_peer, to_peer), (to_peer, from_peer)}
+        self._check_links()
+
+    def partition(self, *groups: tuple[PeerId, ...]) -> None:
+        """Only peers of one group reach each other; peers in none are left alone."""
+        for index, group in enumerate(groups):
+            for other in groups[index + 1 :]:
+                for one in group:
+                    for two in other:
+                        self.cut(one, two)
+
+    def heal_all(self) -> None:
+        """No cuts any more."""
+        self._cut.clear()
+        self._check_links()
+
+    def reachable(self, from_peer: PeerId, to_peer: PeerId) -> bool:
+        """Whether something sent now would arrive."""
+        return (from_peer, to_peer) not in self._cut
+
+    # --- for the nodes --------------------------------------------------------------------------------------------------
+
+    def delay(self) -> int:
+        """One way, by chance."""
+        return self.scheduler.random.randint(*self.faults.latency_ms)
+
+    def chance(self, probability: float) -> bool:
+        """By the world's dice; no die is thrown for what never happens."""
+        return probability > 0 and self.scheduler.random.random() < probability
+
+    def new_link(self, dialler: SimNetwork, listener: SimNetwork) -> _Link:
+        """Not yet told to either side."""
+        self._links += 1
+        link = _Link(self._links)
+        link.sides = (_Side(link, dialler, listener), _Side(link, listener, dialler))
+        return link
+
+    def new_address(self) -> str:
+        """One that nobody ever had."""
+        self._ports += 1
+        return f"/ip4/10.0.{self._ports >> 16}.1/tcp/{self._ports & 0xFFFF}"
+
+    def _check_links(self) -> None:
+        for address in sorted(self.by_address):
+            self.by_address[address].check_links()
+
+
+class SimNetwork:
+    """`ports.Network` of one node. `crash` and `restart`, `freeze` and `thaw` are the world's doing."""
+
+    def __init__(self, world: SimNetworkWorld, peer_id: PeerId, deliver: Callable[[Input], None]) -> None:
+        self.peer_id = peer_id
+        self._world = world
+        self._deliver = deliver
+        self._admitted: frozenset[PeerId] = frozenset()
+        self._sides: dict[PeerId, _Side] = {}
+        self._dials: dict[PeerId, int] = {}
+        self._knocking: dict[PeerId, int] = {}
+        """Dials that have found their peer's address."""
+        self._dial_count = 0
+        self._address = ""
+        self._life = 0
+        self._frozen_inputs: list[Callable[[], None]] | None = None
+        self.alive = False
+
+    @property
+    def address(self) -> str:
+        """Where it listens now; empty while it is down."""
+        return self._address
+
+    # --- the world's doing ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen, at a new address; `Listening` follows."""
+        assert not self.alive
+        self.alive = True
+        self._life += 1
+        self._address = self._world.new_address()
+        self._world.by_address[self._address] = self
+        self._later(0, lambda: self._deliver(Listening(addresses=(self._address,))))
+
+    def crash(self, *, noticed: bool = True) -> None:
+        """Gone without a word. `noticed`: its machine still runs and tells the others at once, as after kill -9; otherwise
+        they find out by silence, as after a power cut."""
+        self.alive = False
+        self._life += 1
+        self._world.by_address.pop(self._address, None)
+        self._address = ""
+        self._admitted = frozenset()
+        self._dials.clear()
+        self._knocking.clear()
+        self._frozen_inputs = None
+        sides = [self._sides[peer] for peer in sorted(self._sides)]
+        self._sides.clear()
+        for side in sides:
+            side.open = False
+            other = side.other
+            told = noticed and self._world.reachable(self.peer_id, other.peer_id)
+            wait = self._world.delay() if told else self._world.faults.silence_ms
+            other._later(wait, lambda other=other, side=side: other._lost(side.link, "closed by the peer"))  # type: ignore[misc]
+
+    def restart(self, deliver: Callable[[Input], None] | None = None) -> None:
+        """A new process with the same identity and no memory, at a new address."""
+        self._deliver = deliver or self._deliver
+        self.start()
+
+    def freeze(self) -> None:
+        """As SIGSTOP: nothing is done or noticed, everything waits."""
+        if self._frozen_inputs is None:
+            self._frozen_inputs = []
+            self.check_links()
+
+    def thaw(self) -> None:
+        """As SIGCONT."""
+        waiting, self._frozen_inputs = self._frozen_inputs, None
+        self.check_links()
+        for action in waiting or []:
+            self._later(0, action)
+
+    @property
+    def frozen(self) -> bool:
+        """Between `freeze` and `thaw`."""
+        return self._frozen_inputs is not None
+
+    # --- the port -------------------------------------------------------------------------------------------------------
+
+    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Try all addresses until one answers as that peer."""
+        if peer in self._sides or peer in self._dials:
+            return
+        self._dial_count += 1
+        ticket = self._dials[peer] = self._dial_count
+        if peer not in self._admitted or peer == self.peer_id:
+            self._later(0, lambda: self._dial_failed(peer, ticket, "it is not admitted"))
+            return
+        targets = [node for node in (self._world.by_address.get(address) for address in addresses) if node is not None]
+        target = next((node for node in targets if node.peer_id == peer), None)
+        if target is None:
+            reason = "another peer answers there" if targets else "connection refused"
+            self._later(self._world.delay(), lambda: self._dial_failed(peer, ticket, reason))
+            return
+        self._knocking[peer] = ticket
+        self._later(self._world.delay(), lambda: self._knock(target, ticket))
+        timeout = self._world.faults.dial_timeout_ms
+        self._later(timeout, lambda: self._dial_failed(peer, ticket, f"no answer within {timeout} ms"))
+
+    def hang_up(self, peer: PeerId, reason: str) -> None:
+        """Close the connection, if there is one; `PeerDisconnected` follows. What was sent before still arrives."""
+        side = self._sides.get(peer)
+        if side is not None:
+            self._later(0, lambda: self._lost(side.link, reason))
+            self._close(side)
+
+    def admit(self, peers: tuple[PeerId, ...]) -> None:
+        """The only peers that may connect from now on."""
+        self._admitted = frozenset(peers) - {self.peer_id}
+        for peer in sorted(set(self._sides) - self._admitted):
+            self.hang_up(peer, "no longer admitted")
+        for peer in sorted(set(self._dials) - self._admitted):
+            ticket = self._dials[peer]
+            self._later(0, lambda peer=peer, ticket=ticket: self._dial_failed(peer, ticket, "no longer admitted"))  # type: ignore[misc]
+
+    def send(self, peer: PeerId, frame: bytes) -> None:
+        """Queue a frame; a peer that has too much queued is disconnected."""
+        side = self._sides.get(peer)
+        if side is None or not side.open or not frame:
+            return
+        if len(frame) > MAX_FRAME_BYTES:
+            raise ValueError(f"frame of {len(frame)} bytes, {MAX_FRAME_BYTES} allowed")
+        if side.under_way_bytes + len(frame) > MAX_QUEUED_BYTES:
+            self.hang_up(peer, "too much queued for it")
+            return
+        faults = self._world.faults
+        if self._world.chance(faults.link_loss):
+            self.hang_up(peer, "connection reset")
+            return
+        if self._world.chance(faults.frame_loss):
+            return
+        for _ in range(2 if self._world.chance(faults.frame_duplication) else 1):
+            self._carry(side, frame)
+
+    def gossip(self, topic: str, data: bytes) -> None:
+        """Publish to all connected peers and whoever they reach; one hop here, loss and doubles by chance."""
+        if topic not in TOPICS:
+            raise ValueError(f"no such topic: {topic}")
+        if not self.alive or len(data) > MAX_GOSSIP_BYTES:
+            return
+        reached = {self.peer_id}
+        frontier = [(self, 0)]
+        faults = self._world.faults
+        while frontier:
+            node, base = frontier.pop(0)
+            for peer in sorted(node._sides):
+                side = node._sides[peer]
+                if peer in reached or not side.open or not self._world.reachable(node.peer_id, peer):
+                    continue
+                if (node.frozen and node is not self) or self.peer_id not in side.other._admitted:
+                    continue
+                reached.add(peer)
+                delay = base + self._world.delay()
+                frontier.append((side.other, delay))
+                if self._world.chance(faults.gossip_loss):
+                    continue
+                for _ in range(2 if self._world.chance(faults.gossip_duplication) else 1):
+                    late = 3 * faults.latency_ms[1] if self._world.chance(faults.gossip_reordering) else 0
+                    side.other._hear(topic, data, delay + late)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        """In this node's own life; nothing survives a crash, and a frozen node does it when it thaws."""
+        life = self._life
+
+        def run() -> None:
+            if self._life != life or not self.alive:
+                return
+            if self._frozen_inputs is not None:
+                self._frozen_inputs.append(run)
+                return
+            action()
+
+        self._world.scheduler.after(delay_ms, run)
+
+    def _hear(self, topic: str, data: bytes, delay_ms: int) -> None:
+        self._later(delay_ms, lambda: self._deliver(GossipReceived(topic=topic, data=data)))
+
+    def _carry(self, side: _Side, frame: bytes) -> None:
+        world = self._world
+        now = world.scheduler.instant
+        arrival = now + world.delay() + len(frame) // _BYTES_PER_MS
+        side.under_way_bytes += len(frame)
+        if world.chance(world.faults.frame_reordering):
+            late = world.scheduler.random.randint(1, 3 * world.faults.latency_ms[1] + 1)
+            side.other._later(arrival + late - now, lambda: self._arrive(side, frame))
+            return
+        arrival = side.last_arrival = max(arrival, side.last_arrival)
+        side.queue.append((arrival, frame))
+        side.other._later(arrival - now, lambda: self._arrive(side))
+
+    def _arrive(self, side: _Side, overtaken: bytes | None = None) -> None:
+        """At the other end: what is due there, in order, unless the wire is cut. A frame by itself has lost its place."""
+        world = self._world
+        if not world.reachable(self.peer_id, side.other.peer_id):
+            # TCP repeats it: it arrives after healing, or the link is given up first.
+            if overtaken is not None:
+                side.queue.appendleft((world.scheduler.instant, overtaken))
+            return
+        if overtaken is not None:
+            self._hand_over(side, overtaken)
+        while side.queue and side.queue[0][0] <= world.scheduler.instant:
+            self._hand_over(side, side.queue.popleft()[1])
+
+    def _hand_over(self, side: _Side, frame: bytes) -> None:
+        side.under_way_bytes -= len(frame)
+        other_side = side.link.side_of(side.other)
+        if other_side.open and side.other._sides.get(self.peer_id) is other_side:
+            side.other._deliver(FrameReceived(peer=self.peer_id, frame=frame))
+
+    def _knock(self, target: SimNetwork, ticket: int) -> None:
+        if self._dials.get(target.peer_id) != ticket or not self._reaches(target):
+            return
+        target._later(self._world.delay(), lambda: target._answer(self, ticket))
+
+    def _answer(self, dialler: SimNetwork, ticket: int) -> None:
+        if not self._reaches(dialler) or dialler._dials.get(self.peer_id) != ticket:
+            return
+        if dialler.peer_id not in self._admitted:
+            self._deliver(PeerRefused(peer=dialler.peer_id, address=dialler.address))
+            dialler._later(self._world.delay(), lambda: dialler._dial_failed(self.peer_id, ticket, "it refused"))
+            return
+        if dialler.peer_id in self._knocking and self.peer_id < dialler.peer_id:
+            # Both dial at once: the one of the smaller id stays.
+            return
+        old = self._sides.get(dialler.peer_id)
+        if old is not None:
+            self._lost(old.link, "replaced by a newer connection")
+        link = self._world.new_link(dialler, self)
+        self._up(link, "in")
+        self._later(self._world.faults.silence_ms, lambda: None if link.confirmed else self._lost(link, "silent"))
+        dialler._later(self._world.delay(), lambda: dialler._answered(link, ticket))
+
+    def _answered(self, link: _Link, ticket: int) -> None:
+        side = link.side_of(self)
+        if not self._reaches(side.other):
+            return
+        if self._dials.get(side.other.peer_id) != ticket or not link.side_of(side.other).open:
+            self._close(side)
+            self._dial_failed(side.other.peer_id, ticket, "closed by the peer")
+            return
+        if side.other.peer_id not in self._admitted:
+            self._close(side)
+            return
+        old = self._sides.get(side.other.peer_id)
+        if old is not None:
+            self._lost(old.link, "replaced by a newer connection")
+        link.confirmed = True
+        self._up(link, "out")
+
+    def _up(self, link: _Link, direction: str) -> None:
+        side = link.side_of(self)
+        peer = side.other.peer_id
+        self._dials.pop(peer, None)
+        self._knocking.pop(peer, None)
+        self._sides[peer] = side
+        address = side.other.address
+        self._deliver(PeerConnected(peer=peer, address=address, direction="out" if direction == "out" else "in"))
+        self.check_links()
+
+    def _dial_failed(self, peer: PeerId, ticket: int, reason: str) -> None:
+        if self._dials.get(peer) == ticket:
+            del self._dials[peer]
+            self._knocking.pop(peer, None)
+            self._deliver(DialFailed(peer=peer, reason=reason))
+
+    def _close(self, side: _Side) -> None:
+        """Tell the other side, after all that was sent."""
+        if not side.open:
+            return
+        side.open = False
+        other = side.other
+        now = self._world.scheduler.instant
+        arrival = max(now + self._world.delay(), side.last_arrival)
+        if self._world.reachable(self.peer_id, other.peer_id):
+            other._later(arrival - now, lambda: other._lost(side.link, "closed by the peer"))
+        else:
+            other._later(self._world.faults.silence_ms, lambda: other._lost(side.link, "silent"))
+
+    def _lost(self, link: _Link, reason: str) -> None:
+        side = link.side_of(self)
+        self._close(side)
+        if self._sides.get(side.other.peer_id) is side:
+            del self._sides[side.other.peer_id]
+            self._deliver(PeerDisconnected(peer=side.other.peer_id, reason=reason))
+
+    def _reaches(self, other: SimNetwork) -> bool:
+        both = self._world.reachable(self.peer_id, other.peer_id) and self._world.reachable(other.peer_id, self.peer_id)
+        return both and other.alive
+
+    def check_links(self) -> None:
+        """Start or stop the clock of silence on every link: a cut in either direction silences it, TCP needs both."""
+        for peer in sorted(self._sides):
+            side = self._sides[peer]
+            silent = not self._reaches(side.other) or side.other.frozen or self.frozen
+            link = side.link
+            if not silent:
+                link.unreachable_since = None
+                side.other._arrive(link.side_of(side.other))
+            elif link.unreachable_since is None:
+                since = link.unreachable_since = self._world.scheduler.instant
+                for end in link.sides:
+                    self._give_up_later(end, since)
+
+    def _give_up_later(self, side: _Side, since: Instant) -> None:
+        def give_up() -> None:
+            if side.link.unreachable_since == since:
+                side.owner._lost(side.link, "silent for too long")
+
+        side.owner._later(self._world.faults.silence_ms, give_up)
