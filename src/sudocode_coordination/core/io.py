@@ -69,6 +69,8 @@ class Started(Item, frozen=True, kw_only=True):
     contents: DiskContents
     seed: int
     """For all the dice the node needs: jitter, choice of a peer."""
+    newborn: bool = False
+    """The identity has just been made: this peer never said anything that it could have forgotten."""
 
 
 class Ticked(Item, frozen=True, kw_only=True):

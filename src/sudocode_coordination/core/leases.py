@@ -48,10 +48,10 @@ class LeaseManager(OwnLeases):
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def started(self, incarnation: int, contents: DiskContents, now: Now) -> list[Output]:
+    def started(self, incarnation: int, contents: DiskContents, now: Now, *, newborn: bool = False) -> list[Output]:
         """What was acknowledged before a restart still counts; own leases of before do not."""
         self._incarnation = incarnation
-        if not contents.intact:
+        if not (contents.intact or newborn):
             self.memory_lost(now.instant)
         for value in contents.values:
             if value.space != "claims":

@@ -227,7 +227,7 @@ class Node:
         for root in ("leases", "activeWork", "agentMetadata"):
             for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
                 out += self.sync.set(root, key, None, now)
-        out += self.leases.started(incarnation, given.contents, now)
+        out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
         out += self.agents.started(given.contents)
         out += self.membership.started(incarnation, now)
         out += self.discovery.started(now, given.contents)

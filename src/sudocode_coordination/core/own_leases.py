@@ -179,6 +179,10 @@ class OwnLeases:
         described.sort(key=lambda pair: (pair[0].resources, pair[0].state != "granted", pair[1]))
         return [lease for lease, _ in described]
 
+    def holdings(self) -> list[Holding]:
+        """All own claims that have not ended."""
+        return list(self._own.values())
+
     def held_count(self, now: Instant) -> dict[tuple[PeerId, AgentId], int]:
         """Granted leases by holder."""
         counts: dict[tuple[PeerId, AgentId], int] = {}

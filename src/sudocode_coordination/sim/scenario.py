@@ -1,0 +1,263 @@
+"""One seed's history: a swarm, agents that take and leave leases, and faults; then peace, in which all must come right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome, ReleaseLease, SetWork, UpdateIssue
+from sudocode_coordination.config import CoordinationConfig, create_default_config
+from sudocode_coordination.core.io import Reply
+from sudocode_coordination.model import Resource
+from sudocode_coordination.sim.checkers import NoRevival, Violation, check_converged, check_exclusion
+from sudocode_coordination.sim.network import NetworkFaults
+from sudocode_coordination.sim.world import SimClock, SimNode, World
+
+TROUBLE_MS: Final = 120_000
+"""How long agents work and faults happen."""
+PEACE_MS: Final = 180_000
+"""Then nothing bad happens any more; it must be long enough for reconnects, expiry and anti-entropy."""
+SETTLE_MS: Final = 45_000
+"""A swarm that has been whole for so long has found and repaired every overlap."""
+FILES: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a seed came to."""
+
+    seed: int
+    digest: str
+    events: int
+    granted: int
+    denied: int
+    violation: str | None = None
+    words: tuple[str, ...] = ()
+
+
+def _config(name: str) -> CoordinationConfig:
+    return create_default_config(
+        name, lease_ttl_ms=20_000, max_lease_ttl_ms=20_000, gone_grace_ms=8_000, peer_discovery_interval_ms=15_000
+    )
+
+
+def _faults(dice: Random) -> NetworkFaults:
+    harsh = dice.random() < 0.6
+    return NetworkFaults(
+        latency_ms=(1, dice.choice((5, 40, 200))),
+        frame_loss=dice.choice((0.0, 0.02, 0.1)) if harsh else 0.0,
+        frame_duplication=dice.choice((0.0, 0.05)) if harsh else 0.0,
+        frame_reordering=dice.choice((0.0, 0.05, 0.2)) if harsh else 0.0,
+        link_loss=dice.choice((0.0, 0.002)) if harsh else 0.0,
+        gossip_loss=0.3,
+        gossip_duplication=0.1,
+        gossip_reordering=0.3,
+    )
+
+
+class Run:
+    """A seed being run."""
+
+    def __init__(self, seed: int, *, words: bool = False) -> None:
+        self.seed = seed
+        dice = self._dice = Random(seed * 7_919 + 1)
+        self.world = World(seed, config=_config, faults=_faults(dice), words=words)
+        for number in range(dice.randint(2, 5)):
+            clock = SimClock(offset_ms=dice.randint(0, 10**6), drift_ppm=dice.randint(-9_000, 9_000))
+            self.world.add(f"n{number}", clock)
+        self.granted = self.denied = 0
+        self._open: dict[tuple[str, int], str] = {}
+        self._revival = NoRevival()
+        self._troubled_at = 0
+        self._whole = True
+        self._peace = False
+
+    def run(self) -> Outcome:
+        """The whole history; a violation is in the outcome."""
+        violation: str | None = None
+        try:
+            self._live()
+        except Violation as error:
+            violation = str(error)
+        trace = self.world.trace
+        return Outcome(
+            self.seed, trace.digest, trace.count, self.granted, self.denied, violation, tuple(trace.words or ())
+        )
+
+    def _live(self) -> None:
+        scheduler, dice = self.world.scheduler, self._dice
+        for node in self.world.nodes:
+            scheduler.at(dice.randint(0, 3_000), lambda node=node: self._start(node))  # type: ignore[misc]
+            for agent in range(dice.randint(1, 2)):
+                self._plan_agent(node, f"{node.name}-a{agent}", dice.randint(1_000, 6_000))
+        for _ in range(dice.randint(0, 8)):
+            scheduler.at(dice.randint(5_000, TROUBLE_MS - 20_000), self._misfortune)
+        self._until(TROUBLE_MS)
+        self._make_peace()
+        self._until(TROUBLE_MS + PEACE_MS)
+        self._let_go()
+        self._until(TROUBLE_MS + PEACE_MS + 60_000)
+        if self._open:
+            raise Violation(f"never answered: {sorted(self._open.values())}")
+        check_converged(self.world)
+        left = [h.body.id for n in self.world.running() if n.node for h in n.node.leases.holdings()]
+        if left:
+            raise Violation(f"left over: {left}")
+
+    def _until(self, end: int) -> None:
+        scheduler = self.world.scheduler
+        while scheduler.instant < end:
+            before = scheduler.instant
+            if not scheduler.step():
+                return
+            if scheduler.instant != before:
+                settled = self._whole and scheduler.instant - self._troubled_at > SETTLE_MS
+                check_exclusion(self.world, settled=settled)
+                self._revival.check(self.world)
+
+    # --- agents -----------------------------------------------------------------------------------------------------------
+
+    def _plan_agent(self, node: SimNode, agent: str, delay_ms: int) -> None:
+        self.world.scheduler.after(delay_ms, lambda: self._act(node, agent))
+
+    def _act(self, node: SimNode, agent: str) -> None:
+        if self._peace:
+            return
+        dice = self._dice
+        pause_ms = dice.randint(200, 8_000)
+        if node.node is None or node.frozen:
+            self._plan_agent(node, agent, pause_ms)
+            return
+        roll = dice.random()
+        if roll < 0.1:
+            node.ask(SetWork(files=(f"f{dice.randrange(FILES)}",), status="work", agent=agent), lambda _: None)
+        elif roll < 0.2:
+            node.ask(UpdateIssue(issue_id=f"#{dice.randrange(3)}", fields={"title": agent}, agent=agent), lambda _: None)
+        else:
+            self._acquire(node, agent)
+            return
+        self._plan_agent(node, agent, pause_ms)
+
+    def _acquire(self, node: SimNode, agent: str) -> None:
+        dice = self._dice
+        count = 2 if dice.random() < 0.25 else 1
+        resources = tuple(Resource("file", f"f{i}") for i in dice.sample(range(FILES), count))
+        request = AcquireLease(
+            resources=resources,
+            priority=5 if dice.random() < 0.15 else 0,
+            wait_ms=dice.choice((None, None, 3_000, 30_000)),
+            mode="shared" if dice.random() < 0.1 else "exclusive",
+            agent=agent,
+        )
+        life = node.lives
+        hold_ms, pause_ms = dice.randint(100, 9_000), dice.randint(200, 8_000)
+        key = (node.name, life)
+        marker = f"{node.name} life {life}: {agent} asked at {self.world.scheduler.instant}"
+        number = len(self._open)
+        self._open[(marker, number)] = marker
+
+        def answered(reply: Reply) -> None:
+            self._open.pop((marker, number), None)
+            outcome = reply.value
+            if isinstance(outcome, LeaseOutcome) and outcome.granted:
+                self.granted += 1
+                self.world.scheduler.after(hold_ms, lambda: self._release(node, life, agent, resources))
+                self._plan_agent(node, agent, hold_ms + pause_ms)
+            else:
+                self.denied += 1
+                self._plan_agent(node, agent, pause_ms)
+
+        del key
+        self._asked = getattr(self, "_asked", {})
+        self._asked[(marker, number)] = (node, life, agent)
+        node.ask(request, answered)
+
+    def _release(self, node: SimNode, life: int, agent: str, resources: tuple[Resource, ...]) -> None:
+        if node.lives == life and node.node is not None:
+            node.ask(ReleaseLease(resources=resources, agent=agent), lambda _: None)
+
+    # --- faults -----------------------------------------------------------------------------------------------------------
+
+    def _start(self, node: SimNode) -> None:
+        if node.node is None:
+            self._trouble()
+            node.start()
+
+    def _trouble(self) -> None:
+        self._troubled_at = self.world.scheduler.instant
+
+    def _kill(self, node: SimNode, *, power_cut: bool) -> None:
+        for key, (asker, life, agent) in list(getattr(self, "_asked", {}).items()):
+            if asker is node and life == node.lives and self._open.pop(key, None) is not None:
+                self._plan_agent(node, agent, 5_000)
+        for key, (asker, life, agent) in list(getattr(self, "_asked", {}).items()):
+            if asker is node and life == node.lives:
+                del self._asked[key]
+        node.kill(power_cut=power_cut)
+
+    def _misfortune(self) -> None:
+        if self._peace:
+            return
+        self._trouble()
+        dice, world = self._dice, self.world
+        node = dice.choice(world.nodes)
+        duration_ms = dice.choice((500, 3_000, 9_000, 30_000))
+        match dice.choice(("kill", "power", "disk", "freeze", "split", "one-way", "remote", "remote", "branch")):
+            case "kill" | "power" | "disk" as kind:
+                if node.node is None:
+                    return
+                self._kill(node, power_cut=kind != "kill")
+                if kind == "disk":
+                    node.lose_disk()
+                world.scheduler.after(duration_ms, lambda: self._start(node))
+            case "freeze":
+                if node.node is not None and not node.frozen:
+                    node.freeze()
+                    world.scheduler.after(duration_ms, lambda: self._thaw(node))
+            case "split":
+                ids = [n.peer_id for n in world.nodes]
+                cut = dice.randint(1, len(ids) - 1)
+                dice.shuffle(ids)
+                world.network.partition(tuple(ids[:cut]), tuple(ids[cut:]))
+                self._whole = False
+                world.scheduler.after(duration_ms, self._heal)
+            case "one-way":
+                one, two = dice.sample(world.nodes, 2)
+                world.network.cut(one.peer_id, two.peer_id, one_way=True)
+                self._whole = False
+                world.scheduler.after(duration_ms, self._heal)
+            case "remote":
+                world.remote.reachable = False
+                world.scheduler.after(duration_ms, self._remote_back)
+            case "branch":
+                world.remote.delete_branch()
+
+    def _thaw(self, node: SimNode) -> None:
+        self._trouble()
+        if node.frozen:
+            node.thaw()
+
+    def _heal(self) -> None:
+        self._trouble()
+        self._whole = True
+        self.world.network.heal_all()
+
+    def _remote_back(self) -> None:
+        self.world.remote.reachable = True
+
+    def _make_peace(self) -> None:
+        self._peace = True
+        self.world.network.faults = NetworkFaults(latency_ms=(1, 20))
+        self.world.remote.lost_reply_share = 0.0
+        self._heal()
+        self._remote_back()
+        for node in self.world.nodes:
+            self._thaw(node)
+            self._start(node)
+
+    def _let_go(self) -> None:
+        for node in self.world.running():
+            assert node.node is not None
+            for agent in node.node.agents.local:
+                node.ask(ReleaseLease(everything=True, agent=agent), lambda _: None)

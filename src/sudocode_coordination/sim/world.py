@@ -1,0 +1,294 @@
+"""A swarm in one process, in virtual time: the real node over the simulated ports. A seed is a whole history.
+
+Every node has a clock of its own (offset and rate). What the world does to a node (crash, freeze, power cut) is done here;
+what the wires do is `network.py`'s, what the remote does `remote.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final, assert_never
+
+from sudocode_coordination.api.events import Event
+from sudocode_coordination.api.requests import CoreRequest
+from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.io import (
+    Admit,
+    Dial,
+    DiskFailed,
+    Effect,
+    Emit,
+    Gossip,
+    HangUp,
+    Input,
+    Persist,
+    Publish,
+    ReadBranch,
+    Reply,
+    RequestCancelled,
+    RequestReceived,
+    Send,
+    Started,
+    Stopped,
+    StopRequested,
+    Ticked,
+)
+from sudocode_coordination.core.node import Node
+from sudocode_coordination.errors import StorageError
+from sudocode_coordination.model import Instant, Now, PeerId
+from sudocode_coordination.sim.disk import SimDisk
+from sudocode_coordination.sim.identity import SimKeyring
+from sudocode_coordination.sim.network import NetworkFaults, SimNetwork, SimNetworkWorld
+from sudocode_coordination.sim.remote import SimGitPort, SimGitRemote
+from sudocode_coordination.sim.scheduler import WALL_EPOCH_MS, Scheduler
+
+Answered = Callable[[Reply], None]
+CLIENT: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SimClock:
+    """A machine's clock: `offset_ms` at virtual instant 0, and so many parts per million too fast."""
+
+    offset_ms: int = 0
+    drift_ppm: int = 0
+
+    def read(self, instant: Instant) -> Now:
+        """What it shows at a virtual instant."""
+        local = instant + instant * self.drift_ppm // 1_000_000 + self.offset_ms
+        return Now(local, WALL_EPOCH_MS + local)
+
+    def when(self, local: Instant) -> Instant:
+        """The first virtual instant at which it shows at least that."""
+        guess = (local - self.offset_ms) * 1_000_000 // (1_000_000 + self.drift_ppm)
+        while self.read(guess).instant < local:
+            guess += 1
+        return guess
+
+
+@dataclass(slots=True)
+class Trace:
+    """What happened, as a running hash; and in words, if they are wanted."""
+
+    words: list[str] | None = None
+    _hash: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
+    count: int = 0
+
+    def note(self, line: str) -> None:
+        """One more thing."""
+        self.count += 1
+        self._hash.update(line.encode() + b"\n")
+        if self.words is not None:
+            self.words.append(line)
+
+    @property
+    def digest(self) -> str:
+        """Of everything so far."""
+        return self._hash.hexdigest()
+
+
+class SimNode:
+    """One clone: what survives its processes, and the process that runs, if one does."""
+
+    def __init__(self, world: World, name: str, config: CoordinationConfig, clock: SimClock) -> None:
+        self.name = name
+        self.keyring = SimKeyring(name)
+        self.peer_id: PeerId = self.keyring.peer_id
+        self.clock = clock
+        self.disk = SimDisk(world.scheduler.random)
+        self.network = SimNetwork(world.network, self.peer_id, self.deliver)
+        self.git = SimGitPort(world.remote, self.deliver)
+        self.node: Node | None = None
+        self.events: list[Event] = []
+        self.lives = 0
+        self.frozen = False
+        self._world = world
+        self._config = config
+        self._answers: dict[int, Answered] = {}
+        self._asked = 0
+        self._alarm = 0
+        self._waiting: list[Input] = []
+
+    @property
+    def now(self) -> Now:
+        """By its own clock."""
+        return self.clock.read(self._world.scheduler.instant)
+
+    # --- the world's doing ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """A process begins."""
+        assert self.node is None
+        self.lives += 1
+        self.node = Node(self._config, self.keyring)
+        self.git = SimGitPort(self._world.remote, self.deliver)
+        seed = self._world.scheduler.random.getrandbits(32)
+        self.deliver(Started(contents=self.disk.load(), seed=seed, newborn=self.lives == 1))
+        if self.lives == 1:
+            self.network.start()
+        else:
+            self.network.restart()
+
+    def kill(self, *, power_cut: bool = False) -> None:
+        """The process is gone without a word; with the power, the disk's last writes too."""
+        self._end()
+        if power_cut:
+            self.disk.crash()
+        else:
+            self.disk.kill()
+        self.network.crash(noticed=not power_cut)
+        self.git.crash()
+
+    def lose_disk(self) -> None:
+        """While it is down."""
+        assert self.node is None
+        self.disk.wipe()
+
+    def freeze(self) -> None:
+        """As SIGSTOP, or suspend: nothing runs, time goes on."""
+        self.frozen = True
+        self.network.freeze()
+
+    def thaw(self) -> None:
+        """As SIGCONT: what has waited is handled."""
+        self.frozen = False
+        self.network.thaw()
+        if self.node is not None:
+            self._tick(self._alarm)
+            waiting, self._waiting = self._waiting, []
+            for given in waiting:
+                self.deliver(given)
+
+    def stop(self) -> None:
+        """As SIGTERM."""
+        self.deliver(StopRequested())
+
+    def _end(self) -> None:
+        self.node = None
+        self._alarm += 1
+        self._answers.clear()
+        self._waiting.clear()
+        self.frozen = False
+
+    # --- what its agents do -----------------------------------------------------------------------------------------------
+
+    def ask(self, request: CoreRequest, answered: Answered) -> int:
+        """A request; its number, to cancel it by."""
+        self._asked += 1
+        self._answers[self._asked] = answered
+        self.deliver(RequestReceived(client=CLIENT, request_id=self._asked, request=request))
+        return self._asked
+
+    def cancel(self, request_id: int) -> None:
+        """The agent waits no more."""
+        if self._answers.pop(request_id, None) is not None:
+            self.deliver(RequestCancelled(client=CLIENT, request_id=request_id))
+
+    # --- the pump -----------------------------------------------------------------------------------------------------------
+
+    def deliver(self, given: Input) -> None:
+        """As `daemon.pump` does it: handle, then carry out the effects in order."""
+        if self.node is None:
+            return
+        if self.frozen:
+            self._waiting.append(given)
+            return
+        life = self.lives
+        self._carry_out(self.node.handle(given, self.now))
+        if self.node is not None and self.lives == life:
+            self._set_alarm()
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Persist(operations=operations):
+                    try:
+                        self.disk.write(operations)
+                    except StorageError as error:
+                        self._world.scheduler.after(0, lambda error=error: self.deliver(DiskFailed(reason=str(error))))  # type: ignore[misc]
+                        effects = [e for e in effects if isinstance(e, Reply | Emit)]
+                        self._carry_out(effects)
+                        return
+                case Dial(peer=peer, addresses=addresses):
+                    self.network.dial(peer, addresses)
+                case HangUp(peer=peer, reason=reason):
+                    self.network.hang_up(peer, reason)
+                case Admit(peers=peers):
+                    self.network.admit(peers)
+                case Send(peer=peer, frame=frame):
+                    self.network.send(peer, frame)
+                case Gossip(topic=topic, data=data):
+                    self.network.gossip(topic, data)
+                case ReadBranch():
+                    self.git.read_branch()
+                case Publish(ticket=ticket, changes=changes, final=final):
+                    self.git.publish(ticket, changes, final=final)
+                case Reply():
+                    answered = self._answers.pop(effect.request_id, None)
+                    if answered is not None:
+                        answered(effect)
+                case Emit(event=event):
+                    self.events.append(event)
+                    self._world.trace.note(f"{self._world.scheduler.instant} {self.name} {event.type} {event.agent_id}")
+                    self._world.happened(self, event)
+                case Stopped():
+                    self._end()
+                    self.disk.close()
+                    self.network.crash()
+                    return
+                case _:
+                    assert_never(effect)
+
+    def _set_alarm(self) -> None:
+        assert self.node is not None
+        self._alarm += 1
+        deadline = self.node.deadline()
+        if deadline is not None:
+            alarm = self._alarm
+            self._world.scheduler.at(max(self.clock.when(deadline), self._world.scheduler.instant), lambda: self._tick(alarm))
+
+    def _tick(self, alarm: int) -> None:
+        if alarm != self._alarm or self.node is None or self.frozen:
+            return
+        deadline = self.node.deadline()
+        late_ms = 0 if deadline is None else max(0, self.now.instant - deadline)
+        self.deliver(Ticked(late_ms=late_ms))
+
+
+class World:
+    """All of it.
+
+    Args:
+        seed: of all dice.
+        config: of every node; agent ids are the nodes' names.
+        faults: of the wires.
+        words: keep the trace in words, for people.
+    """
+
+    def __init__(
+        self, seed: int, *, config: Callable[[str], CoordinationConfig], faults: NetworkFaults, words: bool = False
+    ) -> None:
+        self.scheduler = Scheduler(seed)
+        self.network = SimNetworkWorld(self.scheduler, faults)
+        self.remote = SimGitRemote(self.scheduler)
+        self.trace = Trace([] if words else None)
+        self.nodes: list[SimNode] = []
+        self.listeners: list[Callable[[SimNode, Event], None]] = []
+        self._config = config
+
+    def add(self, name: str, clock: SimClock | None = None) -> SimNode:
+        """A fresh clone, not started."""
+        node = SimNode(self, name, self._config(name), clock or SimClock())
+        self.nodes.append(node)
+        return node
+
+    def happened(self, node: SimNode, event: Event) -> None:
+        """Tell whoever checks."""
+        for listener in self.listeners:
+            listener(node, event)
+
+    def running(self) -> list[SimNode]:
+        """Nodes with a process that is not frozen."""
+        return [node for node in self.nodes if node.node is not None and not node.frozen]
