@@ -143,6 +143,8 @@ def _read_int(data: bytes, at: int) -> tuple[int, int]:
     """A variable-length signed integer of up to 31 bits: larger ones travel as floats."""
     byte = data[at]
     at += 1
+    if byte < 0x40:
+        return byte, at
     value = byte & 0x3F
     negative = byte & 0x40
     shift = 6
@@ -160,7 +162,11 @@ def _read_int(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    length, at = _read_uint(data, at)
+    length = data[at]
+    if length < 0x80:
+        at += 1
+    else:
+        length, at = _read_uint(data, at)
     end = at + length
     if end > len(data):
         raise GrammarError("a string ends beyond the update")

@@ -67,7 +67,10 @@ def _append_text(out: bytearray, text: str) -> None:
         raw = text.encode()
     except UnicodeEncodeError:
         raise UsageError("text must be proper Unicode", hint="it holds a lone surrogate") from None
-    _append_uint(out, len(raw))
+    if len(raw) < 0x80:
+        out.append(len(raw))
+    else:
+        _append_uint(out, len(raw))
     out += raw
 
 
@@ -114,16 +117,16 @@ def _append_value(out: bytearray, value: object, depth: int, budget: list[int]) 
     if budget[0] < 0:
         raise UsageError(f"a value of more than {MAX_NODES} parts", hint="split it over several keys")
     match value:
+        case str():
+            out.append(119)
+            _append_text(out, value)
+            return value
         case None:
             out.append(126)
             return None
         case bool():
             out.append(120 if value else 121)
             return value
-        case str():
-            out.append(119)
-            _append_text(out, value)
-            return str(value)
         case int() | float():
             return _append_number(out, value)
         case dict() | list() | tuple() if depth >= MAX_DEPTH:
