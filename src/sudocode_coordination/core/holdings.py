@@ -30,6 +30,8 @@ class View(NamedTuple):
 
     roster: tuple[PeerId, ...] = ()
     """All peers on the coordination branch that count, this one among them."""
+    established: tuple[PeerId, ...] = ()
+    """Those of the roster of whom a quorum needs a majority as well (`roster.py`)."""
     connected: frozenset[PeerId] = frozenset()
     suspected: frozenset[PeerId] = frozenset()
     """Not reached although it was tried."""
@@ -147,8 +149,9 @@ def standing(
     if now >= holding.sent_at + holding.hold_ms or not view.ready:
         return "open"
     roster = view.roster or (me,)
-    voices = sum(1 for peer in roster if (memory if peer == me else peer in holding.acks))
-    if not blocking and view.roster_fresh and 2 * voices > len(roster):
+    voices = {peer for peer in roster if (memory if peer == me else peer in holding.acks)}
+    majorities = all(2 * len(voices.intersection(group)) > len(group) for group in (roster, view.established or (me,)))
+    if not blocking and view.roster_fresh and majorities:
         return "quorum"
     others = [peer for peer in roster if peer != me]
     match policy:

@@ -109,7 +109,7 @@ class LeaseManager(OwnLeases):
         self.view = view
         self.claims.counted_owners = frozenset(view.roster) | view.connected
         for holding in self._own.values():
-            if not holding.granted:
+            if not holding.granted or holding.grade == "provisional":
                 self._dirty[holding.body.id] = None
         return self._settle(now)
 

@@ -17,6 +17,7 @@ from sudocode_coordination import __version__
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.agents import Agents
+from sudocode_coordination.core.claims import stretch
 from sudocode_coordination.core.desk import Desk
 from sudocode_coordination.core.discovery import Discovery
 from sudocode_coordination.core.facts import EntriesChanged, Notify, Output, Respond, RosterChanged, Say, Write
@@ -58,6 +59,8 @@ from sudocode_coordination.core.io import (
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.membership import Membership
+from sudocode_coordination.core.records import record_name
+from sudocode_coordination.core.roster import Roster
 from sudocode_coordination.core.sync import SYNC_TOPIC, Sync
 from sudocode_coordination.core.wire import (
     MAX_MESSAGES,
@@ -115,6 +118,8 @@ class Node:
         self.leases = LeaseManager(self._me, config)
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync)
         self.desk = Desk(self, config)
+        self._roster_fresh_ms = 2 * config.peer_discovery_interval_ms + ROSTER_SLACK_MS
+        self.roster = Roster(self._me, self._roster_fresh_ms + stretch(stretch(config.max_lease_ttl_ms)))
         self._started_at: Instant = 0
         self._now = Now(0, 0)
         self._presences: dict[PeerId, tuple[int, int]] = {}
@@ -122,6 +127,8 @@ class Node:
         self._seeks = 0
         self._stop_by: Instant | None = None
         self._done = False
+        self._listed = False
+        """The last look at the branch has shown the own record."""
         self.listening: tuple[str, ...] = ()
         self.stopping = False
         self.disk_trouble: str | None = None
@@ -195,7 +202,8 @@ class Node:
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
                 return self._gossip(topic, data, now)
-            case BranchRead():
+            case BranchRead(records=records):
+                self._listed = record_name(self._config.agent_id) in records
                 return self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
             case BranchReadFailed(reason=reason):
                 return self.discovery.branch_read_failed(given, now) + self.desk.branch_looked_at(reason, now)
@@ -277,6 +285,7 @@ class Node:
                 return self.membership.presence(peer, message, now)
             case Bye():
                 self.membership.said_goodbye(peer)
+                self.roster.left(peer)
                 return self.leases.peer_left(peer, now)
             case RecordOffer():
                 return self.discovery.offered(peer, message, now)
@@ -321,16 +330,20 @@ class Node:
         return all(peer in connected or peer in gone or peer == self._me for peer in self.discovery.roster)
 
     def _view_changed(self, now: Now) -> list[Output]:
+        instant, connected = now.instant, self.membership.connected_peers
         read_at = self.discovery.roster_read_at
-        fresh_ms = 2 * self._config.peer_discovery_interval_ms + ROSTER_SLACK_MS
+        self.roster.update(self.discovery.roster, looked=read_at is not None, now=instant)
         self.sync.set_reachability(self._all_connected())
+        members = self.roster.members
+        lost = {peer for peer in members if peer != self._me and self.membership.peer(peer) is None}
         view = View(
-            roster=tuple(sorted({self._me, *self.discovery.roster})),
-            connected=self.membership.connected_peers,
-            suspected=self.membership.suspected(now.instant),
-            gone=self.membership.gone(now.instant),
-            roster_fresh=read_at is not None and now.instant - read_at <= fresh_ms,
-            ready=self.discovery.first_read_done or now.instant >= self._started_at + READY_MS,
+            roster=members,
+            established=self.roster.established(instant),
+            connected=connected,
+            suspected=self.membership.suspected(instant) | lost,
+            gone=self.membership.gone(instant) | lost,
+            roster_fresh=self._listed and read_at is not None and instant - read_at <= self._roster_fresh_ms,
+            ready=self.discovery.first_read_done or instant >= self._started_at + READY_MS,
         )
         return self.leases.view_changed(view, now)
 
