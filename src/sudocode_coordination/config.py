@@ -29,7 +29,7 @@ Ms = Annotated[int, Meta(ge=1, le=7 * 24 * 3_600_000)]
 class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set. Durations are milliseconds."""
 
-    agent_id: Annotated[str, Meta(pattern=AGENT_ID_PATTERN.pattern.replace(r"\Z", "$"))]
+    agent_id: Annotated[str, Meta(pattern="^" + AGENT_ID_PATTERN.pattern)]
     """The daemon's default agent. Generated as `agent-<host>-<12 hex>` and kept, if it is not given."""
     git_remote: Annotated[str, Meta(min_length=1, pattern="^[^-]")] = "origin"
     """Name of the git remote that introduces the peers."""
