@@ -14,7 +14,7 @@ from sudocode_coordination.model import ClaimId
 from sudocode_coordination.sim.world import SimNode, World
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - that is its name
     """An invariant does not hold."""
 
 

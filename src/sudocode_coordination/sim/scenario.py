@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome, ReleaseLease, SetWork, UpdateIssue
 from sudocode_coordination.config import CoordinationConfig, create_default_config
 from sudocode_coordination.core.io import Reply
-from sudocode_coordination.model import Resource
+from sudocode_coordination.model import Instant, Resource
 from sudocode_coordination.sim.checkers import NoRevival, Violation, check_converged, check_exclusion
 from sudocode_coordination.sim.network import NetworkFaults
 from sudocode_coordination.sim.world import SimClock, SimNode, World
@@ -34,6 +34,13 @@ class Outcome:
     denied: int
     violation: str | None = None
     words: tuple[str, ...] = ()
+
+
+class _Asked(NamedTuple):
+    node: SimNode
+    life: int
+    agent: str
+    at: Instant
 
 
 def _config(name: str) -> CoordinationConfig:
@@ -67,7 +74,9 @@ class Run:
             clock = SimClock(offset_ms=dice.randint(0, 10**6), drift_ppm=dice.randint(-9_000, 9_000))
             self.world.add(f"n{number}", clock)
         self.granted = self.denied = 0
-        self._open: dict[tuple[str, int], str] = {}
+        self._open: dict[int, _Asked] = {}
+        """Requests that are not answered. Those of a process that dies need not be."""
+        self._count = 0
         self._revival = NoRevival()
         self._troubled_at = 0
         self._whole = True
@@ -81,9 +90,7 @@ class Run:
         except Violation as error:
             violation = str(error)
         trace = self.world.trace
-        return Outcome(
-            self.seed, trace.digest, trace.count, self.granted, self.denied, violation, tuple(trace.words or ())
-        )
+        return Outcome(self.seed, trace.digest, trace.count, self.granted, self.denied, violation, tuple(trace.words or ()))
 
     def _live(self) -> None:
         scheduler, dice = self.world.scheduler, self._dice
@@ -99,7 +106,8 @@ class Run:
         self._let_go()
         self._until(TROUBLE_MS + PEACE_MS + 60_000)
         if self._open:
-            raise Violation(f"never answered: {sorted(self._open.values())}")
+            left_open = [f"{a.node.name}: {a.agent} asked at {a.at}" for a in self._open.values()]
+            raise Violation(f"never answered: {left_open}")
         check_converged(self.world)
         left = [h.body.id for n in self.world.running() if n.node for h in n.node.leases.holdings()]
         if left:
@@ -152,13 +160,12 @@ class Run:
         )
         life = node.lives
         hold_ms, pause_ms = dice.randint(100, 9_000), dice.randint(200, 8_000)
-        key = (node.name, life)
-        marker = f"{node.name} life {life}: {agent} asked at {self.world.scheduler.instant}"
-        number = len(self._open)
-        self._open[(marker, number)] = marker
+        self._count += 1
+        number = self._count
+        self._open[number] = _Asked(node, life, agent, self.world.scheduler.instant)
 
         def answered(reply: Reply) -> None:
-            self._open.pop((marker, number), None)
+            self._open.pop(number, None)
             outcome = reply.value
             if isinstance(outcome, LeaseOutcome) and outcome.granted:
                 self.granted += 1
@@ -168,9 +175,6 @@ class Run:
                 self.denied += 1
                 self._plan_agent(node, agent, pause_ms)
 
-        del key
-        self._asked = getattr(self, "_asked", {})
-        self._asked[(marker, number)] = (node, life, agent)
         node.ask(request, answered)
 
     def _release(self, node: SimNode, life: int, agent: str, resources: tuple[Resource, ...]) -> None:
@@ -188,12 +192,10 @@ class Run:
         self._troubled_at = self.world.scheduler.instant
 
     def _kill(self, node: SimNode, *, power_cut: bool) -> None:
-        for key, (asker, life, agent) in list(getattr(self, "_asked", {}).items()):
-            if asker is node and life == node.lives and self._open.pop(key, None) is not None:
-                self._plan_agent(node, agent, 5_000)
-        for key, (asker, life, agent) in list(getattr(self, "_asked", {}).items()):
-            if asker is node and life == node.lives:
-                del self._asked[key]
+        for number, asked in list(self._open.items()):
+            if asked.node is node:
+                del self._open[number]
+                self._plan_agent(node, asked.agent, 5_000)
         node.kill(power_cut=power_cut)
 
     def _misfortune(self) -> None:

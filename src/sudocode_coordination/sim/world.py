@@ -73,7 +73,7 @@ class Trace:
     """What happened, as a running hash; and in words, if they are wanted."""
 
     words: list[str] | None = None
-    _hash: "blake2b" = field(default_factory=lambda: blake2b(digest_size=16))
+    _hash: blake2b = field(default_factory=lambda: blake2b(digest_size=16))
     count: int = 0
 
     def note(self, line: str) -> None:
@@ -195,9 +195,9 @@ class SimNode:
         if self.frozen:
             self._waiting.append(given)
             return
-        life = self.lives
-        self._carry_out(self.node.handle(given, self.now))
-        if self.node is not None and self.lives == life:
+        node = self.node
+        self._carry_out(node.handle(given, self.now))
+        if self.node is node:
             self._set_alarm()
 
     def _carry_out(self, effects: list[Effect]) -> None:
