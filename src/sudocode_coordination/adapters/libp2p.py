@@ -108,6 +108,7 @@ class _Running:
     swarm: Swarm
     pubsub: Pubsub
     nursery: trio.Nursery
+    sockets: faults.Sockets
     used: set[int] = field(default_factory=set)
     """`id` of connections that carry a link, or are on the way to one."""
     seen_since: dict[int, float] = field(default_factory=dict)
@@ -221,7 +222,7 @@ class Libp2pNetwork:
         Raises:
             NetworkError: there is nothing to listen on.
         """
-        faults.quiet_logs()
+        faults.quiet_modules()
         addressing.require_free_ports(self._listen)
         listen = self._listen
         started = False
@@ -284,13 +285,15 @@ class Libp2pNetwork:
 
     async def _run_host(self, listen: list[Multiaddr], on_started: Callable[[list[Multiaddr]], None], done: trio.Event) -> None:
         host, swarm = faults.make_host(self._seed, listen, max_connections=self._max_peers * 2 + 16, closings=self._closings)
-        faults.gate_peers(swarm, self._verdict, closings=self._closings)
+        sockets = faults.Sockets()
+        faults.gate_peers(swarm, self._verdict, sockets, closings=self._closings)
         pubsub, router = faults.make_pubsub(
             host, TOPICS, accepts=self._accepts_gossip, on_message=self._on_gossip, closings=self._closings
         )
         faults.drop_notifees(swarm)
         faults.contain_streams(swarm, self._may_connect, closings=self._closings)
         async with AsyncExitStack() as stack:
+            stack.callback(sockets.close_all)
             await stack.enter_async_context(host.run(listen_addrs=listen))
             listening = host.get_transport_addrs()
             if not listening or len(listening) < len([one for one in listen if not str(one).startswith("/ip6/")]):
@@ -305,7 +308,7 @@ class Libp2pNetwork:
             for topic in TOPICS:
                 await pubsub.subscribe(topic)
             async with trio.open_nursery() as nursery:
-                running = _Running(host, swarm, pubsub, nursery)
+                running = _Running(host, swarm, pubsub, nursery, sockets)
                 host.set_stream_handler(_SYNC, lambda stream: self._on_sync_stream(running, stream))
                 self._running = running
                 nursery.start_soon(self._tick, running)
@@ -350,7 +353,7 @@ class Libp2pNetwork:
     def _close_unadmitted(self, running: _Running) -> None:
         for connection in running.swarm.get_connections():
             if connection.muxed_conn.peer_id.to_base58() not in self._admitted and id(connection) not in running.used:
-                running.nursery.start_soon(self._close_connection, connection)
+                running.nursery.start_soon(self._close_connection, running, connection)
 
     # --- dialling -----------------------------------------------------------------------------------------------------------
 
@@ -390,7 +393,7 @@ class Libp2pNetwork:
         finally:
             failed.set()
             if connection is not None:
-                running.nursery.start_soon(self._close_connection, connection)
+                running.nursery.start_soon(self._close_connection, running, connection)
 
     async def _open_sync_stream(self, running: _Running, peer: PeerId, connection: Any, address: str) -> None:
         stream = await connection.new_stream()
@@ -485,7 +488,7 @@ class Libp2pNetwork:
         finally:
             self._forget(link, link.reason)
             if self._running is running:
-                running.nursery.start_soon(self._close_connection, connection)
+                running.nursery.start_soon(self._close_connection, running, connection)
 
     def _forget(self, link: Link, reason: str, *, later: bool = False) -> None:
         """The link is no longer the peer's: nothing of it is delivered any more but this."""
@@ -500,16 +503,16 @@ class Libp2pNetwork:
         else:
             self._emit(item)
 
-    async def _close_connection(self, connection: Any) -> None:
+    async def _close_connection(self, running: _Running, connection: Any) -> None:
         try:
             with trio.CancelScope(deadline=trio.current_time() + 3, shield=True):
                 await connection.close()
         except Exception as error:  # noqa: BLE001 - it is being thrown away; libp2p must not take the host with it
             log.debug("closing a connection: %r", error)
         finally:
-            if self._running is not None:
-                self._running.used.discard(id(connection))
-                self._running.seen_since.pop(id(connection), None)
+            running.sockets.close(connection)
+            running.used.discard(id(connection))
+            running.seen_since.pop(id(connection), None)
 
     def _on_frame(self, link: Link, frame: bytes) -> None:
         if self._links.get(link.peer) is link:
@@ -540,11 +543,11 @@ class Libp2pNetwork:
         for connection in connections:
             if faults.buffered_bytes(connection) > faults.MAX_BUFFERED_BYTES:
                 log.warning("%s sends more than its windows allow; disconnected", connection.muxed_conn.peer_id)
-                running.nursery.start_soon(self._close_connection, connection)
+                running.nursery.start_soon(self._close_connection, running, connection)
             elif id(connection) not in running.used:
                 since = running.seen_since.setdefault(id(connection), now)
                 if now - since > _UNUSED_CONNECTION_SECONDS:
-                    running.nursery.start_soon(self._close_connection, connection)
+                    running.nursery.start_soon(self._close_connection, running, connection)
         alive = {id(connection) for connection in connections}
         for gone in [key for key in running.seen_since if key not in alive]:
             del running.seen_since[gone]

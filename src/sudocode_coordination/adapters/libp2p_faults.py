@@ -33,6 +33,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
@@ -76,13 +77,19 @@ class Closings:
 ALL_CLOSED: Final = Closings()
 
 
-def quiet_logs() -> None:
+def quiet_modules() -> None:
     """Fault: libp2p's loggers have no handler, so that Python prints their warnings to stderr; and one module logs
     through the root logger, whose module functions install a stderr handler for the whole process."""
     logger = logging.getLogger("libp2p")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
+    # Fault: WebSocket dials go through the proxy that the environment names for HTTP, and print that on stdout.
+    proxy_env.get_proxy_from_environment = _no_proxy
     swarm_connection.logging = logging.getLogger(swarm_connection.__name__)  # type: ignore[attr-defined,assignment]
+
+
+def _no_proxy(url: str) -> str | None:  # noqa: ARG001 - the name is part of what it replaces
+    return None
 
 
 def make_host(
@@ -121,13 +128,38 @@ def make_host(
     for transport in (TCP(), WebsocketTransport(swarm.upgrader)):
         if not any(isinstance(known, type(transport)) for known in swarm.transport_manager.get_transports()):
             swarm.transport_manager.add_transport(transport)  # to dial with, where it is not listened on
+    for known in swarm.transport_manager.get_transports():
+        if isinstance(known, WebsocketTransport):
+            _forget_dialled(known)
     swarm.retry_config = RetryConfig(max_retries=0)
+    _disable_auto_connector(swarm)
     # The default manager's limits count per process lifetime and rate; ours are below and in `Libp2pNetwork`.
     swarm.set_resource_manager(None)
     # Fault: tokens of inbound connections are never given back; after 250 of them, ever, none is accepted.
     if closings.inbound_tokens:
         swarm._inbound_limiter.total_tokens = _INBOUND_TOKENS
     return host, swarm
+
+
+def _forget_dialled(transport: WebsocketTransport) -> None:
+    """Fault: the WebSocket transport counts and keeps every connection it ever dialled; past a limit it dials no more."""
+
+    async def nothing(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patched: Any = transport
+    patched._track_connection = nothing
+
+
+def _disable_auto_connector(swarm: Swarm) -> None:
+    """Fault: even with watermarks of 0 it dials whoever it has heard of, up to half of the most there may be."""
+
+    async def nothing(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    connector: Any = swarm.auto_connector
+    connector.maybe_connect = nothing
+    connector.run_background_task = nothing
 
 
 def drop_notifees(swarm: Swarm) -> None:
@@ -140,7 +172,7 @@ Verdict = Callable[[PeerId, bool, str], str | None]
 """(peer, inbound, remote address) -> why it is refused."""
 
 
-def gate_peers(swarm: Swarm, verdict: Verdict, *, closings: Closings = ALL_CLOSED) -> None:
+def gate_peers(swarm: Swarm, verdict: Verdict, sockets: Sockets, *, closings: Closings = ALL_CLOSED) -> None:
     """Fault: the connection gate knows addresses, never a peer id. Refuse right after Noise, before there is a muxer."""
     upgrader: Any = swarm.upgrader
     secure: Callable[..., Awaitable[ISecureConn]] = upgrader.upgrade_security
@@ -156,9 +188,11 @@ def gate_peers(swarm: Swarm, verdict: Verdict, *, closings: Closings = ALL_CLOSE
             secured = await secure(raw, is_initiator, peer_id)
         finally:
             pending -= not is_initiator
+        sockets.watch(raw, secured)
         peer = secured.get_remote_peer()
         reason = verdict(peer.to_base58(), not is_initiator, remote_address(raw)) if closings.gate else None
-        if reason is None and len(swarm.get_connections(peer)) >= MAX_CONNECTIONS_PER_PEER:
+        alive = [connection for connection in swarm.get_connections(peer) if not connection.is_closed]
+        if reason is None and len(alive) >= MAX_CONNECTIONS_PER_PEER:
             reason = "too many connections of that peer"
         if reason is not None:
             await secured.close()
@@ -282,19 +316,58 @@ def make_pubsub(
     return pubsub, router
 
 
+def _socket_of(connection: Any) -> trio.socket.SocketType | None:
+    """The socket under a raw connection: TCP, shared port or WebSocket wrap it differently."""
+    layer = connection
+    for _ in range(8):
+        found: trio.socket.SocketType | None = getattr(layer, "socket", None)
+        if found is not None:
+            return found
+        layer = next(
+            (inner for name in ("stream", "_ws_connection", "_stream") if (inner := getattr(layer, name, None)) is not None), None
+        )
+    return None
+
+
 def remote_address(connection: Any) -> str:
-    """Multiaddr of a raw connection's other end; empty if unknown. libp2p itself knows none for IPv6."""
+    """Multiaddr of a raw connection's other end; empty if unknown. libp2p itself knows none for IPv6 and WebSocket."""
     endpoint = connection.get_remote_address()
-    stream = getattr(connection, "stream", None)
-    while endpoint is None and stream is not None:
-        sock = getattr(stream, "socket", None)
-        if sock is not None:
-            try:
-                endpoint = sock.getpeername()[:2]
-            except OSError:
-                return ""
-        stream = getattr(stream, "stream", None)
+    if endpoint is None:
+        found = _socket_of(connection)
+        try:
+            endpoint = found.getpeername()[:2] if found is not None else None
+        except OSError:
+            endpoint = None
     if endpoint is None:
         return ""
     host, port = endpoint
     return f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}"
+
+
+class Sockets:
+    """Fault: a connection that is closed while its host stops, or over WebSocket while its peer is gone, leaves its socket
+    open. Every connection's is known here, and closed with it."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, trio.socket.SocketType] = {}
+
+    def watch(self, raw: Any, secured: Any) -> None:
+        """A new connection."""
+        found = _socket_of(raw)
+        if found is not None:
+            self._open = {number: known for number, known in self._open.items() if known.fileno() >= 0}
+            self._open[id(found)] = found
+            secured._watched_socket = found
+
+    def close(self, connection: Any) -> None:
+        """For good, whatever libp2p did."""
+        found = getattr(connection.muxed_conn.secured_conn, "_watched_socket", None)
+        if found is not None:
+            self._open.pop(id(found), None)
+            found.close()
+
+    def close_all(self) -> None:
+        """At the end of a host."""
+        for found in self._open.values():
+            found.close()
+        self._open.clear()
