@@ -103,7 +103,11 @@ class Discovery:
         self._view = BranchView(keyring)
         self._offers: dict[str, _Offer] = {}
         self._commit: str | None = None
+        # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
+        self._changed = True
         self._known: dict[PeerId, KnownPeer] = {}
+        self._publisher = self._self
+        self._removable: list[str] = []
         self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
         # reading
         self._next_read: Instant | None = None
@@ -209,6 +213,7 @@ class Discovery:
     def connected_changed(self, connected: frozenset[PeerId], now: Now) -> list[Output]:
         """These peers are connected."""
         lost = self._connected - connected
+        self._changed = self._changed or connected != self._connected
         self._connected = connected
         # The record of a peer that stopped must not come back through us.
         self._offers = {name: offer for name, offer in self._offers.items() if offer.peer in connected}
@@ -244,6 +249,7 @@ class Discovery:
         self._read_error = ""
         self._roster_read_at = asked
         self._schedule_read(now.instant, self._jittered(self._interval))
+        self._changed = True
         self._commit = read.commit
         own = self._view.take(read, self._connected, now, asked)
         self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant)
@@ -274,6 +280,7 @@ class Discovery:
         self._publish_failures = 0
         self._publish_error = ""
         self._commit = done.commit or None
+        self._changed = True
         self._own.published_now(flight.changes, now.instant)
         for name, data in flight.changes.items():
             offer = self._offers.get(name)
@@ -363,13 +370,6 @@ class Discovery:
 
     # --- publishing --------------------------------------------------------------------------------------------------------
 
-    def _publisher(self) -> PeerId:
-        """Who pushes for the connected swarm."""
-        candidates = {p for p in self._known if p in self._connected}
-        if self._own.ever_published:
-            candidates.add(self._self)
-        return min(candidates, default=self._self)
-
     def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
         name = _name_of(data)
         if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
@@ -398,7 +398,7 @@ class Discovery:
             return None
         if self._roster_read_at is None or self._read_error:
             return None  # what can't be read can't be pushed to; the next read comes soon
-        leads = self._publisher() == self._self
+        leads = self._publisher == self._self
         times = self._own.publish_times(leads=leads, read_at=self._roster_read_at)
         if leads:
             times.extend(offer.due for offer in self._offers.values())
@@ -410,10 +410,10 @@ class Discovery:
         return max(earliest, self._not_before)
 
     def _stale(self) -> list[str]:
-        return [name for name in self._view.removable(self._connected) if name not in self._offers]
+        return [name for name in self._removable if name not in self._offers]
 
     def _publish(self, now: Now) -> list[Output]:
-        leads = self._publisher() == self._self
+        leads = self._publisher == self._self
         stale = self._stale() if leads else []
         if stale and now.instant - self._read_ended_at > REMOVAL_VIEW_MS:
             self._waits_for_view = True
@@ -428,7 +428,7 @@ class Discovery:
         return [self._in_flight]
 
     def _offer_due(self) -> Instant | None:
-        publisher = self._publisher()
+        publisher = self._publisher
         if self._stopping or publisher == self._self or self._roster_read_at is None:
             return None
         return self._own.offer_time(publisher)
@@ -443,7 +443,7 @@ class Discovery:
             outputs.extend(self._publish(now))
         due = self._offer_due()
         if due is not None and due <= now.instant:
-            publisher = self._publisher()
+            publisher = self._publisher
             outputs.append(Say(peer=publisher, message=RecordOffer(records=self._own.offer(publisher, now))))
         due = self._read_due()
         if due is not None and due <= now.instant:
@@ -453,8 +453,17 @@ class Discovery:
         return outputs
 
     def _show(self) -> list[Output]:
-        """Work out `known` again, and tell what changed."""
+        """Work out what follows from branch and connections, and tell what changed."""
+        if not self._changed:
+            return []
+        self._changed = False
         known = self._view.known(self._connected)
+        self._removable = self._view.removable(self._connected)
+        # Who pushes for the connected swarm. A peer that is not on the branch itself leads nobody.
+        candidates = {p for p in known if p in self._connected}
+        if self._own.ever_published:
+            candidates.add(self._self)
+        self._publisher = min(candidates, default=self._self)
         changed = shape(known) != shape(self._known)
         self._known = known
         if not changed:
