@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from sudocode_coordination.core.claims import Claims, Known, owner_of
+from sudocode_coordination.core.claims import Claims, Known
 from sudocode_coordination.core.wire import ClaimBody
 from sudocode_coordination.model import ClaimId, Grade, Instant, PartitionPolicy, PeerId
 
@@ -66,6 +66,7 @@ class Holding:
         "ticket",
         "ttl_ms",
         "valid_until",
+        "vouched",
         "waits",
         "yield_at",
         "yield_to",
@@ -87,6 +88,8 @@ class Holding:
         """Who acknowledged it at all."""
         self.blockers: set[ClaimId] = set()
         """Conflicting claims that somebody disclosed."""
+        self.vouched: set[ClaimId] = set()
+        """Those whose owners somebody is connected to, though this peer may not be."""
         self.yielded: set[ClaimId] = set()
         """Those of them that gave way, as their owners said."""
         self.waits: set[ClaimId] = set()
@@ -119,6 +122,11 @@ class Holding:
         self.acks.clear()
         self.answers.clear()
         self.blockers.clear()
+        self.vouched.clear()
+
+    def excuses(self, known: Known, view: View) -> bool:
+        """Whether that claim need not be waited for: its owner is gone, for all that anybody knows."""
+        return known.owner in view.gone and known.body.id not in self.vouched
 
     def blocking(self, claims: Claims, now: Instant) -> list[Known]:
         """Live claims in the way."""
@@ -161,6 +169,6 @@ def standing(
             agreed = not blocking and all(peer in holding.answers for peer in others)
         case "open":
             agreed = all(peer in holding.answers or peer in view.suspected for peer in others) and all(
-                owner_of(known.body.id) in view.gone for known in blocking
+                holding.excuses(known, view) for known in blocking
             )
     return "provisional" if agreed else "open"

@@ -242,9 +242,10 @@ class LeaseManager(OwnLeases):
     def _disclose(self, known: Known, now: Instant) -> Disclosed:
         mine = self._own.get(known.body.id)
         if mine is None:
-            return Disclosed(known.body, known.granted, known.grade, max(0, known.expiry - now))
+            reachable = known.owner in self.view.connected
+            return Disclosed(known.body, known.granted, known.grade, max(0, known.expiry - now), reachable)
         until = mine.valid_until if mine.granted else mine.sent_at + mine.hold_ms
-        return Disclosed(mine.body, mine.granted, mine.grade, max(0, until - now))
+        return Disclosed(mine.body, mine.granted, mine.grade, max(0, until - now), True)
 
     def _on_ack(self, peer: PeerId, message: Ack, now: Now) -> list[Output]:
         self._lamport = max(self._lamport, message.lamport)
@@ -258,6 +259,8 @@ class LeaseManager(OwnLeases):
                 self._wake_at_expiry(known)
             if known is not None or disclosed.claim.id in self._own:
                 holding.blockers.add(disclosed.claim.id)
+                if disclosed.reachable:
+                    holding.vouched.add(disclosed.claim.id)
         holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)
         if message.round == holding.round:
             holding.answers.add(peer)

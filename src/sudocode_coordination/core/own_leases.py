@@ -407,7 +407,7 @@ class OwnLeases:
         granted = rival.granted and now < rival.valid_until if rival else known.granted
         if not granted or known.body.priority < holding.body.priority:
             return False
-        return not (known.owner in self.view.gone and self._config.partition_policy == "open")
+        return not (holding.excuses(known, self.view) and self._config.partition_policy == "open")
 
     def _grant(self, holding: Holding, now: Now) -> list[Output]:
         body = holding.body

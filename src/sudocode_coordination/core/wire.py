@@ -123,6 +123,8 @@ class Disclosed(msgspec.Struct, frozen=True, array_like=True):
     granted: bool
     grade: Grade
     remaining_ms: Millis
+    reachable: bool = False
+    """Its owner is connected to the one who tells: it is not gone."""
 
 
 class Claim(Message, frozen=True, kw_only=True, tag="claim"):
