@@ -76,7 +76,8 @@ class Peer:
         self.start()
 
     def start(self) -> None:
-        """Also again, after the process was killed."""
+        """Also again, after the process was killed; a moment later, as always."""
+        self.now = Now(self.now.instant + 1, self.now.wall_ms + 1)
         contents = self.disk.load()
         self.stored = {(e.owner, e.epoch, e.seq) for e in contents.envelopes}
         self.said.clear()
@@ -171,25 +172,23 @@ class Swarm:
                         far.take(far.sync.received(peer.id, message, far.now))
 
     def advance(self, milliseconds: int) -> None:
-        """Move all clocks on, ticking whoever is due, and carry what is said."""
-        end = {name: peer.now.instant + milliseconds for name, peer in self.peers.items()}
+        """Move all clocks on together, ticking whoever is due, and carry what is said."""
+        left = milliseconds
         while True:
-            due = [
-                (deadline, name)
+            waits = [
+                (max(0, deadline - peer.now.instant), name)
                 for name, peer in self.peers.items()
-                if (deadline := peer.sync.deadline()) is not None and deadline <= end[name]
+                if (deadline := peer.sync.deadline()) is not None
             ]
-            if not due:
-                break
-            at, name = min(due)
-            peer = self.peers[name]
-            elapsed = max(0, at - peer.now.instant)
-            peer.now = Now(peer.now.instant + elapsed, peer.now.wall_ms + elapsed)
-            peer.tick()
+            wait, name = min(waits, default=(left + 1, ""))
+            step = min(wait, left)
+            for peer in self.peers.values():
+                peer.now = Now(peer.now.instant + step, peer.now.wall_ms + step)
+            left -= step
+            if wait > step:
+                return
+            self.peers[name].tick()
             self.settle()
-        for name, peer in self.peers.items():
-            left = end[name] - peer.now.instant
-            peer.now = Now(end[name], peer.now.wall_ms + left)
 
     def agree(self) -> bool:
         """Whether all have equal views and equal Yjs documents."""

@@ -8,6 +8,7 @@ stored and sent stays in proportion to what is alive, however often it changes.
 
 from __future__ import annotations
 
+from random import Random
 from typing import Final, NamedTuple
 
 import msgspec
@@ -34,6 +35,8 @@ COMPACT_LIMIT_BYTES: Final = MAX_FEED_BYTES - (2 << 20)
 """Compact before others would refuse the feed, whatever the factor says."""
 MAX_LIVE_BYTES: Final = 8 << 20
 """Of all own live entries: leaves room in a feed for their changes between two compactions."""
+EPOCH_LEAP: Final = 1 << 16
+"""Milliseconds, about a minute: how far an epoch may be ahead of a clock that was set back."""
 JOIN_ENVELOPES: Final = 256
 """A joiner should not have to check more signatures than this one by one (0.2 ms each)."""
 
@@ -48,7 +51,8 @@ class Published(NamedTuple):
 class Author:
     """Writes the own feed in `store`."""
 
-    def __init__(self, keyring: Keyring, store: FeedStore) -> None:
+    def __init__(self, keyring: Keyring, store: FeedStore, rng: Random) -> None:
+        self._rng = rng
         self._keyring = keyring
         self._owner = keyring.peer_id
         self._store = store
@@ -66,6 +70,9 @@ class Author:
 
     def begin(self, at_least: int, now: Now) -> None:
         """Start a new epoch: the greater of `at_least` and the wall clock. Its snapshot is made by the next flush."""
+        if at_least > now.wall_ms:
+            # The clock went back. If the last epoch's number was lost too (power), counting on would use it a second time.
+            at_least += self._rng.randrange(EPOCH_LEAP)
         self.epoch = max(at_least, now.wall_ms, 1)
         self._begin = True
         self._due = now.instant

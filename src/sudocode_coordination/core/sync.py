@@ -35,7 +35,10 @@ MAX_ASKS: Final = 5
 MESSAGE_BYTES: Final = 500_000
 """Of envelopes in one message, below the 512 KB of which two fit a frame."""
 ANSWER_BYTES: Final = 8 << 20
-"""Sent to one peer in answers within `ASK_PAUSE_MS`: bounds its send queue, and what repeated questions cost. It asks on."""
+"""Sent to one peer in answers within `ANSWER_WINDOW_MS`: bounds its send queue, and what repeated questions cost. It asks on."""
+ANSWER_WINDOW_MS: Final = ASK_PAUSE_MS // 2
+RENEW_PAUSE_MS: Final = 60_000
+"""Before a new own epoch is begun because a peer wants no more of this one; twice as long each time, as it may never want any."""
 MAX_GOSSIP_BYTES: Final = 40 << 10
 """Larger envelopes are not gossiped: every mesh neighbour would carry several copies."""
 FORWARD_PEERS: Final = 3
@@ -79,10 +82,12 @@ class Sync:
         self.own = keyring.peer_id
         self.store = FeedStore(keyring)
         self.document = self.store.document
-        self._author = Author(keyring, self.store)
+        self._author = Author(keyring, self.store, rng)
         self._peers: dict[PeerId, _Peer] = {}
         self._exchange_at: Instant | None = None
         self._all_connected = True
+        self._renew_at: Instant | None = None
+        self._renew_pause = RENEW_PAUSE_MS
         self.incarnation = 0
         """The own feed's first epoch of this run: greater than that of every run before."""
 
@@ -254,6 +259,13 @@ class Sync:
             return []
         return self._take((envelope,), None, now)
 
+    def _renew(self, now: Now) -> None:
+        """A peer has forgotten or refused the own epoch, say after a long time apart: it takes up a new one."""
+        if self._renew_at is None or self._renew_at <= now.instant:
+            self._renew_at = now.instant + self._renew_pause
+            self._renew_pause *= 2
+            self._author.begin(self._author.epoch + 1, now)
+
     # --- giving ---------------------------------------------------------------------------------------------------------
 
     def _compare(self, peer_id: PeerId, peer: _Peer, heads: tuple[Head, ...], now: Now) -> list[Output]:
@@ -265,6 +277,8 @@ class Sync:
                 if owner in peer.has:
                     told[owner] = max(told.get(owner, (-1, 0)), peer.has[owner])
         peer.has = told
+        if told.get(self.own) == (self._author.epoch, NOTHING_MORE):
+            self._renew(now)
         outputs: list[Output] = self.flush(now) if self._author.must_begin else []
         peer.promised = {owner: place for owner, place in sorted(told.items()) if self._lacks(owner, place)}
         outputs += self._answer(peer_id, peer, now)
@@ -290,7 +304,7 @@ class Sync:
             greeted, peer.greeted = peer.greeted, False
             outputs += self._send(self._author.compact(now.wall_ms), now)
             peer.greeted = greeted
-        if peer.answered_at is None or now.instant - peer.answered_at >= ASK_PAUSE_MS:
+        if peer.answered_at is None or now.instant - peer.answered_at >= ANSWER_WINDOW_MS:
             peer.answered_bytes = 0
         lacking: list[Envelope] = []
         for owner in self.store.owners():
