@@ -172,6 +172,12 @@ def test_the_reference_has_no_gaps() -> None:
     assert unexplained == []
 
 
+def test_the_code_map_has_every_module_of_the_core() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    modules = [path.name for path in (PACKAGE / "core").glob("*.py") if path.stem != "__init__"]
+    assert sorted(name for name in modules if f"`core/{name}`" not in text) == []
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     link = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
     broken = [
