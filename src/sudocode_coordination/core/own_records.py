@@ -18,6 +18,8 @@ from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecor
 
 MAX_OFFER_BYTES: Final = 256 << 10
 """Records in one offer: a quarter of a frame, the rest follows in the next."""
+MISSING_MS: Final = 20_000
+"""A publisher that has not brought a missing record back by then, or up to twice that, is not waited for."""
 OFFER_GAP_MS: Final = 5_000
 """Between two offers of one record that has changed."""
 MAX_SIGNED: Final = 4
@@ -186,8 +188,11 @@ class OwnRecords:
             due = self._due(mine)
             if leads or not self.ever_published:
                 times.append(due)
-            elif read_at >= due + mine.fallback_ms:
-                times.append(due + mine.fallback_ms)
+                continue
+            # A record that is missing keeps newcomers from us, one that is merely old does not.
+            patience = mine.fallback_ms if mine.on_branch is not None else MISSING_MS + mine.fallback_ms % MISSING_MS
+            if read_at >= due + patience:
+                times.append(due + patience)
         return times
 
     def changes(self, now: Now) -> dict[str, bytes | None]:
