@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
 
@@ -496,7 +496,7 @@ class CoordinationAgent(_AgentBase):
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.stop()
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Events from now on, until the agent stops or its daemon ends."""
         if self.session.connection.ended is not None:
             return
@@ -586,7 +586,7 @@ class BlockingCoordinationAgent(_AgentBase):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def events(self, *, timeout_s: float | None = None) -> Iterator[Event]:
+    def events(self, *, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """Events from now on, until the agent stops or its daemon ends. `timeout_s`: or nothing has happened for that long."""
         reader: queue.Queue[Event | None] = queue.Queue(MAX_UNREAD_EVENTS)
         if self.session.connection.ended is not None:

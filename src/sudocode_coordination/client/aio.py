@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -133,7 +133,7 @@ class AsyncClient(Calls, Awaits):
             raise timed_out(timeout_s or 0)
         return outcome(request, answers[0])
 
-    async def events(self, *, replay: int = 0) -> AsyncIterator[Event]:
+    async def events(self, *, replay: int = 0) -> AsyncGenerator[Event, None]:
         """Events as they happen, on a connection of its own, until the daemon ends.
 
         Args:
@@ -149,9 +149,9 @@ class AsyncClient(Calls, Awaits):
         news = anyio.Event()
 
         def listener(event: Event | None, end: CoordinationError | None) -> None:
-            if event is not None and len(heard) < MAX_UNREAD_EVENTS:
+            if event is not None and not ended and len(heard) < MAX_UNREAD_EVENTS:
                 heard.append(event)
-            else:
+            elif not ended:
                 ended.append(end or DaemonBusyError("events were not read fast enough, some are lost", hint="subscribe again"))
             run_on_loop(lambda: news.set())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Final, TypeVar
 
@@ -85,7 +85,7 @@ class Client(Calls, Blocks):
             raise timed_out(timeout_s or 0)
         return outcome(request, answers[0])
 
-    def events(self, *, replay: int = 0, timeout_s: float | None = None) -> Iterator[Event]:
+    def events(self, *, replay: int = 0, timeout_s: float | None = None) -> Generator[Event, None, None]:
         """Events as they happen, on a connection of its own, until the daemon ends or the iterator is closed.
 
         Args:
@@ -100,6 +100,8 @@ class Client(Calls, Blocks):
         too_slow = DaemonBusyError("events were not read fast enough, some are lost", hint="read them in a thread of their own")
 
         def listener(event: Event | None, end: CoordinationError | None) -> None:
+            if lost.is_set():
+                return
             try:
                 heard.put_nowait(event or end or too_slow)
             except queue.Full:

@@ -59,6 +59,10 @@ class RunningNetwork(Network, Protocol):
 class Surroundings(Protocol):
     """Makes what a daemon is put together from."""
 
+    @property
+    def newborn(self) -> bool:
+        """Whether that identity has just been made."""
+
     def keyring(self) -> Keyring:
         """The clone's identity."""
 
@@ -83,7 +87,9 @@ class RealSurroundings:
 
         self._clone = clone
         self._config = config
-        self._identity = load_or_create_identity(Path(clone.state_file("identity.key")))
+        key_file = Path(clone.state_file("identity.key"))
+        self.newborn = not key_file.exists()
+        self._identity = load_or_create_identity(key_file)
 
     def keyring(self) -> Keyring:
         return self._identity
@@ -229,7 +235,8 @@ class Daemon:
                 reply=server.reply,
                 journal=self._journal,
             )
-            self._pump.deliver(Started(contents=contents, seed=secrets.randbits(63)))
+            newborn = self._surroundings.newborn
+            self._pump.deliver(Started(contents=contents, seed=secrets.randbits(63), newborn=newborn))
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
@@ -241,7 +248,6 @@ class Daemon:
                     try:
                         await self._pump.run()
                     except NodeCrashed:
-                        self._journal.flush()
                         log.critical("stopped by a fault; what led to it is in %s", self._journal.path)
                         raise
                     await server.farewell()

@@ -229,6 +229,8 @@ class Pump:
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # pycrdt's panics are no Exceptions
+            if self._journal is not None:
+                self._journal.flush()
             raise NodeCrashed(f"the node raised on {type(given).__name__}: {error!r}") from error
         failure: str | None = None
         for effect in effects:

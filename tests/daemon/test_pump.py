@@ -1,0 +1,230 @@
+"""The pump: order of effects, failing disks, ticks, floods, and a node that raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from tests.daemon.doubles import HandClock, Log, ScriptedNode
+
+from sudocode_coordination.adapters.clock import BootClock
+from sudocode_coordination.api.requests import GetStatus
+from sudocode_coordination.core.io import (
+    BranchPublishFailed,
+    DiskContents,
+    DiskFailed,
+    Effect,
+    FrameReceived,
+    Gossip,
+    GossipReceived,
+    Input,
+    Listening,
+    PeerDisconnected,
+    Persist,
+    Publish,
+    Reply,
+    RequestReceived,
+    Send,
+    Started,
+    Stopped,
+    StopRequested,
+    StoredValue,
+    Ticked,
+)
+from sudocode_coordination.daemon import pump as pump_module
+from sudocode_coordination.daemon.journal import Entry, Header, Journal, read_journal
+from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
+from sudocode_coordination.model import Now
+
+WRITE = Persist(operations=(StoredValue(space="meta", key="k", data=b"v"),))
+REQUEST = RequestReceived(client=1, request_id=1, request=GetStatus())
+
+
+def pump_of(node: CoreNode, log: Log, clock: HandClock | BootClock | None = None, journal: Journal | None = None) -> Pump:
+    return Pump(
+        node,
+        clock or HandClock(),
+        log,
+        log,
+        log,
+        emit=lambda event: log.calls.append(("emit", event)),
+        reply=lambda reply: log.calls.append(("reply", reply)),
+        journal=journal,
+    )
+
+
+def answering(answers: dict[type, list[Effect]]) -> Callable[[Input, Now], list[Effect]]:
+    return lambda given, _now: [Stopped()] if isinstance(given, StopRequested) else answers.get(type(given), [])
+
+
+def run(pump: Pump, *inputs: Input) -> None:
+    async def main() -> None:
+        with trio.fail_after(10):
+            for given in inputs:
+                pump.deliver(given)
+            pump.deliver(StopRequested())
+            await pump.run()
+
+    trio.run(main)
+
+
+def test_effects_are_carried_out_in_order() -> None:
+    log = Log()
+    reply = Reply(client=1, request_id=1, value=3)
+    effects: list[Effect] = [WRITE, Send(peer="p", frame=b"f"), reply, Gossip(topic="t", data=b"g")]
+    run(pump_of(ScriptedNode(answering({RequestReceived: effects})), log), REQUEST)
+    expected = [("write", WRITE.operations), ("send", "p", b"f"), ("reply", reply), ("gossip", "t", b"g")]
+    assert log.calls == expected
+
+
+def test_nothing_is_published_that_is_not_on_disk() -> None:
+    log = Log()
+    log.broken = "no space left"
+    effects: list[Effect] = [
+        Send(peer="p", frame=b"before"),
+        WRITE,
+        Send(peer="p", frame=b"after"),
+        Gossip(topic="t", data=b"after"),
+        Publish(ticket=7, changes={"a": b"after"}),
+        Publish(ticket=8, changes={"a": None}, final=True),
+        Reply(client=1, request_id=1, value="kept"),
+    ]
+
+    def script(given: Input, _now: Now) -> list[Effect]:
+        if isinstance(given, RequestReceived):
+            return effects
+        return [Stopped()] if isinstance(given, BranchPublishFailed) else []
+
+    node = ScriptedNode(script)
+    run(pump_of(node, log), REQUEST)
+    assert [call for call in log.calls if call[0] != "reply"] == [("send", "p", b"before"), ("publish", 8, {"a": None}, True)]
+    (reply,) = [call[1] for call in log.calls if call[0] == "reply"]
+    assert reply.error.code == "storage"
+    assert "no space left" in reply.error.message
+    assert DiskFailed(reason="no space left") in node.got
+    assert BranchPublishFailed(ticket=7, reason="no space left") in node.got
+
+
+def test_a_disk_that_fails_while_its_failure_is_handled_ends_nothing() -> None:
+    log = Log()
+    log.broken = "gone"
+    node = ScriptedNode(answering({RequestReceived: [WRITE], DiskFailed: [WRITE]}))
+    run(pump_of(node, log), REQUEST, REQUEST)
+    assert node.got.count(DiskFailed(reason="gone")) == 2
+
+
+def test_ticks_come_when_due_and_say_how_late() -> None:
+    clock, log = HandClock(), Log()
+    node = ScriptedNode(lambda given, _now: [Stopped()] if isinstance(given, Ticked) else [])
+    node.due = 900
+
+    async def main() -> None:
+        with trio.fail_after(10):
+            await pump_of(node, log, clock).run()
+
+    trio.run(main)
+    assert node.got == [Ticked(late_ms=100)]
+
+
+def test_it_sleeps_until_the_deadline_and_wakes_for_inputs() -> None:
+    clock = BootClock()
+    seen: list[tuple[Input, int]] = []
+
+    def script(given: Input, now: Now) -> list[Effect]:
+        seen.append((given, now.instant))
+        node.due = None
+        return [Stopped()] if isinstance(given, Listening) else []
+
+    node = ScriptedNode(script)
+    node.due = start = clock.instant() + 30
+
+    async def main() -> None:
+        pump = pump_of(node, Log(), clock)
+        async with trio.open_nursery() as nursery:
+            with trio.fail_after(10):
+                nursery.start_soon(pump.run)
+                while not seen:
+                    await trio.sleep(0.001)
+                pump.deliver(Listening(addresses=()))
+
+    trio.run(main)
+    assert isinstance(seen[0][0], Ticked)
+    assert seen[0][1] >= start
+    assert isinstance(seen[1][0], Listening)
+
+
+def test_a_deadline_that_never_moves_starves_nobody() -> None:
+    node = ScriptedNode(answering({}))
+    node.due = 0
+    run(pump_of(node, Log()), Listening(addresses=()))
+    assert [type(given) for given in node.got] == [Ticked, Listening, StopRequested]
+
+
+def test_a_peer_that_floods_is_cut_off_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "MAX_PEER_FRAMES", 3)
+    log = Log()
+    node = ScriptedNode(answering({}))
+    pump = pump_of(node, log)
+    for n in range(10):
+        pump.deliver(FrameReceived(peer="loud", frame=b"%d" % n))
+    pump.deliver(FrameReceived(peer="calm", frame=b"x"))
+    assert log.calls == [("hang_up", "loud", "sent faster than could be handled")]
+    pump.deliver(PeerDisconnected(peer="loud", reason="hung up"))
+    run(pump, FrameReceived(peer="calm", frame=b"y"))
+    assert [given.frame for given in node.got if isinstance(given, FrameReceived)] == [b"0", b"1", b"2", b"x", b"y"]
+    pump.deliver(FrameReceived(peer="loud", frame=b"back"))
+    assert log.calls == [("hang_up", "loud", "sent faster than could be handled")]
+
+
+def test_bytes_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "MAX_PEER_BYTES", 100)
+    monkeypatch.setattr(pump_module, "MAX_FRAME_BYTES", 150)
+    log = Log()
+    pump = pump_of(ScriptedNode(answering({})), log)
+    for peer, size in (("a", 100), ("a", 1), ("b", 50), ("c", 1)):
+        pump.deliver(FrameReceived(peer=peer, frame=bytes(size)))
+    assert [call[1] for call in log.calls] == ["a", "c"]
+
+
+def test_gossip_that_does_not_fit_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "MAX_HINTS", 2)
+    node = ScriptedNode(answering({}))
+    pump = pump_of(node, Log())
+    run(pump, *(GossipReceived(topic="t", data=b"%d" % n) for n in range(5)))
+    assert len([given for given in node.got if isinstance(given, GossipReceived)]) == 2
+    assert pump.dropped_hints == 3
+
+
+def test_requests_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "MAX_QUEUED_REQUESTS", 2)
+    pump = pump_of(ScriptedNode(answering({})), Log())
+    assert [pump.request(REQUEST) for _ in range(3)] == [True, True, False]
+    run(pump)
+    assert pump.request(REQUEST)
+
+
+class Panic(BaseException):
+    """Like pycrdt's: no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), Panic("rust")])
+def test_a_node_that_raises_ends_the_pump_and_leaves_a_journal(short_tmp: Path, error: BaseException) -> None:
+    def script(given: Input, _now: Now) -> list[Effect]:
+        if isinstance(given, GossipReceived):
+            raise error
+        return []
+
+    journal = Journal(short_tmp, Header(version="1", peer_id="p", config={}))
+    pump = pump_of(ScriptedNode(script), Log(), journal=journal)
+    with pytest.raises(NodeCrashed, match="GossipReceived") as caught:
+        run(pump, Started(contents=DiskContents(), seed=5), GossipReceived(topic="t", data=b"evil"))
+    assert caught.value.__cause__ is error
+    journal.close()
+    header, started, last = read_journal(journal.path)
+    assert isinstance(header, Header)
+    assert isinstance(started, Entry)
+    assert started.input == Started(contents=DiskContents(), seed=5)
+    assert isinstance(last, Entry)
+    assert last.input == GossipReceived(topic="t", data=b"evil")
