@@ -94,6 +94,8 @@ READY_MS: Final = 5_000
 """A git remote that hangs does not keep anybody from working longer than this: leases are provisional then."""
 ROSTER_SLACK_MS: Final = 10_000
 """A roster counts as read recently for two discovery intervals and this."""
+GREET_MS: Final = 5_000
+"""A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
 """Longest wait for the removal of the own records."""
 SEEK_MS: Final = 2_000
@@ -125,6 +127,8 @@ class Node:
         self._presences: dict[PeerId, tuple[int, int]] = {}
         self._sought_at: Instant = 0
         self._seeks = 0
+        self._greet_by: dict[PeerId, Instant] = {}
+        """Connected peers that have not said hello, and until when they may."""
         self._stop_by: Instant | None = None
         self._done = False
         self._listed = False
@@ -159,6 +163,7 @@ class Node:
             self.sync.deadline(),
             self.leases.deadline(),
             self._stop_by,
+            min(self._greet_by.values(), default=None),
         ]
         if not self.discovery.first_read_done and self._now.instant < self._started_at + READY_MS:
             times.append(self._started_at + READY_MS)
@@ -178,6 +183,9 @@ class Node:
             out += self.sync.ticked(now)
         if _due(self.discovery.deadline(), now) or late_ms:
             out += self.discovery.ticked(now, late_ms)
+        for peer in sorted(peer for peer, by in self._greet_by.items() if by <= now.instant):
+            del self._greet_by[peer]
+            out.append(HangUp(peer=peer, reason="no hello"))
         return out
 
     def _take(self, given: Input, now: Now) -> list[Output]:
@@ -192,6 +200,7 @@ class Node:
             case PeerConnected():
                 return self._connected(given, now)
             case PeerDisconnected(peer=peer):
+                self._greet_by.pop(peer, None)
                 out = self.membership.disconnected(given, now) + self.sync.peer_down(peer, now)
                 return out + self.discovery.connected_changed(self.membership.connected_peers, now)
             case DialFailed():
@@ -256,6 +265,7 @@ class Node:
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
         peer = given.peer
+        self._greet_by[peer] = now.instant + GREET_MS
         out: list[Output] = [
             Say(peer=peer, message=Hello(version=__version__, incarnation=self.sync.incarnation, heads=self.sync.hello()))
         ]
@@ -278,6 +288,7 @@ class Node:
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
         match message:
             case Hello(incarnation=incarnation, heads=heads):
+                self._greet_by.pop(peer, None)
                 return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
