@@ -1,10 +1,10 @@
-"""Keep the list of exact versions in `pyproject.toml` (`[tool.uv] constraint-dependencies`) complete.
+"""Keep the exact versions in `pyproject.toml` (`[tool.uv]`: `constraint-dependencies`, `build-constraint-dependencies`) complete.
 
     uv run scripts/update_pins.py            add what is missing, drop what is gone, keep the versions
     uv run scripts/update_pins.py --upgrade  the newest versions that fit together
     uv run scripts/update_pins.py --check    offline: everything installed for this project is pinned, at that version
 
-The list names versions and no addresses, so it works with any package index or mirror; `uv.lock` would name one, and is
+The lists name versions and no addresses, so they work with any package index or mirror; `uv.lock` would name one, and is
 therefore not kept in git.
 """
 
@@ -25,13 +25,14 @@ from packaging.utils import canonicalize_name
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PYPROJECT: Final = ROOT / "pyproject.toml"
-PINS: Final = re.compile(r"^constraint-dependencies = \[\n.*?^\]\n", re.MULTILINE | re.DOTALL)
+RUN: Final = "constraint-dependencies"
+BUILD: Final = "build-constraint-dependencies"
 
 
-def read_pins(pyproject: str) -> dict[str, set[str]]:
+def read_pins(pyproject: str, name: str = RUN) -> dict[str, set[str]]:
     """Pinned versions by canonical name."""
     pins: dict[str, set[str]] = {}
-    for line in tomllib.loads(pyproject)["tool"]["uv"].get("constraint-dependencies", []):
+    for line in tomllib.loads(pyproject)["tool"]["uv"][name]:
         requirement = Requirement(line)
         specifiers = list(requirement.specifier)
         if len(specifiers) != 1 or specifiers[0].operator != "==":
@@ -56,12 +57,31 @@ def resolve(pyproject: str) -> list[str]:
     return sorted(lines)
 
 
-def rewrite(pyproject: str, lines: list[str]) -> str:
-    """The file with these pins in place of its own."""
+def resolve_build(pyproject: str) -> list[str]:
+    """All that building the package takes: `name==version`."""
+    project = tomllib.loads(pyproject)
+    with tempfile.TemporaryDirectory(prefix="pins-") as folder:
+        constraints = Path(folder, "constraints.txt")
+        constraints.write_text("\n".join(project["tool"]["uv"][BUILD]), "utf-8")
+        command = ["uv", "pip", "compile", "--quiet", "--universal", "--no-header", "--no-annotate", "--python-version=3.11"]
+        done = subprocess.run(
+            [*command, "--constraints", str(constraints), "-"],
+            check=True,
+            cwd=folder,
+            input="\n".join(project["build-system"]["requires"]),
+            capture_output=True,
+            text=True,
+        )
+    return sorted(line for line in done.stdout.splitlines() if "==" in line)
+
+
+def rewrite(pyproject: str, name: str, lines: list[str]) -> str:
+    """The file with these pins in place of a list's own."""
     body = "".join(f'  "{line}",\n' for line in lines)
-    if not PINS.search(pyproject):
-        raise SystemExit(f"{PYPROJECT} has no constraint-dependencies list to rewrite")
-    return PINS.sub(lambda _: f"constraint-dependencies = [\n{body}]\n", pyproject, count=1)
+    pattern = re.compile(rf"^{name} = \[\n.*?^\]\n", re.MULTILINE | re.DOTALL)
+    if not pattern.search(pyproject):
+        raise SystemExit(f"{PYPROJECT} has no list {name} to rewrite")
+    return pattern.sub(lambda _: f"{name} = [\n{body}]\n", pyproject, count=1)
 
 
 def closure(roots: list[str]) -> dict[str, str]:
@@ -95,7 +115,7 @@ def check() -> list[str]:
     project = tomllib.loads(text)
     pins = read_pins(text)
     installed = closure([*project["project"]["dependencies"], *project["dependency-groups"]["dev"]])
-    wrong = []
+    wrong = [f"{name}: no exact versions of what builds the package" for name in [BUILD] if not read_pins(text, name)]
     for name, version in sorted(installed.items()):
         if name not in pins:
             wrong.append(f"{name} {version} is installed and not pinned: uv run scripts/update_pins.py")
@@ -116,7 +136,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.writelines(line + "\n" for line in wrong)
         return 1 if wrong else 0
     text = PYPROJECT.read_text("utf-8")
-    new = rewrite(text, resolve(rewrite(text, []) if options.upgrade else text))
+    base = rewrite(rewrite(text, RUN, []), BUILD, []) if options.upgrade else text
+    new = rewrite(rewrite(text, RUN, resolve(base)), BUILD, resolve_build(base))
     if new != text:
         PYPROJECT.write_text(new, "utf-8")
     return 0

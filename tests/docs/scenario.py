@@ -32,6 +32,8 @@ FILES: Final = {
     "src/db.py": "def connect() -> None: ...\n",
     "specs/auth.md": "# Auth\n",
 }
+LOOPBACK: Final = "/ip4/127.0.0.1/tcp/0,/ip4/127.0.0.1/tcp/0/ws"
+"""Tests stay off the network; what a reader sees is the same but for the addresses."""
 _UV: Final = """#!/bin/sh
 # `uv run X` of the documents: X of the environment that the tests run in, which is the one that uv would make.
 [ "$1" = run ] || { echo "uv $*: not in the documents' vocabulary" >&2; exit 2; }
@@ -65,6 +67,7 @@ class Scenario:
             **os.environ,
             "PATH": os.pathsep.join((str(bin_), str(Path(sys.executable).parent), os.environ["PATH"])),
             "COLUMNS": "140",
+            "COORD_LISTEN_ADDRESSES": LOOPBACK,
             _MARK: self._mark,
         }
         self._environment.pop("CI", None)
