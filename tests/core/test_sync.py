@@ -480,6 +480,21 @@ def test_a_forgotten_owner_does_not_come_back_by_way_of_others() -> None:
     assert a.take(a.sync.forget_owner(a.id, a.now)) == []
 
 
+def test_a_fork_of_the_own_feed_heals() -> None:
+    """Two machines with one key, or a disk copied: others refuse the second half, say so, and it begins anew."""
+    swarm = Swarm("a", "b")
+    a, b = swarm["a"], swarm["b"]
+    a.tick()
+    twin = Pen("a", epoch=a.sync.incarnation)
+    b.take(b.sync.gossiped(encode_envelope(twin.write({("leases", "x"): 1})), b.now))
+    swarm.link("a", "b")
+    swarm.settle()
+    a.set("leases", "x", 2, urgent=True)
+    swarm.settle()
+    assert any("refused" in problem for problem in b.sync.problems())
+    assert b.entries() == a.entries() == {(a.id, "x"): 2}
+
+
 def test_a_peer_that_was_forgotten_by_mistake_is_taken_up_again_when_they_meet() -> None:
     swarm = Swarm("a", "b")
     a, b = swarm["a"], swarm["b"]
@@ -547,6 +562,8 @@ def test_whatever_happens_all_agree_in_the_end(seed: int) -> None:
                         peer.disk.crash()
                     case _:
                         peer.disk.wipe()
+                # A machine takes a second to come up; within the same millisecond an epoch might be used twice.
+                peer.now = Now(peer.now.instant, peer.now.wall_ms + 1_000)
                 peer.start()
     swarm.link_all()
     for peer in swarm.peers.values():
@@ -598,18 +615,18 @@ def test_a_set_among_10_000_entries_and_a_join_are_fast() -> None:
     a.take(a.sync.flush(a.now))
     times = []
     for n in range(500):
-        started = time.perf_counter()
+        started = time.process_time()
         outputs = a.sync.set("leases", f"{a.id}.{n}", n, a.now, urgent=True)
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
         a.take(outputs)
     # 0.07 ms here; the margins are for loaded machines.
     assert sorted(times)[len(times) // 2] < 0.000_3
-    started = time.perf_counter()
+    started = time.process_time()
     swarm.link("a", "b")
     messages = [message for _, message in a.said if isinstance(message, Envelopes)]
     a.said.clear()
     for message in messages:
         outputs = b.sync.received(a.id, message, b.now)
-    assert time.perf_counter() - started < 2.0
+    assert time.process_time() - started < 2.0
     assert len(b.entries()) == 10_000
     assert any(not isinstance(output, Say) for output in outputs)

@@ -327,6 +327,7 @@ class Sync:
         applied: set[PeerId] = set()
         gaps: dict[PeerId, _Place] = {}
         jumped: list[Output] = []
+        unwanted = False
         for envelope in envelopes:
             owner, place = envelope.owner, (envelope.epoch, envelope.seq)
             received = self._take_own(envelope, now, jumped) if owner == self.own else self.store.receive(envelope)
@@ -340,7 +341,9 @@ class Sync:
                         changes.setdefault(owner, []).extend(received.changes)
                 case "gap":
                     gaps[owner] = max(place, gaps.get(owner, place))
-                case "known" | "old" | "refused" | "full":
+                case "refused":
+                    unwanted = unwanted or owner == source
+                case "known" | "old" | "full":
                     pass
                 case _:
                     assert_never(received.verdict)
@@ -352,6 +355,8 @@ class Sync:
         for peer_id in sorted(self._peers):
             outputs += self._progress(peer_id, self._peers[peer_id], now, moved=bool(applied) and peer_id == source)
         outputs += self._ask_due(now)
+        if unwanted and source is not None:
+            outputs += self._tell_owner(source, now)
         if applied and not self._all_connected:
             outputs += self._forward(sorted(applied), source)
         return outputs
@@ -384,6 +389,11 @@ class Sync:
         if peer.ask_at is None or soonest < peer.ask_at:
             peer.ask_at = soonest
             peer.asks = 0
+
+    def _tell_owner(self, owner: PeerId, now: Now) -> list[Output]:
+        """What is written here of its feed is refused: our heads say so, and it begins anew."""
+        asked_at = self._peers[owner].asked_at
+        return [self._ask(owner, now)] if asked_at is None or now.instant - asked_at >= ASK_PAUSE_MS else []
 
     def _progress(self, peer_id: PeerId, peer: _Peer, now: Now, *, moved: bool = False) -> list[Output]:
         """Strike off what has come; tell when all of the peer's Hello is here."""
