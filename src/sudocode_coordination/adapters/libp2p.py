@@ -443,7 +443,7 @@ class Libp2pNetwork:
                 await stream.close()
             return
         accept = self._next_hello(ACCEPT)
-        address = faults.remote_address(connection.muxed_conn.secured_conn) or _transport_address(connection)
+        address = faults.connection_address(connection)
         link = self._take_up(running, peer, stream, connection, address, "in", hello, encode_hello(accept))
         await self._run_link(running, link, connection)
 
@@ -598,10 +598,6 @@ class Libp2pNetwork:
 def _is_older(hello: Hello, current: Hello) -> bool:
     """Whether it was said before what the current link was opened with, by the same run of the same peer."""
     return hello.instance == current.instance and hello.number < current.number
-
-
-def _transport_address(connection: Any) -> str:
-    return next((str(address) for address in connection.get_transport_addresses()), "")
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:

@@ -344,6 +344,11 @@ def remote_address(connection: Any) -> str:
     return f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{port}"
 
 
+def connection_address(connection: Any) -> str:
+    """Multiaddr of the other end of a connection that `gate_peers` let through."""
+    return str(connection.muxed_conn.secured_conn._remote_address)
+
+
 class Sockets:
     """Fault: a connection that is closed while its host stops, or over WebSocket while its peer is gone, leaves its socket
     open. Every connection's is known here, and closed with it."""
@@ -353,6 +358,7 @@ class Sockets:
 
     def watch(self, raw: Any, secured: Any) -> None:
         """A new connection."""
+        secured._remote_address = remote_address(raw)
         found = _socket_of(raw)
         if found is not None:
             self._open = {number: known for number, known in self._open.items() if known.fileno() >= 0}
