@@ -110,10 +110,14 @@ def test_signals_release_and_remove(pair: tuple[Clone, Clone], number: signal.Si
 def test_foreground(pair: tuple[Clone, Clone]) -> None:
     alice, _ = pair
     with alice.popen("start", "--foreground", "--agent-id", "alice", "--listen", "/ip4/127.0.0.1/tcp/0") as process:
-        wait_for("it is active", lambda: alice.coord("status", expect=None).stdout.startswith("active"), 20.0)
-        assert alice.pid == process.pid
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        try:
+            wait_for("it is active", (alice.state_dir / "daemon.json").exists, 20.0)
+            assert alice.coord("status").stdout.startswith("active: alice")
+            assert alice.pid == process.pid
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
     assert process.returncode == 0, err
     assert "Ctrl-C" in err
     alice.coord("status", expect=4)

@@ -9,6 +9,7 @@ import re
 import stat
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 import msgspec
 
 from sudocode_coordination import __version__
-from sudocode_coordination.api.requests import DoctorFinding, GetFindings, GetStatus, Status
+from sudocode_coordination.api.requests import DoctorFinding, GetFindings, GetStatus, ReadBranchNow, Status
 from sudocode_coordination.cli.branch import BranchView, parse_time, read_branch
 from sudocode_coordination.cli.git import git
 from sudocode_coordination.cli.screen import Block, Styled
@@ -141,6 +142,9 @@ def _daemon(session: Session, clone: Clone) -> tuple[Status | None, list[DoctorF
     path = socket_path(clone)
     try:
         status = session.ask(GetStatus(), timeout_ms=10_000)
+        # What it knows of the branch may be a minute old. If it can't read it, its findings say so.
+        with suppress(CoordinationError):
+            session.ask(ReadBranchNow(), timeout_ms=20_000)
         more = session.ask(GetFindings(), timeout_ms=10_000)
     except NoDaemonError:
         stale = " (a socket of a daemon that is gone is still there; the next start replaces it)" if os.path.lexists(path) else ""
