@@ -312,7 +312,7 @@ class Desk:
     def _status(self, now: Now) -> Status:
         node = self._node
         return Status(
-            state="stopping" if node.stopping else "active",
+            state="stopping" if node.stopping else "active" if node.listening else "starting",
             peer_id=node.peer_id,
             agents=self._agents(now),
             addresses=node.listening,
