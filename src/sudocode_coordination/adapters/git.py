@@ -60,6 +60,10 @@ class _Contention(Exception):  # noqa: N818
     """Somebody else pushed first, or holds a lock right now: read again, build again."""
 
 
+class _MissingError(GitFailedError):
+    """Objects that were here are gone: the user's `git gc --prune=now` in between. Fetching again brings them back."""
+
+
 class _Entry(NamedTuple):
     mode: bytes
     kind: bytes
@@ -205,8 +209,7 @@ class GitCli:
             try:
                 self._last_read = await self._read_commit(tip)
                 return self._last_read
-            except GitFailedError:
-                # Objects can be missing that were there: a `git gc --prune=now` of the user in between. Fetch again.
+            except _MissingError:
                 self._complete = None
                 if attempt == 2:
                     raise
@@ -289,7 +292,7 @@ class GitCli:
             fields = line.split(b" ")
             if fields[-1] in (b"missing", b"ambiguous"):
                 if depth == 0:
-                    raise GitFailedError("objects of the coordination branch are missing in this clone")
+                    raise _MissingError("objects of the coordination branch are missing in this clone")
                 break
             if fields[1] != b"tree":
                 break
@@ -374,6 +377,12 @@ class GitCli:
                 attempt += 1
                 try:
                     commit = await self._try_publish(job.changes, may_reuse=attempt == 1)
+                except _MissingError as missing:
+                    if attempt > 3:
+                        raise
+                    lost = missing.reason
+                    self._complete = None
+                    continue
                 except _Contention as contention:
                     lost = str(contention)
                     self._tip_read = None
@@ -386,7 +395,7 @@ class GitCli:
     async def _try_publish(self, changes: dict[str, bytes | None], *, may_reuse: bool) -> str | None:
         """The commit that has the changes; None if there is no branch and nothing to write."""
         known = self._tip_read
-        if may_reuse and known is not None and trio.current_time() - known[1] < FRESH_TIP_S and known[0] == self._complete:
+        if may_reuse and known is not None and trio.current_time() - known[1] < FRESH_TIP_S:
             tip = known[0]
         else:
             tip = await self._fetched_tip()
@@ -397,7 +406,7 @@ class GitCli:
         if tip is not None and await self._wants_squash(tip):
             fresh = await self._commit(tree, None)
             try:
-                await self._push(fresh, tip)
+                await self._push(fresh, tip, rewrites=True)
             except GitFailedError as failure:
                 if not _NO_FORCE.search(failure.reason):
                     raise
@@ -459,7 +468,7 @@ class GitCli:
         )
         return outcome.checked("commit-tree").decode().strip()
 
-    async def _push(self, commit: str, expected: str | None) -> None:
+    async def _push(self, commit: str, expected: str | None, *, rewrites: bool = False) -> None:
         """Swap the remote's branch from `expected` (None: no branch) to `commit`.
 
         Raises:
@@ -480,18 +489,19 @@ class GitCli:
             f"{commit}:{self._ref}",
         )
         if outcome.code != 0:
-            self._complete = None if expected is None else self._complete
             self._tip_read = None
-            _raise_refusal(outcome)
+            _raise_refusal(outcome, rewrites=rewrites)
         self._complete = commit
         self._tip_read = (commit, trio.current_time())
         await self._set_tracking(commit)
 
 
-def _raise_refusal(outcome: Outcome) -> NoReturn:
+def _raise_refusal(outcome: Outcome, *, rewrites: bool) -> NoReturn:
     refused = [line for line in outcome.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
     summary = refused[0].split("\t")[-1] if refused else ""
-    if refused and "hook declined" not in summary and (_CONTENTION.search(summary) or _CONTENTION.search(outcome.stderr)):
+    # The remote itself says so of a new root only if it forbids them; of a child, when it has another tip by now.
+    forbidden = "hook declined" in summary or (rewrites and summary.startswith("[remote rejected] (non-fast-forward"))
+    if refused and not forbidden and (_CONTENTION.search(summary) or _CONTENTION.search(outcome.stderr)):
         raise _Contention(summary)
     if refused:
         said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
