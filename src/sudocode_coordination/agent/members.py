@@ -1,0 +1,151 @@
+"""What an agent offers: `state`, `network`, `lease_manager`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
+
+from sudocode_coordination.agent.handlers import Emitter, Emitting
+from sudocode_coordination.agent.session import Session
+from sudocode_coordination.api.requests import CheckResult, Request
+from sudocode_coordination.client.aio import AsyncClient
+from sudocode_coordination.client.blocking import Client
+from sudocode_coordination.client.calls import Awaits, Blocks, Calls
+from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
+from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.model import ActiveWork, IssueUpdate, Json, Lease, PeerInfo, SpecUpdate
+from sudocode_coordination.place import Clone
+
+R = TypeVar("R")
+
+
+class Owner(Protocol):
+    """The agent whose member it is."""
+
+    emitter: Emitter
+    clone: Clone
+    folder: str
+    config: CoordinationConfig
+
+    @property
+    def session(self) -> Session:
+        """What is between start and stop."""
+
+    @property
+    def calls(self) -> Client:
+        """Blocking calls over the agent's connection."""
+
+
+class _Member:
+    """What has an agent, and speaks for it."""
+
+    _emitter: Emitter
+    clone: Clone
+    folder: str
+    agent: str | None
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._emitter = owner.emitter
+        self.clone = owner.clone
+        self.folder = owner.folder
+        self.agent = owner.config.agent_id
+
+
+class State(_Member):
+    """What all agents share. Every call is answered out of the daemon's memory, in about a millisecond."""
+
+    def set_issue_update(self, issue_id: str, fields: Mapping[str, Json] | None = None, **named: Json) -> IssueUpdate:
+        """Write live fields of an issue; None takes the own value back. `temp_title=…` writes the field `tempTitle`."""
+        return self._owner.calls.update_issue(issue_id, {**(fields or {}), **_camel_keys(named)})
+
+    def set_spec_update(self, spec_path: str, fields: Mapping[str, Json] | None = None, **named: Json) -> SpecUpdate:
+        """Write live fields of a spec; None takes the own value back. `temp_title=…` writes the field `tempTitle`."""
+        return self._owner.calls.update_spec(spec_path, {**(fields or {}), **_camel_keys(named)})
+
+    def get_issue_update(self, issue_id: str) -> IssueUpdate | None:
+        """Live fields of an issue, if anybody wrote any."""
+        return next(iter(self._owner.calls.issues(issue_id)), None)
+
+    def get_spec_update(self, spec_path: str) -> SpecUpdate | None:
+        """Live fields of a spec, if anybody wrote any."""
+        return next(iter(self._owner.calls.specs(spec_path)), None)
+
+    def get_all_issue_updates(self) -> tuple[IssueUpdate, ...]:
+        """Live fields of all issues."""
+        return self._owner.calls.issues()
+
+    def get_all_spec_updates(self) -> tuple[SpecUpdate, ...]:
+        """Live fields of all specs."""
+        return self._owner.calls.specs()
+
+    def get_all_active_work(self) -> tuple[ActiveWork, ...]:
+        """What everyone works on."""
+        return self._owner.calls.work()
+
+    def get_active_work(self, agent_id: str | None = None) -> ActiveWork | None:
+        """What an agent works on; without an id this one."""
+        return next(iter(self._owner.calls.work(agent=agent_id or self.agent)), None)
+
+    def get_all_leases(self) -> tuple[Lease, ...]:
+        """The leases of all agents, and who waits."""
+        return self._owner.calls.leases(everyone=True)
+
+
+class Network(_Member, Emitting):
+    """The peers."""
+
+    def get_peers(self) -> tuple[PeerInfo, ...]:
+        """All agents of the swarm, with how they are connected."""
+        return self._owner.calls.peers()
+
+
+class _LeaseTable:
+    """The methods of both lease managers."""
+
+    acquire_lease = Calls.acquire_lease
+    acquire_leases = Calls.acquire_lease
+    renew_lease = Calls.renew_lease
+    release_lease = Calls.release_lease
+    release_leases = Calls.release_lease
+    release_all = Calls.release_all
+
+
+class _LeaseReads(_Member, Emitting):
+    """What both lease managers answer at once, out of the daemon's memory."""
+
+    def check_conflicts(
+        self,
+        files: Iterable[str] = (),
+        issues: Iterable[str] = (),
+        specs: Iterable[str] = (),
+        components: Iterable[str] = (),
+    ) -> CheckResult:
+        """Who else holds or works on these, by what this clone knows. Truthy if anybody does."""
+        return self._owner.calls.check_conflicts(files, issues, specs, components)
+
+    def get_leases(self) -> tuple[Lease, ...]:
+        """The agent's own leases."""
+        return self._owner.calls.leases()
+
+
+class LeaseManager(_LeaseTable, _LeaseReads, Awaits):
+    """Leases; what changes them is awaited."""
+
+    async def call(self, request: Request[R], *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> R:
+        """See `Awaits.call`."""
+        own = AsyncClient(self.clone, agent=self.agent, folder=self.folder, connection=self._owner.session.connection)
+        return await own.call(request, timeout_s=timeout_s)
+
+
+class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
+    """Leases; every call waits."""
+
+    def call(self, request: Request[R], *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> R:
+        """See `Blocks.call`."""
+        return self._owner.calls.call(request, timeout_s=timeout_s)
+
+
+def _camel_keys(named: Mapping[str, Json]) -> dict[str, Json]:
+    return {re.sub(r"_([a-z0-9])", lambda found: found[1].upper(), key): value for key, value in named.items()}
