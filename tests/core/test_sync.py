@@ -402,6 +402,20 @@ def test_through_an_intermediate_peer_at_once() -> None:
     assert len(swarm["d"].entries()) > 200
 
 
+def test_an_unfinished_snapshot_is_passed_on_and_finished_by_others() -> None:
+    swarm = Swarm("a", "b")
+    a, b, pen = swarm["a"], swarm["b"], Pen("gone", epoch=3, parts=2)
+    first, second = pen.lease("x", 1), pen.lease("y", 2)
+    a.take(a.sync.gossiped(encode_envelope(first), a.now))
+    b.take(b.sync.gossiped(encode_envelope(second), b.now))
+    swarm.link("a", "b")
+    swarm.settle()
+    assert heads_of(b)[pen.owner] == (3, 2)
+    assert b.entries() == {(pen.owner, "x"): 1, (pen.owner, "y"): 2}
+    swarm.advance(round(EXCHANGE_MS * 1.3))
+    assert swarm.agree()
+
+
 def test_gossip_is_a_hint() -> None:
     swarm = Swarm("a", "b", "c")
     for peer in swarm.peers.values():

@@ -39,7 +39,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_fie
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
-    """How far a feed is known: all of `epoch` up to and including sequence number `seq`; 0 is nothing yet."""
+    """How far a feed is known: all of `epoch` up to and including sequence number `seq`; 0 is nothing yet, and 2^53 - 1 says
+    that nothing more of this epoch is wanted: it was forgotten or refused."""
 
     owner: Id
     epoch: Natural
