@@ -318,7 +318,8 @@ class Node:
         if not isinstance(message, Presence) or signed.peer not in self.discovery.known or signed.peer == self._me:
             return []
         beat = (message.incarnation, message.count)
-        if beat <= self._presences.get(signed.peer, (-1, -1)) or len(self._presences) >= MAX_PRESENCES:
+        before = self._presences.get(signed.peer)
+        if (beat <= before) if before is not None else len(self._presences) >= MAX_PRESENCES:
             return []
         if not self._keyring.verify(signed.peer, _presence_bytes(signed.payload), signed.signature):
             return []
