@@ -129,24 +129,24 @@ def test_disconnecting_is_told_to_the_node(served: ThreadedServer) -> None:
     wait_for(lambda: served.gone() == [1])
 
 
-def test_more_clients_than_there_is_room_for(served: ThreadedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "MAX_CLIENTS", 100)
-    clients = [RawClient(served.path) for _ in range(100)]
-    for client in clients:
-        assert isinstance(client.hear(), Hello)
-    refused = [RawClient(served.path) for _ in range(50)]
+def test_more_clients_than_there_is_room_for(served: ThreadedServer) -> None:
+    clients = [RawClient(served.path) for _ in range(300)]
+    first = [client.hear() for client in clients]
+    served_ones = [client for client, heard in zip(clients, first, strict=True) if isinstance(heard, Hello)]
+    refused = [client for client, heard in zip(clients, first, strict=True) if isinstance(heard, Answered)]
+    assert (len(served_ones), len(refused)) == (256, 44)
+    for heard in first:
+        if isinstance(heard, Answered):
+            assert heard.error is not None
+            assert heard.error.data.code == "daemon-busy"
     for client in refused:
-        answered = client.hear()
-        assert isinstance(answered, Answered)
-        assert answered.error is not None
-        assert answered.error.data.code == "daemon-busy"
         assert client.hear() is None
         client.socket.close()
-    clients[50].call(1, "ping")
-    assert clients[50].answer().id == 1
-    for client in clients:
+    served_ones[50].call(1, "ping")
+    assert served_ones[50].answer().id == 1
+    for client in served_ones:
         client.socket.close()
-    wait_for(lambda: len(served.gone()) == 100)
+    wait_for(lambda: len(served.gone()) == 256)
     still_answers(served)
 
 

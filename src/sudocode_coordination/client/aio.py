@@ -126,10 +126,14 @@ class AsyncClient(Calls, Awaits):
         try:
             with anyio.move_on_after(timeout_s):
                 await done.wait()
-        finally:
-            if not answers:
-                self.connection.forget(call_id)
+        except BaseException:
+            if answers:
+                self.connection.give_back(request, answers[0])
+            else:
+                self.connection.forget(call_id, request)
+            raise
         if not answers:
+            self.connection.forget(call_id, request)
             raise timed_out(timeout_s or 0)
         return outcome(request, answers[0])
 

@@ -26,7 +26,7 @@ from sudocode_coordination.daemon.journal import Header, Journal
 from sudocode_coordination.daemon.lifecycle import Holding
 from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
-from sudocode_coordination.errors import CoordinationError
+from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
 from sudocode_coordination.place import Clone
 
@@ -194,7 +194,7 @@ class Daemon:
         self._ready = ready
         self._signals = signals
         self._stopping = False
-        self._late = False
+        self._late: str | None = None
         self._scope = trio.CancelScope()
         folder = Path(holding.clone.state_dir)
         settings = msgspec.to_builtins(config)
@@ -223,7 +223,7 @@ class Daemon:
         try:
             contents = disk.load()
             network = LateNetwork()
-            server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
+            server = self._server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
             self._git = self._surroundings.git(self._deliver)
             self._pump = Pump(
                 self._surroundings.node(),
@@ -252,9 +252,8 @@ class Daemon:
                         raise
                     await server.farewell()
                     nursery.cancel_scope.cancel()
-            if self._late:
-                with trio.CancelScope(shield=True):
-                    await server.farewell(f"not everything could be ended in order within {STOP_LIMIT_S:.0f} s")
+            if self._late is not None:
+                raise TimedOutError(self._late, hint="its leases end by their ttl, its record by the next discovery")
         finally:
             listener.close()
             disk.close()
@@ -269,8 +268,8 @@ class Daemon:
 
     async def _limit_stop(self) -> None:
         await trio.sleep(STOP_LIMIT_S)
-        log.warning("not everything could be ended in order within %s s", STOP_LIMIT_S)
-        self._late = True
+        self._late = f"not everything could be ended in order within {STOP_LIMIT_S:g} s"
+        await self._server.farewell(self._late)
         self._scope.cancel()
 
     async def _bring_up(self, late: LateNetwork) -> None:
