@@ -132,7 +132,7 @@ def test_doctor_tells_records_that_are_skipped() -> None:
         assert [finding["message"] for finding in findings if finding["name"] == "branch"] == [
             "origin/coordination has 1 peer records"
         ]
-        skipped = "\n".join(finding["message"] for finding in findings if finding["name"] == "record")
+        skipped = "\n".join(finding["message"] for finding in findings if finding["name"] == "record-skipped")
         for words in (
             "agent-other.json",
             "agent-noise.json",

@@ -44,7 +44,7 @@ def doctor(session: Session, args: Namespace) -> int:
     broken = [finding for finding in findings if not finding.ok]
     blocks: list[Block] = []
     for finding in findings:
-        mark = "ok     " if finding.ok else "BROKEN "
+        mark = "BROKEN " if not finding.ok else "note   " if finding.hint else "ok     "
         blocks.append(Styled(f"{mark}{clean(finding.name)}: {clean(finding.message, 500)}", "" if finding.ok else "bold red"))
         if finding.hint:
             blocks.append(f"       -> {clean(finding.hint, 500)}")
@@ -81,7 +81,8 @@ def examine(session: Session, *, remote: str | None = None, branch: str | None =
     yield from daemon_findings
     if has_git.ok and config is not None:
         view, findings = _branch(clone, config)
-        yield from findings
+        # The daemon also checks signatures, and tells what it skips.
+        yield from (finding for finding in findings if status is None or finding.name != "record-skipped")
         if view is not None:
             yield _clock(view, {agent.agent_id for agent in status.agents} if status else set())
     if status is not None:
@@ -200,9 +201,9 @@ def _branch(clone: Clone, config: CoordinationConfig) -> tuple[BranchView | None
         findings.append(_finding("branch", message + (f", {len(stale)} of them past their ttl" if stale else "")))
         for name, why in view.skipped[:SHOWN_SKIPPED]:
             hint = f"somebody with push rights wrote it; remove it from {branch} if nobody needs it"
-            findings.append(_finding("record", f"{name} is skipped: {why}", hint))
+            findings.append(_finding("record-skipped", f"{name} is skipped: {why}", hint))
         if len(view.skipped) > SHOWN_SKIPPED:
-            findings.append(_finding("record", f"{len(view.skipped) - SHOWN_SKIPPED} more files are skipped"))
+            findings.append(_finding("record-skipped", f"{len(view.skipped) - SHOWN_SKIPPED} more files are skipped"))
     return view, findings
 
 
@@ -235,17 +236,13 @@ def _addresses(status: Status) -> Iterator[DoctorFinding]:
         yield _finding("addresses", f"on this machine only: {', '.join(status.addresses)}", hint)
     else:
         yield _finding("addresses", ", ".join(outside))
-    lost = sorted({p.agent_id for p in status.peers if p.connection == "disconnected"})
-    found = {p.agent_id for p in status.peers if p.connection in ("direct", "relayed")}
-    if lost:
+    outside_of_reach = [p for p in status.peers if p.connection in ("connecting", "disconnected")]
+    if outside_of_reach and not any(p.connection in ("direct", "relayed") for p in status.peers):
         hint = (
             "if they run: let TCP through this machine's firewall for a fixed port (coord start --listen /ip4/0.0.0.0/tcp/4001), "
             "or name a relay (--relay); one side that can be reached is enough"
         )
-        # Peers may simply be off: broken only if somebody should be there and nobody at all can be reached.
-        yield _finding("peers", f"{len(found)} connected, not reached: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}", hint)
-    elif found:
-        yield _finding("peers", f"{len(found)} connected")
+        yield _finding("peers", f"none of {len(outside_of_reach)} known agents elsewhere is connected", hint)
 
 
 def _without_password(url: str) -> str:
