@@ -57,7 +57,7 @@ def test_both_may_dial_at_once_again_and_again(kind: str) -> None:
             for node in (ann, bob):
                 assert len(node.of(PeerConnected)) == 1
                 assert not node.of(DialFailed)
-                node.inputs = node.of(Listening)  # type: ignore[assignment]
+                node.inputs = list(node.of(Listening))
 
     run_on(kind, test)
 

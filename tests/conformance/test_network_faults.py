@@ -3,8 +3,7 @@ default, and gone with it. When an upgrade makes a test's first half fail, its c
 
 from __future__ import annotations
 
-import io
-import logging
+import contextlib
 import os
 import signal
 import socket
@@ -28,8 +27,9 @@ from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
+from tests.conformance.network_bench import TCP, Bench, Node, RealBench, run_on
+from tests.conformance.test_network import gossip_until_heard
 
 from sudocode_coordination.adapters import libp2p_faults
 from sudocode_coordination.adapters.identity import Identity
@@ -38,8 +38,6 @@ from sudocode_coordination.adapters.libp2p_faults import Closings
 from sudocode_coordination.adapters.links import ACCEPT, OPEN, SYNC_PROTOCOL, Hello, LinkLimits, encode_hello, read_hello
 from sudocode_coordination.core.io import DialFailed, Listening, PeerConnected, PeerDisconnected, PeerRefused
 from sudocode_coordination.errors import NetworkError
-from tests.conformance.network_bench import TCP, Bench, Node, RealBench, run_on
-from tests.conformance.test_network import gossip_until_heard
 
 with_and_without = pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
 CHILD = Path(__file__).with_name("network_child.py")
@@ -62,17 +60,24 @@ async def plain_host(name: str, **options: Any) -> AsyncIterator[Any]:
     """libp2p as it comes, with the identity of that name."""
     libp2p_faults.quiet_modules()
     listen = [Multiaddr(address) for address in options.pop("listen", TCP)]
-    host = new_host(key_pair=options.pop("key_pair", create_new_key_pair(seed_of(name))), listen_addrs=listen, **options)
-    async with host.run(listen_addrs=listen):
-        yield host
-        with trio.CancelScope(shield=True):
-            await host.close()
+    host = new_host(key_pair=create_new_key_pair(seed_of(name)), listen_addrs=listen, **options)
+    swarm = host.get_network()
+    assert isinstance(swarm, Swarm)
+    sockets = libp2p_faults.Sockets()  # its own leaks would be taken for ours
+    libp2p_faults.gate_peers(swarm, lambda *_: None, sockets)
+    try:
+        async with host.run(listen_addrs=listen):
+            yield host
+            with trio.CancelScope(shield=True):
+                await host.close()
+    finally:
+        sockets.close_all()
 
 
 @asynccontextmanager
-async def attacker(bench: RealBench, victim: Node, name: str = "mallory") -> AsyncIterator[tuple[Any, Any]]:
+async def attacker(victim: Node) -> AsyncIterator[tuple[Any, Any]]:
     """An admitted peer that speaks libp2p, but not as it should: the host, and its connection to the victim."""
-    async with plain_host(name) as host:
+    async with plain_host("mallory") as host:
         connection = await host.get_network().dial_addr(Multiaddr(victim.addresses[0]), ID.from_base58(victim.peer_id))
         yield host, connection
 
@@ -82,6 +87,28 @@ async def open_sync_stream(host: Any, victim: Node, number: int = 1) -> Any:
     await stream.write(encode_hello(Hello(OPEN, b"attacker", number)))
     assert (await read_hello(stream)).kind == ACCEPT
     return stream
+
+
+async def knock(host: Any, victim: Node, *, refused: bool) -> None:
+    """Dial and open a sync stream, which must fail or not."""
+    try:
+        await host.get_network().dial_addr(Multiaddr(victim.addresses[0]), ID.from_base58(victim.peer_id))
+        await open_sync_stream(host, victim)
+    except Exception:  # noqa: BLE001 - it may fail in any way
+        assert refused
+    else:
+        assert not refused
+
+
+async def read_to_the_end(stream: Any) -> None:
+    """Until the other side has reset or closed it."""
+    with trio.fail_after(8):
+        while True:
+            try:
+                if not await stream.read(100):
+                    return
+            except Exception:  # noqa: BLE001 - as above
+                return
 
 
 def swarm_of(bench: RealBench, node: Node) -> Swarm:
@@ -103,14 +130,9 @@ def test_nobody_is_taken_for_another_by_a_public_key_alone(closed: bool) -> None
         ann.admit(bob)
         forged = KeyPair(create_new_key_pair(seed_of("mallory")).private_key, create_new_key_pair(seed_of("bob")).public_key)
         security = {TProtocol(PLAINTEXT_PROTOCOL_ID): InsecureTransport(forged)}
-        async with plain_host("mallory", key_pair=forged, sec_opt=security) as mallory:
-            assert mallory.get_id().to_base58() == bob.peer_id
-            try:
-                await mallory.get_network().dial_addr(Multiaddr(ann.addresses[0]), ID.from_base58(ann.peer_id))
-                await open_sync_stream(mallory, ann)
-            except Exception:  # whatever way it fails in, what counts is what ann believes
-                assert closed
-            assert bool(ann.of(PeerConnected)) is not closed
+        async with plain_host("mallory", sec_opt=security) as mallory:
+            await knock(mallory, ann, refused=closed)
+        assert [up.peer for up in ann.of(PeerConnected)] == ([] if closed else [bob.peer_id])
 
     run_real(test, closings=Closings(noise_only=closed))
 
@@ -127,7 +149,7 @@ def test_bytes_that_are_no_text_end_only_their_stream(closed: bool) -> None:
         mallory = bench.make("mallory")
         ann.admit(bob, mallory)
         await bench.connect(bob, ann)
-        async with attacker(bench, ann) as (_, connection):
+        async with attacker(ann) as (_, connection):
             stream = await connection.muxed_conn.open_stream()
             await stream.write(b"\x13/multistream/1.0.0\n\x05\xff\xfe\xfd\xfc\n")
             if closed:
@@ -144,7 +166,7 @@ def test_bytes_that_are_no_text_end_only_their_stream(closed: bool) -> None:
 
 
 @with_and_without
-def test_a_handler_that_raises_ends_only_its_stream(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handler_that_raises_ends_only_its_stream(closed: bool) -> None:
     """Fault: an exception in a stream handler ends the host."""
 
     async def explode(*_: object) -> None:
@@ -158,8 +180,8 @@ def test_a_handler_that_raises_ends_only_its_stream(closed: bool, monkeypatch: p
         running.host.set_stream_handler(TProtocol("/explode/1.0.0"), explode)
         bobs = bench.real(bob)._running
         assert bobs is not None
-        stream = await bobs.host.new_stream(ID.from_base58(ann.peer_id), [TProtocol("/explode/1.0.0")])
-        assert stream is not None
+        with contextlib.suppress(Exception):  # it may end before the name is agreed on
+            await bobs.host.new_stream(ID.from_base58(ann.peer_id), [TProtocol("/explode/1.0.0")])
         if closed:
             for _ in range(20):
                 await bench.settle()
@@ -213,12 +235,11 @@ def test_gossip_of_a_restarted_peer_is_heard(closed: bool) -> None:
         await bench.start(ann)
         ann.admit(bob)
         await bench.connect(ann, bob)
-        said = 0
-        while not any(data.startswith(b"after") for data in bob.gossip("sudocode/sync")):
-            ann.network.gossip("sudocode/sync", b"after %d" % said)
-            said += 1
+        for number in range(60):
+            ann.network.gossip("sudocode/sync", b"after %d" % number)
             await bench.settle()
-        assert (said < 50) is closed, said
+        heard = sum(data.startswith(b"after") for data in bob.gossip("sudocode/sync"))
+        assert (heard > 30) is closed, heard
 
     run_real(test, closings=Closings(fresh_gossip_ids=closed))
 
@@ -310,10 +331,6 @@ def child(name: str, *admitted: Node, listen: str = TCP[0]) -> Iterator[tuple[su
             process.communicate()
             raise
     assert errors == ""
-
-
-async def started_child(name: str, *admitted: Node) -> Any:
-    return await trio.to_thread.run_sync(lambda: child(name, *admitted).__enter__())
 
 
 def test_a_killed_peer_is_noticed_at_once_and_reached_at_its_new_address() -> None:
@@ -464,11 +481,7 @@ def test_strangers_get_no_connection(closed: bool) -> None:
     async def test(bench: RealBench) -> None:
         ann = await bench.node("ann")
         async with plain_host("mallory") as host:
-            try:
-                await host.get_network().dial_addr(Multiaddr(ann.addresses[0]), ID.from_base58(ann.peer_id))
-                await open_sync_stream(host, ann)
-            except Exception:  # any way of failing will do, see below for what counts
-                assert closed
+            await knock(host, ann, refused=closed)
             if closed:
                 await bench.until(lambda: ann.of(PeerRefused))
                 assert ann.of(PeerRefused)[0].peer == host.get_id().to_base58()
@@ -570,7 +583,7 @@ def hostile(attack: Callable[[RealBench, Node, Any, Any], Any], **options: Any) 
         mallory = bench.make("mallory")
         ann.admit(bob, mallory)
         await bench.connect(bob, ann)
-        async with attacker(bench, ann) as (host, connection):
+        async with attacker(ann) as (host, connection):
             await attack(bench, ann, host, connection)
             await bench.settle()
             assert bob.connected
@@ -601,26 +614,25 @@ def test_a_frame_that_never_ends_ends_the_link() -> None:
     "hello", [b"", b"\x00\x00\x00\x16" + b"garbage-garbage-garbag", b"\xff\xff\xff\xff", b"GET / HTTP/1.1\r\n\r\n"]
 )
 def test_a_hello_that_is_none_makes_no_link(hello: bytes) -> None:
-    async def attack(bench: RealBench, ann: Node, host: Any, _: Any) -> None:
+    async def attack(_: RealBench, ann: Node, host: Any, __: Any) -> None:
         stream = await host.new_stream(ID.from_base58(ann.peer_id), [TProtocol(SYNC_PROTOCOL)])
         await stream.write(hello)
-        with trio.fail_after(8), pytest.raises(Exception, match=""):
-            while await stream.read(100):
-                pass
-            raise EOFError
+        await read_to_the_end(stream)
         assert not [up for up in ann.of(PeerConnected) if up.peer == host.get_id().to_base58()]
 
     hostile(attack)
 
 
 def test_many_streams_and_unknown_protocols_are_reset() -> None:
-    async def attack(_: RealBench, ann: Node, host: Any, connection: Any) -> None:
+    async def attack(bench: RealBench, ann: Node, host: Any, connection: Any) -> None:
         for number in range(5):
             with pytest.raises(Exception, match="stream"):
                 await host.new_stream(ID.from_base58(ann.peer_id), [TProtocol(f"/unknown/{number}")])
         for _ in range(libp2p_faults.MAX_STREAMS_PER_CONNECTION + 20):
             stream = await connection.muxed_conn.open_stream()
             await stream.write(b"\x13/multistream/1.0.0\n")
+        for _ in range(5):
+            await bench.settle()
 
     hostile(attack)
 
@@ -631,7 +643,7 @@ def test_a_frame_of_gigabytes_is_not_waited_for(closed: bool) -> None:
 
     async def attack(bench: RealBench, ann: Node, _: Any, connection: Any) -> None:
         def connections() -> int:
-            return len(swarm_of(bench, ann).connections.get(ID(connection.swarm.self_id.to_bytes()), []))
+            return len(swarm_of(bench, ann).get_connections(connection.swarm.self_id))
 
         assert connections() == 1
         await connection.muxed_conn._write_frame(struct.pack("!BBHII", 0, 0, 0, 1, 3 << 30))
@@ -654,12 +666,11 @@ def test_a_peer_that_ignores_windows_is_closed(monkeypatch: pytest.MonkeyPatch) 
         stream = await connection.muxed_conn.open_stream()
         frame = struct.pack("!BBHII", 0, 0, 0, stream.stream_id, 60_000) + b"\x7f" * 60_000
         handled = trio.current_time()
-        with pytest.raises(Exception, match=""):
+        with contextlib.suppress(Exception):
             while trio.current_time() - handled < 10:
                 await connection.muxed_conn._write_frame(frame)
-            raise AssertionError("it was never closed")
-        peer = ID.from_base58(host.get_id().to_base58())
-        await bench.until(lambda: not swarm_of(bench, ann).get_connections(peer))
+        await bench.until(lambda: not swarm_of(bench, ann).get_connections(host.get_id()))
+        assert trio.current_time() - handled < 10
 
     hostile(attack)
 
@@ -707,7 +718,6 @@ def test_importing_and_running_configures_no_logging() -> None:
 
 def test_the_end_is_clean_whenever_it_comes() -> None:
     """Cancelled at every moment of a start, a dial and a transfer, nothing but the cancellation comes out."""
-    handler = logging.StreamHandler(io.StringIO())
     for milliseconds in (0, 1, 2, 4, 8, 12, 16, 24, 32, 48):
 
         async def main(milliseconds: int = milliseconds) -> None:
@@ -734,8 +744,3 @@ def test_the_end_is_clean_whenever_it_comes() -> None:
         began = time.monotonic()
         trio.run(main)
         assert time.monotonic() - began < 10
-    handler.close()
-
-
-def test_noise_is_the_protocol_name_that_libp2p_uses() -> None:
-    assert str(NOISE_PROTOCOL) == "/noise"

@@ -294,6 +294,7 @@ class Libp2pNetwork:
         faults.contain_streams(swarm, self._may_connect, closings=self._closings)
         async with AsyncExitStack() as stack:
             stack.callback(sockets.close_all)
+            stack.callback(pubsub.seen_messages.stop)  # fault: a thread that nobody ends
             await stack.enter_async_context(host.run(listen_addrs=listen))
             listening = host.get_transport_addrs()
             if not listening or len(listening) < len([one for one in listen if not str(one).startswith("/ip6/")]):

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,11 +23,13 @@ from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
+from libp2p.pubsub import pubsub as pubsub_module
 from libp2p.pubsub.gossipsub import PROTOCOL_ID as GOSSIPSUB_V10
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11 as GOSSIPSUB_V11
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
@@ -57,6 +60,8 @@ MAX_DATA_FRAME_BYTES: Final = 1 << 20
 """Yamux frame. Implementations send at most 64 KB; the header could announce 4 GB, which would be read into memory."""
 MAX_BUFFERED_BYTES: Final = 32 << 20
 """Received on one connection and read by nobody. Yamux windows may grow to 16 MB each; a peer that ignores them gets no more."""
+_MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
+"""Messages that wait to be written to one peer: as many as may wait to be published."""
 _INBOUND_TOKENS: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 10.0
 
@@ -281,6 +286,12 @@ def make_pubsub(
         eclipse_protection_enabled=False,
         adaptive_gossip_enabled=False,
     )
+    # Fault: with adaptation off this list grows with every message, read by nobody.
+    patched_router: Any = router
+    patched_router.recent_message_deliveries = defaultdict(lambda: deque(maxlen=1))
+    # Fault: a peer's outbound queue holds 32 messages, and a burst of more is dropped.
+    queue_module: Any = pubsub_module
+    queue_module.RpcQueue = functools.partial(RpcQueue, max_size=_MAX_GOSSIP_QUEUE_PER_PEER)
     known = frozenset(topics)
     pubsub = Pubsub(host, router, allowed_topics=known, max_inbound_rpc_size=MAX_GOSSIP_RPC_BYTES)
     # Fault: message ids begin at int(time.time()), so that those of a node restarted with the same key count as seen.
