@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,18 @@ def test_deep_clones_have_their_socket_elsewhere(short_tmp: Path) -> None:
         listener.close()
     assert not Path(path).exists()
     assert not Path(clone.state_file(SOCKET_POINTER)).exists()
+
+
+def test_folders_whose_names_are_no_text(short_tmp: Path) -> None:
+    folder = short_tmp / os.fsdecode(b"n\xff")
+    folder.mkdir()
+    clone = Clone(str(folder), None)
+    with hold(clone) as holding:
+        listener = holding.listen()
+        holding.announce(create_default_config("me"))
+        assert "\\xff" in json.loads(Path(clone.state_file("daemon.json")).read_text())["socket"]
+        assert Path(socket_path(clone)).is_socket()
+        listener.close()
 
 
 def test_a_folder_that_can_not_be_written_is_a_clear_error(short_tmp: Path) -> None:
@@ -200,6 +213,25 @@ def test_signals_stop_it_in_order(clone: Clone, number: signal.Signals, short_tm
     wait_for(lambda: not psutil.pid_exists(pid), "the end of the daemon")
     assert "agent-me.json" not in records()
     assert not Path(clone.state_file("daemon.sock")).exists()
+
+
+def test_a_remote_that_hangs_holds_up_neither_start_nor_stop(
+    clone: Clone, short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = short_tmp / "ssh"
+    hanging.write_text("#!/bin/sh\nexec sleep 1000\n")
+    hanging.chmod(0o755)
+    monkeypatch.setenv("GIT_SSH_COMMAND", str(hanging))
+    subprocess.run(["git", "-C", clone.root, "remote", "add", "dead", "ssh://nobody@127.0.0.1/x"], check=True)
+    pid = start(clone, git_remote="dead")
+    with Client(clone) as client:
+        assert client.status().remote.state != "ok"
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    while psutil.pid_exists(pid):
+        assert time.monotonic() - began < 20, "it does not end"
+        time.sleep(0.02)
+    assert time.monotonic() - began < 14
 
 
 def test_why_it_can_not_start_is_said_and_nothing_stays_behind(clone: Clone) -> None:

@@ -32,7 +32,7 @@ from sudocode_coordination.config import (
     read_config_file,
     read_environment,
 )
-from sudocode_coordination.errors import AlreadyRunningError, CoordinationError, StorageError
+from sudocode_coordination.errors import AlreadyRunningError, StorageError
 from sudocode_coordination.model import AGENT_ID_PATTERN
 from sudocode_coordination.place import SOCKET_POINTER, Clone, default_socket_path, private_dir, runtime_socket_path
 
@@ -115,7 +115,7 @@ class Holding:
             "version": __version__,
             "startedAt": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "agentId": config.agent_id,
-            "socket": self._socket_path,
+            "socket": os.fsencode(self._socket_path or "").decode("utf-8", "backslashreplace"),
         }
         write_private(Path(self.clone.state_file(INFO_FILE)), msgspec.json.encode(info) + b"\n")
 
@@ -241,8 +241,3 @@ def log_to_file(clone: Clone) -> logging.Handler:
     logging.getLogger().addHandler(handler)
     logging.getLogger("sudocode_coordination").setLevel(logging.INFO)
     return handler
-
-
-def as_document(error: CoordinationError) -> dict[str, str]:
-    """An error as the readiness pipe and `--json` carry it."""
-    return {"code": error.code, "message": error.message, "hint": error.hint}
