@@ -128,7 +128,14 @@ def test_nobody_is_taken_for_another_by_a_public_key_alone(closed: bool) -> None
         ann = await bench.node("ann")
         bob = bench.make("bob")
         ann.admit(bob)
-        forged = KeyPair(create_new_key_pair(seed_of("mallory")).private_key, create_new_key_pair(seed_of("bob")).public_key)
+        victim = create_new_key_pair(seed_of("bob")).public_key
+
+        class NoPrivateKey:
+            def get_public_key(self) -> Any:
+                return victim
+
+        no_private_key: Any = NoPrivateKey()
+        forged = KeyPair(no_private_key, victim)
         security = {TProtocol(PLAINTEXT_PROTOCOL_ID): InsecureTransport(forged)}
         async with plain_host("mallory", sec_opt=security) as mallory:
             await knock(mallory, ann, refused=closed)
