@@ -270,7 +270,22 @@ def test_a_remote_or_repository_that_is_not_there(tmp_path: Path, loop: Loop) ->
     assert isinstance(Handle(loop, tmp_path / "gone" / ".git").read(), BranchReadFailed)
 
 
+def test_a_malformed_directory_is_a_failure_and_no_crash(tmp_path: Path, loop: Loop) -> None:
+    bare = make_remote(tmp_path)
+    tree = git(bare, "hash-object", "-t", "tree", "-w", "--literally", "--stdin", stdin=b"40000 .sudocode")
+    commit = git(bare, "commit-tree", "-m", "hostile", git(bare, "mktree", "--missing", stdin=b""))
+    handle = Handle(loop, clone_of(str(bare), tmp_path) / ".git")
+    body = git(bare, "cat-file", "commit", commit).replace(git(bare, "rev-parse", f"{commit}^{{tree}}"), tree)
+    hostile = git(bare, "hash-object", "-t", "commit", "-w", "--literally", "--stdin", stdin=body.encode() + b"\n")
+    (bare / "refs" / "heads" / BRANCH).write_text(hostile + "\n", "utf-8")
+    assert isinstance(handle.read(), BranchReadFailed)
+    assert isinstance(handle.publish({"agent-a.json": b"1"}), BranchPublishFailed)
+    git(bare, "update-ref", "-d", f"refs/heads/{BRANCH}")
+    works(handle, bare)
+
+
 def test_redaction() -> None:
+    assert redact("remote: \x1b[2Jgone\a") == "remote: [2Jgone"
     assert redact("fatal: https://u:p@h.example/x?access_token=abc&y=1\n  'http://t@h'") == (
         "fatal: https://…@h.example/x?access_token=…&y=1 'http://…@h'"
     )

@@ -348,3 +348,18 @@ def test_stop_with_nothing_published_is_done_at_once() -> None:
     bench.start()
     assert bench.machine.stop(bench.now()) == []
     assert bench.machine.stopped
+
+
+def test_many_own_agents_are_offered_in_frames_that_fit() -> None:
+    own = OwnRecords(ME, TTL, Random(1))
+    own.set_addresses(ADDRESS, 0)
+    own.set_agents({f"a{n}": ("x" * 60,) * 1 for n in range(600)}, 0)
+    own.published_now(own.changes(Now(0, WALL)), 0)
+    later = Now(TTL // 2, WALL + TTL // 2)
+    sizes = []
+    while (due := own.offer_time(LOW.peer_id)) is not None and due <= later.instant:
+        records = own.offer(LOW.peer_id, later)
+        assert 0 < len(records) <= 256
+        assert sum(map(len, records)) <= 300_000
+        sizes.append(len(records))
+    assert sum(sizes) == 600

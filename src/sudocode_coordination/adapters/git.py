@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 import trio
 
 from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome
+from sudocode_coordination.adapters.gittree import PEERS_PATH, PLAIN_FILES, GitTrees, ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed
 from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
@@ -27,13 +28,10 @@ from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings along hide trio's own
 
-PEERS_PATH: Final = (b".sudocode", b"coordination", b"peers")
 MAX_RECORDS: Final = 2_000
 """Files read of the branch; ten agents each for the most peers that a swarm has. The first by name; others are told as skipped."""
 MAX_SKIPPED: Final = 200
 """Files told of that are no records: enough to see what is wrong."""
-MAX_LISTING_BYTES: Final = 4 << 20
-"""Of one directory on the branch: 40,000 entries. More is no coordination branch."""
 MAX_HISTORY: Final = 500
 """Commits until the branch starts anew: what a new clone has to fetch stays below a megabyte."""
 MAX_WAITING: Final = 16
@@ -46,9 +44,6 @@ _BACKOFF_S: Final = 0.05
 _MAX_BACKOFF_S: Final = 1.5
 """Longest wait after a lost race: twenty publishers at once all get through within the time limit."""
 _IDENTITY: Final = ("sudocode coordination", "coordination@sudocode.invalid")
-_TREE: Final = b"40000"
-_PLAIN_FILES: Final = frozenset((b"100644", b"100755"))
-
 _CONTENTION = re.compile(
     r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
     r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
@@ -58,16 +53,6 @@ _NO_FORCE = re.compile(r"non-fast-forward|force|protected|denied|not allowed|GH0
 
 class _Contention(Exception):  # noqa: N818
     """Somebody else pushed first, or holds a lock right now: read again, build again."""
-
-
-class _MissingError(GitFailedError):
-    """Objects that were here are gone: the user's `git gc --prune=now` in between. Fetching again brings them back."""
-
-
-class _Entry(NamedTuple):
-    mode: bytes
-    kind: bytes
-    sha: bytes
 
 
 class _Read(NamedTuple):
@@ -120,6 +105,7 @@ class GitCli:
         self._random = random or Random()
         self._max_history = max_history
         self._git = GitRunner(git_dir, work_tree, remote, command_timeout_s)
+        self._trees = GitTrees(self._git)
         self._waiting: deque[_Read | _Publish] = deque()
         self._wake = trio.Event()
         self._current: trio.CancelScope | None = None
@@ -209,14 +195,14 @@ class GitCli:
             try:
                 self._last_read = await self._read_commit(tip)
                 return self._last_read
-            except _MissingError:
+            except ObjectsMissingError:
                 self._complete = None
                 if attempt == 2:
                     raise
         raise AssertionError("the loop returns or raises")
 
     async def _read_commit(self, tip: str) -> BranchRead:
-        listing = await self._trees(tip)
+        listing = await self._trees.read(tip)
         skipped: dict[str, str] = {}
         names: dict[str, bytes] = {}
         for raw, entry in sorted(listing[len(PEERS_PATH)].items()):
@@ -224,7 +210,7 @@ class GitCli:
             reason = ""
             if agent_of_name(name) is None:
                 reason = "the file name is not agent-<id>.json"
-            elif entry.mode not in _PLAIN_FILES:
+            elif entry.mode not in PLAIN_FILES:
                 reason = "not a plain file"
             elif len(names) >= MAX_RECORDS:
                 reason = f"more than {MAX_RECORDS} records"
@@ -232,76 +218,18 @@ class GitCli:
                 names[name] = entry.sha
             if reason and len(skipped) < MAX_SKIPPED:
                 skipped[name[:200]] = reason
-        sizes = await self._sizes(names)
+        sizes = await self._trees.sizes(names)
         for name, size in sizes.items():
             if size is None or size > MAX_RECORD_BYTES:
                 del names[name]
                 if len(skipped) < MAX_SKIPPED:
                     skipped[name] = "its content is missing" if size is None else f"{size} bytes, {MAX_RECORD_BYTES} allowed"
-        contents = await self._objects(list(names.values()), MAX_RECORD_BYTES + 200)
+        contents = await self._trees.contents(list(names.values()), MAX_RECORD_BYTES + 200)
         return BranchRead(
             commit=tip,
             records={name: content for name, content in zip(names, contents, strict=True) if content is not None},
             skipped=skipped,
         )
-
-    async def _sizes(self, names: dict[str, bytes]) -> dict[str, int | None]:
-        if not names:
-            return {}
-        outcome = await self._git.run(
-            "cat-file", "--batch-check", stdin=b"".join(sha + b"\n" for sha in names.values()), limit=200 * (len(names) + 1)
-        )
-        lines = outcome.checked("cat-file").splitlines()
-        found: dict[str, int | None] = {}
-        for name, line in zip(names, lines, strict=True):
-            fields = line.split(b" ")
-            found[name] = int(fields[2]) if len(fields) == 3 and fields[1] == b"blob" else None
-        return found
-
-    async def _objects(self, specs: list[bytes], limit_each: int) -> list[bytes | None]:
-        """The contents of objects, None for those that are missing."""
-        if not specs:
-            return []
-        outcome = await self._git.run(
-            "cat-file", "--batch", stdin=b"".join(spec + b"\n" for spec in specs), limit=limit_each * len(specs)
-        )
-        data = outcome.checked("cat-file")
-        found: list[bytes | None] = []
-        at = 0
-        for _ in specs:
-            end = data.index(b"\n", at)
-            fields = data[at:end].split(b" ")
-            if fields[-1] in (b"missing", b"ambiguous"):
-                found.append(None)
-                at = end + 1
-                continue
-            size = int(fields[-1])
-            found.append(data[end + 1 : end + 1 + size])
-            at = end + size + 2
-        return found
-
-    async def _trees(self, tip: str | None) -> list[dict[bytes, _Entry]]:
-        """The directories from the root down to `peers`, empty where there is none."""
-        if tip is None:
-            return [{} for _ in range(len(PEERS_PATH) + 1)]
-        paths = [b"/".join(PEERS_PATH[:depth]) for depth in range(len(PEERS_PATH) + 1)]
-        specs = [tip.encode() + (b":" + path if path else b"^{tree}") for path in paths]
-        sizes = await self._git.run("cat-file", "--batch-check", stdin=b"".join(s + b"\n" for s in specs), limit=4_096)
-        wanted: list[bytes] = []
-        for depth, line in enumerate(sizes.checked("cat-file").splitlines()):
-            fields = line.split(b" ")
-            if fields[-1] in (b"missing", b"ambiguous"):
-                if depth == 0:
-                    raise _MissingError("objects of the coordination branch are missing in this clone")
-                break
-            if fields[1] != b"tree":
-                break
-            if int(fields[2]) > MAX_LISTING_BYTES:
-                raise GitFailedError(f"the coordination branch has a directory of {int(fields[2])} bytes")
-            wanted.append(fields[0])
-        contents = await self._objects(wanted, MAX_LISTING_BYTES)
-        found = [_parse_tree(content or b"", len(tip) // 2) for content in contents]
-        return found + [{} for _ in range(len(PEERS_PATH) + 1 - len(found))]
 
     async def _fetched_tip(self) -> str | None:
         """The remote's tip, its objects here and the tracking ref set; None if the remote has no such branch.
@@ -377,7 +305,7 @@ class GitCli:
                 attempt += 1
                 try:
                     commit = await self._try_publish(job.changes, may_reuse=attempt == 1)
-                except _MissingError as missing:
+                except ObjectsMissingError as missing:
                     if attempt > 3:
                         raise
                     lost = missing.reason
@@ -399,8 +327,8 @@ class GitCli:
             tip = known[0]
         else:
             tip = await self._fetched_tip()
-        trees = await self._trees(tip)
-        tree = await self._changed_tree(trees, changes)
+        trees = await self._trees.read(tip)
+        tree = await self._trees.write(trees, changes)
         if tree is None:
             return tip
         if tip is not None and await self._wants_squash(tip):
@@ -422,39 +350,6 @@ class GitCli:
             return False
         outcome = await self._git.run("rev-list", "--count", f"--max-count={self._max_history + 1}", tip, "--")
         return int(outcome.checked("rev-list")) > self._max_history
-
-    async def _changed_tree(self, trees: list[dict[bytes, _Entry]], changes: dict[str, bytes | None]) -> bytes | None:
-        """The root tree with the changes made; None if they make no difference."""
-        peers = dict(trees[-1])
-        for name, content in sorted(changes.items()):
-            if agent_of_name(name) is None:
-                raise GitFailedError(f"{name!r} is no name of a peer record")
-            if content is None:
-                peers.pop(name.encode(), None)
-                continue
-            written = await self._git.run("hash-object", "-w", "--stdin", "--no-filters", stdin=content)
-            peers[name.encode()] = _Entry(b"100644", b"blob", written.checked("hash-object").strip())
-        if peers == trees[-1]:
-            return None
-        child = peers
-        for depth in range(len(PEERS_PATH), -1, -1):
-            sha = await self._write_tree(child) if child or depth == 0 else b""
-            if depth == 0:
-                return sha
-            parent = dict(trees[depth - 1])
-            name_above = PEERS_PATH[depth - 1]
-            if child:
-                parent[name_above] = _Entry(_TREE, b"tree", sha)
-            else:
-                parent.pop(name_above, None)
-            child = parent
-        raise AssertionError("the loop ends at the root")
-
-    async def _write_tree(self, entries: dict[bytes, _Entry]) -> bytes:
-        lines = [e.mode.zfill(6) + b" " + e.kind + b" " + e.sha + b"\t" + name + b"\0" for name, e in sorted(entries.items())]
-        # --missing: entries of others that a partial clone has not fetched stay what they are.
-        outcome = await self._git.run("mktree", "-z", "--missing", stdin=b"".join(lines))
-        return outcome.checked("mktree").strip()
 
     async def _commit(self, tree: bytes, parent: str | None) -> str:
         message = f"Update peer records\n\nNonce: {self._random.getrandbits(64):016x}\n"
@@ -510,17 +405,3 @@ def _raise_refusal(outcome: Outcome, *, rewrites: bool) -> NoReturn:
         raise _Contention(outcome.stderr.strip().splitlines()[-1])
     outcome.checked("push")
     raise AssertionError("only called for pushes that failed")
-
-
-def _parse_tree(data: bytes, sha_size: int) -> dict[bytes, _Entry]:
-    """A tree object's entries by name."""
-    entries: dict[bytes, _Entry] = {}
-    at = 0
-    while at < len(data):
-        space = data.index(b" ", at)
-        end = data.index(b"\0", space)
-        mode, name = data[at:space], data[space + 1 : end]
-        kind = b"tree" if mode == _TREE else b"commit" if mode == b"160000" else b"blob"
-        entries[name] = _Entry(mode, kind, data[end + 1 : end + 1 + sha_size].hex().encode())
-        at = end + 1 + sha_size
-    return entries

@@ -78,8 +78,9 @@ class GitFailedError(Exception):
 
 
 def redact(text: str) -> str:
-    """The text with logins in URLs and values of secret-looking parameters taken out, on one line."""
-    return _SECRET.sub(r"\1…", _LOGIN_IN_URL.sub("…@", " ".join(text.split())))
+    """The text on one line, without logins in URLs, values of secret-looking parameters, and anything a terminal would obey."""
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return _SECRET.sub(r"\1…", _LOGIN_IN_URL.sub("…@", line))
 
 
 class Outcome(NamedTuple):

@@ -20,6 +20,8 @@ MAX_OFFER_BYTES: Final = 256 << 10
 """Records in one offer: a quarter of a frame, the rest follows in the next."""
 MISSING_MS: Final = 20_000
 """A publisher that has not brought a missing record back by then, or up to twice that, is not waited for."""
+MAX_OFFER_RECORDS: Final = 256
+"""As `wire.RecordOffer` has it."""
 OFFER_GAP_MS: Final = 5_000
 """Between two offers of one record that has changed."""
 MAX_SIGNED: Final = 4
@@ -219,7 +221,7 @@ class OwnRecords:
                 continue
             data = self._sign(name, mine, now)
             size += len(data)
-            if records and size > MAX_OFFER_BYTES:
+            if records and (size > MAX_OFFER_BYTES or len(records) == MAX_OFFER_RECORDS):
                 break
             records.append(data)
             mine.offered_to, mine.offered_at, mine.offered = publisher, now.instant, self._content(mine)
