@@ -657,7 +657,7 @@ def test_a_frame_of_gigabytes_is_not_waited_for(closed: bool) -> None:
         if closed:
             await bench.until(lambda: not connections())
         else:
-            await connection.muxed_conn.secured_conn.write(bytes(10_000))
+            await connection.muxed_conn._write_frame(bytes(10_000))
             for _ in range(20):
                 await bench.settle()
             assert connections() == 1

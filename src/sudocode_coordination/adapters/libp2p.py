@@ -463,6 +463,7 @@ class Libp2pNetwork:
         if old is not None:
             self._forget(old, "replaced by a newer connection")
             old.close_nowait("replaced by a newer connection")
+        faults.batch_window_updates(stream)
         link = Link(
             peer,
             stream,
