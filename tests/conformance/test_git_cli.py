@@ -29,6 +29,7 @@ from tests.conformance.git_bench import (
 
 from sudocode_coordination.adapters.git import GitCli
 from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, redact
+from sudocode_coordination.adapters.gittree import PEERS_PATH
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed, Input
 
 
@@ -135,6 +136,10 @@ def test_another_remote_name_and_branch(tmp_path: Path, loop: Loop) -> None:
 
 
 # --- what users see ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_the_contracts() -> None:
+    assert b"/".join(PEERS_PATH) == b".sudocode/coordination/peers"
 
 
 def test_both_commands_of_the_contract_show_it(tmp_path: Path, loop: Loop) -> None:
