@@ -49,6 +49,7 @@ class Holding:
     __slots__ = (
         "acks",
         "answers",
+        "asked_again",
         "asked_at",
         "blockers",
         "decide_by",
@@ -91,7 +92,10 @@ class Holding:
         self.vouched: set[ClaimId] = set()
         """Those whose owners somebody is connected to, though this peer may not be."""
         self.yielded: set[ClaimId] = set()
-        """Those of them that gave way, as their owners said."""
+        """Those of them that gave way to this round, as their owners said. To this round only: their owners know the claim, and
+        wait for it, no longer than a round lasts."""
+        self.asked_again: set[PeerId] = set()
+        """Owners of such claims that had answered this round before they had a claim to give way with."""
         self.waits: set[ClaimId] = set()
         """Claims that this one gave way to."""
         self.valid_until: Instant = 0
@@ -123,6 +127,8 @@ class Holding:
         self.answers.clear()
         self.blockers.clear()
         self.vouched.clear()
+        self.yielded.clear()
+        self.asked_again.clear()
 
     def excuses(self, known: Known, view: View) -> bool:
         """Whether that claim need not be waited for: its owner is gone, for all that anybody knows."""

@@ -254,15 +254,16 @@ class LeaseManager(OwnLeases):
             return []
         out: list[Output] = []
         for disclosed in message.disclosed:
+            if disclosed.claim.id in self._own:
+                continue  # the two have met here: one of them waits for the other
             known = self.claims.learn(disclosed, now.instant, iso_from_ms(now.wall_ms))
             if known is not None:
                 self._wake_at_expiry(known)
-            if known is not None or disclosed.claim.id in self._own:
                 holding.blockers.add(disclosed.claim.id)
                 if disclosed.reachable:
                     holding.vouched.add(disclosed.claim.id)
-        holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)
         if message.round == holding.round:
+            holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)
             holding.answers.add(peer)
             if message.counts:
                 holding.acks.add(peer)

@@ -386,11 +386,12 @@ class OwnLeases:
             changed = stands != holding.grade
             holding.grade = holding.known.grade = stands
             return self._extend(holding, changed=changed, now=now) if holding.granted else self._grant(holding, now)
+        out = self._ask_again(holding, blocking)
         if holding.granted or not blocking:
-            return []
+            return out
         if holding.may_queue:
             if holding.queued:
-                return []
+                return out
             holding.queued = holding.published = True
             self._dirty[holding.body.id] = None
             return [
@@ -399,7 +400,17 @@ class OwnLeases:
                 *self._refresh(holding, now),
             ]
         hopeless = [k for k in blocking if self._hopeless(holding, k, instant)]
-        return self._deny(holding, hopeless, "held", now) if hopeless else []
+        return self._deny(holding, hopeless, "held", now) if hopeless else out
+
+    def _ask_again(self, holding: Holding, blocking: list[Known]) -> list[Output]:
+        """Claims that must give way to this one, of peers that answered before they had them: their yields are wanted, once."""
+        out: list[Output] = []
+        for known in blocking:
+            behind = not known.granted and (holding.granted or key_of(holding.body) < key_of(known.body))
+            if behind and known.owner in holding.answers and known.owner not in holding.asked_again:
+                holding.asked_again.add(known.owner)
+                out.append(Say(peer=known.owner, message=message_of(holding)))
+        return out
 
     def _hopeless(self, holding: Holding, known: Known, now: Instant) -> bool:
         """Whether waiting a moment can't help: it is held, by somebody who need not give way."""
