@@ -160,7 +160,7 @@ def test_start_stop_and_a_second_start(clone: Clone) -> None:
     state = Path(clone.state_dir)
     assert not {"daemon.sock", "daemon.json"} & {file.name for file in state.iterdir()}
     assert not any(file.stat().st_mode & 0o077 for file in state.iterdir())
-    with pytest.raises(NoDaemonError, match="coord start") as caught:
+    with pytest.raises(NoDaemonError, match="no daemon runs") as caught:
         Client(clone)
     assert "coord start" in caught.value.hint
 
@@ -197,8 +197,7 @@ def test_of_starts_that_race_one_wins_and_the_others_say_so(clone: Clone) -> Non
     stop(clone, pids[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_stop_it_in_order(clone: Clone, number: signal.Signals, short_tmp: Path) -> None:
+def test_sigterm_releases_everything_and_removes_the_record(clone: Clone, short_tmp: Path) -> None:
     pid = start(clone, agent_id="me")
     remote = short_tmp / "remote.git"
 
@@ -209,7 +208,7 @@ def test_signals_stop_it_in_order(clone: Clone, number: signal.Signals, short_tm
         return listed.stdout
 
     wait_for(lambda: "agent-me.json" in records(), "the peer record")
-    os.kill(pid, number)
+    os.kill(pid, signal.SIGTERM)
     wait_for(lambda: not psutil.pid_exists(pid), "the end of the daemon")
     assert "agent-me.json" not in records()
     assert not Path(clone.state_file("daemon.sock")).exists()
@@ -227,7 +226,7 @@ def test_a_remote_that_hangs_holds_up_neither_start_nor_stop(
     with Client(clone) as client:
         assert client.status().remote.state != "ok"
     began = time.monotonic()
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
     while psutil.pid_exists(pid):
         assert time.monotonic() - began < 20, "it does not end"
         time.sleep(0.02)
