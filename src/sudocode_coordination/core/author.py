@@ -68,14 +68,15 @@ class Author:
         feed = self._store.feed(self._owner)
         return 0 if feed is None or feed.epoch != self.epoch else feed.seq
 
-    def begin(self, at_least: int, now: Now) -> None:
-        """Start a new epoch: the greater of `at_least` and the wall clock. Its snapshot is made by the next flush."""
+    def begin(self, at_least: int, now: Now, *, delay_ms: int = 0) -> None:
+        """Start a new epoch: the greater of `at_least` and the wall clock. Its snapshot is made by the next flush, which is
+        due after `delay_ms`, or with the next urgent write."""
         if at_least > now.wall_ms:
             # The clock went back. If the last epoch's number was lost too (power), counting on would use it a second time.
             at_least += self._rng.randrange(EPOCH_LEAP)
         self.epoch = max(at_least, now.wall_ms, 1)
         self._begin = True
-        self._due = now.instant
+        self._due = now.instant + delay_ms
 
     def deadline(self) -> Instant | None:
         """When `flush` is due."""

@@ -230,6 +230,7 @@ class Node:
             case DiskFailed(reason=reason):
                 self.disk_trouble = f"{iso_from_ms(now.wall_ms)}: {reason}"
                 self.leases.memory_lost(now.instant)
+                self.sync.disk_failed(now)
                 return []
             case StopRequested():
                 return self._stop(now)

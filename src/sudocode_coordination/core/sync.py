@@ -26,6 +26,8 @@ from sudocode_coordination.errors import ProtocolError
 from sudocode_coordination.model import Instant, Json, Now, PeerId
 
 SYNC_TOPIC: Final = "sudocode/sync"
+DISK_PAUSE_MS: Final = 60_000
+"""Between two tries to write the own feed anew after the disk failed, if nothing else is written."""
 EXCHANGE_MS: Final = 30_000
 """Between two exchanges of heads with a random peer, jittered by a fifth."""
 ASK_PAUSE_MS: Final = 1_000
@@ -160,6 +162,10 @@ class Sync:
     def problems(self) -> list[str]:
         """Faults seen in feeds, for `coord doctor`."""
         return self.store.problems()
+
+    def disk_failed(self, now: Now) -> None:
+        """Some of the own feed is not on disk: a new epoch will be, whole, once the disk takes it."""
+        self._author.begin(self._author.epoch + 1, now, delay_ms=DISK_PAUSE_MS)
 
     def flush(self, now: Now) -> list[Output]:
         """Publish at once whatever waits: before the node stops."""
