@@ -51,6 +51,7 @@ class _AgentBase(Emitting):
         self.folder = os.path.abspath(repository or ".")  # noqa: PTH100 - pathlib has no such thing without resolving links
         self.emitter = self._emitter = Emitter()
         self._session: Session | None = None
+        self._wanted = False
         self.state = State(self)
         self.network = Network(self)
 
@@ -87,11 +88,18 @@ class _AgentBase(Emitting):
         """The agent works on nothing any more."""
         self.calls.clear_work()
 
-    def _begin(self) -> None:
-        if self._session is not None and not self._session.closed:
+    def _claim_start(self) -> None:
+        if self._wanted:
             raise UsageError("the agent is started already")
-        self._session = session = Session(self.clone, self.config)
+        self._wanted = True
+        self._session = None
+
+    def _begin(self) -> None:
+        session = Session(self.clone, self.config)
         session.calls.folder = self.folder
+        self._session = session
+        if not self._wanted:  # whoever waited for this was cancelled meanwhile
+            session.close()
 
     def _subscribe(self, take: Callable[[Event | None], None]) -> None:
         """Events of the session's connection go to `take`, on its reading thread; None is the end."""
@@ -135,9 +143,8 @@ class CoordinationAgent(_AgentBase):
         """
         run_on_loop = caller_of_loop()
         start_task = starter_of_tasks()
+        self._claim_start()
         self._readers = []
-        # Not abandoned when cancelled: a daemon that nobody knows of must not be left behind.
-        await anyio.to_thread.run_sync(self._begin)
 
         def on_loop(event: Event | None) -> None:
             for reader in tuple(self._readers):
@@ -146,6 +153,7 @@ class CoordinationAgent(_AgentBase):
                 self.emitter.emit(event, start_task)
 
         try:
+            await anyio.to_thread.run_sync(self._begin)
             await anyio.to_thread.run_sync(self._subscribe, lambda event: run_on_loop(lambda: on_loop(event)))
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -154,6 +162,7 @@ class CoordinationAgent(_AgentBase):
 
     async def stop(self) -> None:
         """Leave: every lease is released, the peer record removed. More than once does nothing."""
+        self._wanted = False
         session = self._session
         if session is not None:
             with anyio.CancelScope(shield=True):
@@ -201,7 +210,7 @@ class BlockingCoordinationAgent(_AgentBase):
         Raises:
             CoordinationError: why the daemon can't start.
         """
-        self._begin()
+        self._claim_start()
         self._unhandled = queue.Queue(MAX_UNREAD_EVENTS)
         self._handling = threading.Thread(target=self._handle, args=(self._unhandled,), name="coordination-events", daemon=True)
         self._handling.start()
@@ -215,6 +224,7 @@ class BlockingCoordinationAgent(_AgentBase):
                     log.warning("events are not handled; %s is dropped", "the end" if event is None else event.type)
 
         try:
+            self._begin()
             self._subscribe(take)
         except BaseException:
             self.stop()
@@ -222,8 +232,11 @@ class BlockingCoordinationAgent(_AgentBase):
 
     def stop(self) -> None:
         """Leave: every lease is released, the peer record removed. More than once does nothing."""
+        self._wanted = False
         if self._session is not None:
             self._session.close()
+        else:
+            self._unhandled.put(None)
         if self._handling is not None and self._handling is not threading.current_thread():
             self._handling.join(JOIN_LIMIT_S)
             self._handling = None
