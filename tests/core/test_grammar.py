@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycrdt import Doc, Map
+from tests.core.test_grammar_attacks import begun
 
 from sudocode_coordination.core.facts import ROOTS, Root
 from sudocode_coordination.core.grammar import (
