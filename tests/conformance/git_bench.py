@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import psutil
 import trio
 
 from sudocode_coordination.adapters.git import GitCli
@@ -270,3 +271,14 @@ def fake_ssh(folder: Path) -> str:
     script.write_text(f'#!/bin/sh\n{options}\nshift\nexec sh -c "$*"\n', "utf-8")
     script.chmod(0o755)
     return f"'{script}'"
+
+
+def children() -> list[psutil.Process]:
+    return [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
+
+
+def nobody_left() -> bool:
+    end = time.monotonic() + 10
+    while children() and time.monotonic() < end:
+        time.sleep(0.01)  # a poll; the deadline above is the limit
+    return not psutil.Process().children(recursive=True)

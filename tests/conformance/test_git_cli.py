@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-import psutil
 import pytest
 import trio
 from tests.conformance.git_bench import (
@@ -17,18 +15,19 @@ from tests.conformance.git_bench import (
     PEERS,
     Handle,
     Loop,
+    children,
     fake_ssh,
     files_on,
     git,
     http_server,
     make_remote,
+    nobody_left,
     paths_on,
     running_loop,
     write_branch,
 )
 
 from sudocode_coordination.adapters.git import GitCli
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, redact
 from sudocode_coordination.adapters.gittree import PEERS_PATH
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed, Input
 
@@ -53,17 +52,6 @@ def works(handle: Handle, bare: Path) -> None:
     given = handle.read()
     assert isinstance(given, BranchRead)
     assert given.records == {"agent-a.json": b"2"} == files_on(bare)
-
-
-def children() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
-
-
-def nobody_left() -> bool:
-    end = time.monotonic() + 10
-    while children() and time.monotonic() < end:
-        time.sleep(0.01)  # a poll; the deadline above is the limit
-    return not psutil.Process().children(recursive=True)
 
 
 # --- remotes ----------------------------------------------------------------------------------------------------------------
@@ -289,13 +277,6 @@ def test_a_malformed_directory_is_a_failure_and_no_crash(tmp_path: Path, loop: L
     works(handle, bare)
 
 
-def test_redaction() -> None:
-    assert redact("remote: \x1b[2Jgone\a") == "remote: [2Jgone"
-    assert redact("fatal: https://u:p@h.example/x?access_token=abc&y=1\n  'http://t@h'") == (
-        "fatal: https://…@h.example/x?access_token=…&y=1 'http://…@h'"
-    )
-
-
 # --- hostile and odd branches -----------------------------------------------------------------------------------------------
 
 
@@ -448,56 +429,3 @@ def test_a_locked_tracking_ref_hurts_nothing(tmp_path: Path, loop: Loop) -> None
     lock.touch()
     works(Handle(loop, clone / ".git"), bare)
     lock.unlink()
-
-
-# --- single commands --------------------------------------------------------------------------------------------------------
-
-
-def run_git(tmp_path: Path, use: Callable[[GitRunner], object], *, timeout_s: float = 10.0) -> None:
-    make_remote(tmp_path)
-
-    async def main() -> None:
-        with trio.fail_after(30):
-            await use(GitRunner(tmp_path / "origin.git", None, "origin", timeout_s))  # type: ignore[misc]
-
-    trio.run(main)
-    assert nobody_left()
-
-
-def test_too_much_output_is_cut_off(tmp_path: Path) -> None:
-    async def use(runner: GitRunner) -> None:
-        with pytest.raises(GitFailedError, match="more than 1000 bytes"):
-            await runner.run("-c", "alias.flood=!yes", "flood", limit=1_000)
-
-    run_git(tmp_path, use)
-
-
-def test_children_of_children_are_killed(tmp_path: Path) -> None:
-    async def use(runner: GitRunner) -> None:
-        with pytest.raises(GitFailedError, match="no answer"):
-            await runner.run("-c", "alias.nap=!sleep 60 & sleep 60", "nap")
-
-    run_git(tmp_path, use, timeout_s=0.5)
-
-
-def test_a_background_child_that_holds_the_pipes_is_not_waited_for(tmp_path: Path) -> None:
-    pid_file = tmp_path / "pid"
-
-    async def use(runner: GitRunner) -> None:
-        outcome = await runner.run("-c", f"alias.leave=!setsid sleep 60 & echo $! > '{pid_file}'; echo said", "leave")
-        assert outcome.stdout == b"said\n"
-
-    try:
-        run_git_only(tmp_path, use)
-    finally:
-        os.kill(int(pid_file.read_text("utf-8")), 9)
-
-
-def run_git_only(tmp_path: Path, use: Callable[[GitRunner], object]) -> None:
-    make_remote(tmp_path)
-
-    async def main() -> None:
-        with trio.fail_after(20):
-            await use(GitRunner(tmp_path / "origin.git", None, "origin", 15.0))  # type: ignore[misc]
-
-    trio.run(main)
