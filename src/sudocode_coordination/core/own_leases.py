@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -92,7 +93,7 @@ class OwnLeases:
         if sum(len(resource.path.encode()) + 16 for resource in resources) > MAX_NAMES_BYTES:
             raise ResourceError("the names of these resources are too long for one lease", hint="lease a folder above them instead")
         ttl_ms = min(request.ttl_ms or self._config.lease_ttl_ms, self._config.max_lease_ttl_ms)
-        held = self._held_already(agent, resources, request)
+        held = self._held_already(agent, resources, request, now.instant)
         if held is not None:
             answer = LeaseOutcome(granted=True, lease=self.describe(held.known, now.instant))
             return [Reply(client=ticket.client, request_id=ticket.request_id, value=answer)] if ticket else []
@@ -129,8 +130,7 @@ class OwnLeases:
         Raises:
             ResourceError: a name that can't be leased.
         """
-        wanted = set(normalise_all(resources))
-        held = [h for h in self._held_by(agent) if h.granted and wanted & set(h.body.resources)]
+        held = [h for h in self._held_on(agent, normalise_all(resources), now.instant) if h.granted]
         out: list[Output] = []
         for holding in held:
             if ttl_ms is not None:
@@ -152,10 +152,8 @@ class OwnLeases:
         wanted = set(normalise_all(resources))
         out: list[Output] = []
         released: list[Lease] = []
-        for holding in self._held_by(agent):
+        for holding in self._held_by(agent) if everything else self._held_on(agent, sorted(wanted), now.instant):
             rest = tuple(r for r in holding.body.resources if r not in wanted)
-            if not everything and len(rest) == len(holding.body.resources):
-                continue
             released.append(self.describe(holding.known, now.instant))
             if everything or not rest:
                 out += self._end(holding, "released", now)
@@ -202,9 +200,14 @@ class OwnLeases:
     def _held_by(self, agent: AgentId) -> list[Holding]:
         return [self._own[id_] for id_ in self._of_agent.get(agent, ())]
 
-    def _held_already(self, agent: AgentId, resources: tuple[Resource, ...], request: AcquireLease) -> Holding | None:
+    def _held_on(self, agent: AgentId, resources: Iterable[Resource], now: Instant) -> list[Holding]:
+        """Those that touch these, in no more time if the agent has many others."""
+        known = self.claims.touching(resources, now)
+        return [self._own[k.body.id] for k in known if k.body.id in self._own and k.body.agent == agent]
+
+    def _held_already(self, agent: AgentId, resources: tuple[Resource, ...], request: AcquireLease, now: Instant) -> Holding | None:
         """Leases are reentrant: a lease of the agent that covers the request."""
-        for holding in self._held_by(agent):
+        for holding in self._held_on(agent, resources, now):
             body = holding.body
             strong = body.mode == "exclusive" or request.mode == "shared"
             if holding.granted and strong and body.priority >= request.priority and set(resources) <= set(body.resources):
@@ -518,8 +521,8 @@ class OwnLeases:
         if granted and rank_of(claim, grade) < rank_of(mine.body, mine.grade):
             mine.yield_to = claim.agent
             return True, self._end(mine, "lost-conflict", now)
-        if claim.priority <= mine.body.priority or mine.yield_at is not None:
-            return False, []
+        if granted or claim.priority <= mine.body.priority or mine.yield_at is not None:
+            return False, []  # of two that are granted the other one ends, by rank, whatever its priority
         mine.yield_to = claim.agent
         if self._config.preempt_grace_ms == 0:
             return True, self._end(mine, "preempted", now)
