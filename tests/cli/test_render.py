@@ -149,6 +149,14 @@ def test_status_at_80_columns_shows_who_and_what() -> None:
         assert word in text
 
 
+def test_on_a_narrow_terminal_addresses_go_below() -> None:
+    blocks = render.peers_blocks([peer(agent_id="agent-vm-5eafed32680b")])
+    assert "    /ip4/192.168.178.123/tcp/43210  code,review,test\n" in drawn(blocks, 80)
+    wide = drawn(blocks, 200).split("\n")
+    assert wide[0].split() == ["agent", "connection", "address", "latency", "seen", "leases", "capabilities"]
+    assert "/ip4/192.168.178.123/tcp/43210" in wide[1]
+
+
 def test_status_in_plain_words() -> None:
     text = plain(render.status_blocks(status(problems=("the disk is full",))))
     assert text.startswith("active: alice\n")

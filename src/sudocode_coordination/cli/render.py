@@ -70,7 +70,7 @@ def peers_blocks(peers: Sequence[PeerInfo]) -> list[Block]:
         if peer.reason:
             reasons.append(Styled(f"{clean(peer.agent_id)}: {clean(peer.reason)}", "dim"))
     columns = ("agent", "connection", "address", "latency", "seen", "leases", "capabilities")
-    return [Table(columns, tuple(rows), frozenset(("agent", "connection", "latency", "seen", "leases"))), *reasons]
+    return [Table(columns, tuple(rows), frozenset(("address", "capabilities"))), *reasons]
 
 
 def leases_blocks(leases: Sequence[Lease], *, none: str = "no leases") -> list[Block]:
@@ -87,9 +87,7 @@ def leases_blocks(leases: Sequence[Lease], *, none: str = "no leases") -> list[B
         )
         for lease in leases
     )
-    table = Table(
-        ("resource", "agent", "state", "priority", "left", "note"), rows, frozenset(("agent", "state", "priority", "left"))
-    )
+    table = Table(("resource", "agent", "state", "priority", "left", "note"), rows, frozenset(("note",)))
     return [table]
 
 
@@ -110,7 +108,7 @@ def work_blocks(work: Sequence[ActiveWork]) -> list[Block]:
             f" +{len(on) - MAX_RESOURCES_SHOWN}" if len(on) > MAX_RESOURCES_SHOWN else ""
         )
         rows.append((clean(entry.agent_id), shown or "-", clean(entry.status, 120) or "-", ago(entry.updated_at)))
-    return [Table(("agent", "works on", "status", "updated"), tuple(rows), frozenset(("agent", "updated")))]
+    return [Table(("agent", "works on", "status", "updated"), tuple(rows), frozenset(("status",)))]
 
 
 def status_blocks(status: Status) -> list[Block]:
@@ -186,9 +184,7 @@ def updates_blocks(updates: Sequence[IssueUpdate] | Sequence[SpecUpdate]) -> lis
         rows += _field_rows(update.issue_id if isinstance(update, IssueUpdate) else update.spec_path, update.fields)
     what = "spec" if updates and isinstance(updates[0], SpecUpdate) else "issue"
     return (
-        [Table((what, "field", "value", "agent", "updated"), tuple(rows), frozenset((what, "field")))]
-        if rows
-        else ["no live updates"]
+        [Table((what, "field", "value", "agent", "updated"), tuple(rows), frozenset(("value",)))] if rows else ["no live updates"]
     )
 
 
@@ -199,4 +195,4 @@ def drafts_blocks(drafts: Sequence[Draft], *, none: str = "no drafts") -> list[B
         (clean(d.draft_id), clean(d.kind), clean(d.target) or "-", clean(", ".join(sorted(d.fields))), ago(d.created_at))
         for d in drafts
     )
-    return [Table(("draft", "kind", "target", "fields", "created"), rows, frozenset(("draft", "kind")))]
+    return [Table(("draft", "kind", "target", "fields", "created"), rows)]

@@ -18,6 +18,8 @@ from sudocode_coordination.errors import CoordinationError
 
 NOBODY_READS = 141
 """Exit code, 128 + SIGPIPE as shells have it: `coord events | head -1` is no failure of ours, and no success either."""
+GAP = 2
+"""Blanks between columns."""
 PROGRESS_AFTER_S = 1.0
 """What is quicker needs no word about it."""
 
@@ -38,11 +40,11 @@ Cell: TypeAlias = str | Styled
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns with a heading. `keep`: columns never shortened on a narrow terminal."""
+    """Columns with a heading. `below`: columns that go under their row where the terminal is too narrow for all."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    keep: frozenset[str] = frozenset()
+    below: frozenset[str] = frozenset()
 
 
 Block: TypeAlias = Cell | Table
@@ -60,32 +62,51 @@ def plain_lines(block: Block) -> list[str]:
 def draw(blocks: Sequence[Block], stream: TextIO, width: int | None = None) -> None:
     """The blocks on a terminal, with colour unless NO_COLOR forbids it, never wider than it is."""
     from rich.console import Console
-    from rich.table import Table as RichTable
     from rich.text import Text
-
-    def text_of(cell: Cell) -> Text:
-        return Text(str(cell), style=cell.style if isinstance(cell, Styled) else "")
 
     console = Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
     for block in blocks:
-        if not isinstance(block, Table):
-            console.print(text_of(block), overflow="fold")
-            continue
-        table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in block.columns:
-            kept = name in block.keep
-            table.add_column(
-                name, no_wrap=True, overflow="ellipsis", min_width=None if not kept else _width(block, name, console.width)
-            )
-        for row in block.rows:
-            table.add_row(*(text_of(cell) for cell in row))
-        console.print(table)
+        lines = _fitted(block, console.width) if isinstance(block, Table) else [[block]]
+        for cells in lines:
+            line = Text()
+            for cell in cells:
+                line.append(str(cell), style=cell.style if isinstance(cell, Styled) else None)
+            console.print(line, overflow="fold")
 
 
-def _width(block: Table, name: str, available: int) -> int:
-    at = block.columns.index(name)
-    # A kept column still may not push the others off the screen: ids can be 100 characters long.
-    return min(max(len(name), *(len(str(row[at])) for row in block.rows)) if block.rows else len(name), max(8, available // 3))
+def _fitted(table: Table, available: int) -> list[list[Cell]]:
+    """Lines of a table, as pieces. Too wide: first the `below` columns leave, then the widest are shortened."""
+    from rich.cells import cell_len, set_cell_size
+
+    def natural(at: int) -> int:
+        return max(cell_len(table.columns[at]), *(cell_len(str(row[at])) for row in table.rows), 0)
+
+    def total(columns: list[int]) -> int:
+        return sum(widths[at] for at in columns) + GAP * (len(columns) - 1)
+
+    shown = list(range(len(table.columns)))
+    widths = {at: natural(at) for at in shown}
+    if total(shown) > available:
+        shown = [at for at in shown if table.columns[at] not in table.below]
+    while total(shown) > available and max(widths[at] for at in shown) > 1:
+        widest = max(shown, key=lambda at: widths[at])
+        widths[widest] -= 1
+
+    def padded(cell: Cell, at: int) -> Cell:
+        text = str(cell)
+        if cell_len(text) > widths[at]:
+            text = set_cell_size(text, widths[at] - 1) + "…"
+        last = at == shown[-1]
+        text = text if last else set_cell_size(text, widths[at]) + " " * GAP
+        return Styled(text, cell.style) if isinstance(cell, Styled) else text
+
+    lines: list[list[Cell]] = [[padded(Styled(table.columns[at], "dim"), at) for at in shown]]
+    for row in table.rows:
+        lines.append([padded(row[at], at) for at in shown])
+        rest = [str(row[at]) for at in range(len(row)) if at not in shown and str(row[at]) != "-"]
+        if rest:
+            lines.append([Styled(f"    {'  '.join(rest)}", "dim")])
+    return lines
 
 
 class Screen:
