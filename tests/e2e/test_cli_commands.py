@@ -181,3 +181,15 @@ def test_doctor(swarm: tuple[Clone, Clone]) -> None:
     names = {finding["name"] for finding in report["findings"]}
     assert names >= {"git", "repository", "configuration", "disk", "daemon", "socket", "remote", "branch", "clock", "addresses"}
     assert alice.coord("doctor").stdout.endswith("all is well\n")
+
+
+def test_the_fast_check_says_what_the_full_one_says(swarm: tuple[Clone, Clone]) -> None:
+    alice, bob = swarm
+    alice.coord("lease", "k.py", "--note", "Grüße", "--priority", "2")
+    for words, code in ((["k.py"], 3), (["k.py", "other.py"], 3), (["other.py"], 0)):
+        # With an option before the command the full parser does it.
+        quick, full = bob.json("check", *words, expect=code), json.loads(bob.coord("--json", "check", *words, expect=code).stdout)
+        for conflict in (*quick["conflicts"], *full["conflicts"]):
+            conflict.pop("remainingMs")
+        assert quick == full
+    alice.coord("release", "k.py")
