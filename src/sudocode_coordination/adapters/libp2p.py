@@ -295,6 +295,7 @@ class Libp2pNetwork:
         async with AsyncExitStack() as stack:
             stack.callback(sockets.close_all)
             stack.callback(pubsub.seen_messages.stop)  # fault: a thread that nobody ends
+            stack.push_async_callback(faults.close_listeners, swarm)
             await stack.enter_async_context(host.run(listen_addrs=listen))
             listening = host.get_transport_addrs()
             if not listening or len(listening) < len([one for one in listen if not str(one).startswith("/ip6/")]):

@@ -175,6 +175,17 @@ def drop_notifees(swarm: Swarm) -> None:
     swarm.notifees.clear()
 
 
+async def close_listeners(swarm: Swarm) -> None:
+    """Fault: a host that dies leaves its listeners open, in tasks of their own; with SO_REUSEPORT they go on taking half
+    of the connections that are meant for its successor."""
+    for close in (*(listener.close for listener in list(swarm.listeners.values())), swarm.transport_manager.close_all):
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + 2, shield=True):
+                await close()
+        except Exception as error:  # noqa: BLE001 - the host is gone already; the others must be closed all the same
+            log.debug("closing a listener: %r", error)
+
+
 Verdict = Callable[[PeerId, bool, str], str | None]
 """(peer, inbound, remote address) -> why it is refused."""
 
