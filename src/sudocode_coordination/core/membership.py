@@ -1,7 +1,7 @@
 """Who is there: dials known peers until they are connected, keeps beats going, tells who is suspected and who is gone.
 
     known --dial--> connected --lost--> known, with backoff
-    suspected: not connected although it was tried (a dial failed, or it has been away for `SUSPECT_MS`)
+    suspected: not connected for `SUSPECT_MS`, or for `REFUSED_MS` if a dial has failed
     gone:      suspected for longer than the configured grace
 
 Laws: every fresh known peer that is not connected is dialled again and again, never faster than its backoff; a peer that was
@@ -28,6 +28,8 @@ COURTESY_MS: Final = 300
 """The peer with the higher id dials later, so that two who learn of each other at once do not cross."""
 SUSPECT_MS: Final = 5_000
 """Away, or unanswered, for longer: others need not wait for it."""
+REFUSED_MS: Final = 2_000
+"""The same if a dial has failed. Not at once: a peer that has yet to read our record refuses us, and lets us in a moment later."""
 BEAT_PER_PEER_MS: Final = 1_000
 """In a large swarm beats are rarer, so that one daemon sends about one a second at most."""
 SILENT_BEATS: Final = 4
@@ -115,7 +117,7 @@ class Membership:
         times: list[Instant] = []
         for peer in self._peers.values():
             if not peer.connected:
-                times += [peer.away_since + SUSPECT_MS, peer.away_since + self._config.gone_grace_ms]
+                times += [peer.away_since + REFUSED_MS, peer.away_since + SUSPECT_MS, peer.away_since + self._config.gone_grace_ms]
         return min((t for t in times if t > now), default=None)
 
     def stop(self) -> None:
@@ -254,7 +256,7 @@ class Membership:
     def _suspects(self, peer: Peer, now: Instant) -> bool:
         if peer.connected:
             return False
-        return peer.left or peer.failures > 0 or now - peer.away_since >= SUSPECT_MS
+        return peer.left or now - peer.away_since >= (REFUSED_MS if peer.failures else SUSPECT_MS)
 
     def _woken_up(self, now: Now) -> None:
         for peer in self._peers.values():

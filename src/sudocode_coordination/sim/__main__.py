@@ -11,17 +11,12 @@ from multiprocessing import get_context
 from time import monotonic
 from typing import Final
 
-from sudocode_coordination.sim.scenario import Outcome, Run
+from sudocode_coordination.sim.scenario import Outcome, Run, run_seed
 
 CHUNK: Final = 4
 """Seeds a worker takes at a time."""
 MAX_SHOWN: Final = 20
 """Violations printed in full."""
-
-
-def run_seed(seed: int) -> Outcome:
-    """One history."""
-    return Run(seed).run()
 
 
 def outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
