@@ -35,7 +35,7 @@ class ForgottenEpochs(Item, frozen=True, kw_only=True):
 
 
 class StoredValue(Item, frozen=True, kw_only=True):
-    """A value by (space, key); spaces: meta, claims, agents, drafts, epochs."""
+    """A value by (space, key); spaces: claims, departed, drafts, epochs."""
 
     space: str
     key: str

@@ -18,6 +18,7 @@ from sudocode_coordination.api.events import Event
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.agents import Agents
 from sudocode_coordination.core.claims import stretch
+from sudocode_coordination.core.departed import Departed
 from sudocode_coordination.core.desk import Desk
 from sudocode_coordination.core.discovery import Discovery
 from sudocode_coordination.core.facts import EntriesChanged, Notify, Output, Respond, RosterChanged, Say, Write
@@ -118,6 +119,7 @@ class Node:
         self.discovery = Discovery(keyring, config, rng)
         self.membership = Membership(self._me, config, rng)
         self.leases = LeaseManager(self._me, config)
+        self.departed = Departed()
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync)
         self.desk = Desk(self, config)
         self._roster_fresh_ms = 2 * config.peer_discovery_interval_ms + ROSTER_SLACK_MS
@@ -213,7 +215,8 @@ class Node:
                 return self._gossip(topic, data, now)
             case BranchRead(records=records):
                 self._listed = record_name(self._config.agent_id) in records
-                return self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
+                out = self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
+                return out + self._drop_departed(now)
             case BranchReadFailed(reason=reason):
                 return self.discovery.branch_read_failed(given, now) + self.desk.branch_looked_at(reason, now)
             case BranchPublished():
@@ -247,6 +250,7 @@ class Node:
                 out += self.sync.set(root, key, None, now)
         out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
         out += self.agents.started(given.contents)
+        self.departed.started(given.contents)
         out += self.membership.started(incarnation, now)
         out += self.discovery.started(now, given.contents)
         return out + self.discovery.agents_changed(self.agents.local, now)
@@ -359,6 +363,14 @@ class Node:
             ready=self.discovery.first_read_done or instant >= self._started_at + READY_MS,
         )
         return self.leases.view_changed(view, now)
+
+    def _drop_departed(self, now: Now) -> list[Output]:
+        present = {self._me, *self.discovery.known, *self.membership.connected_peers}
+        over, operations = self.departed.looked(self.sync.known_owners(), present, now)
+        out: list[Output] = [Persist(operations=operations)] if operations else []
+        for owner in over:
+            out += self.sync.forget_owner(owner, now)
+        return out
 
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
