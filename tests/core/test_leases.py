@@ -188,10 +188,10 @@ def test_readers_share_and_writers_do_not() -> None:
 # --- racing ---------------------------------------------------------------------------------------------------------------
 
 
-def racing(racers: tuple[str, ...], everyone: tuple[str, ...] = (), **asking: bool) -> Bench:
+def racing(racers: tuple[str, ...], everyone: tuple[str, ...] = ()) -> Bench:
     bench = Bench(*(everyone or racers))
     for name in racers:
-        bench.plans_to(name, lambda name=name: bench.asks(name, "a.py", **asking))  # type: ignore[misc]
+        bench.plans_to(name, lambda name=name: bench.asks(name, "a.py"))  # type: ignore[misc]
     return bench
 
 

@@ -1,0 +1,142 @@
+"""What the answers to a round of an own claim amount to, by who answered, what is in the way, and the policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from sudocode_coordination.core.claims import Claims, Known
+from sudocode_coordination.core.holdings import QUEUED_HOLD_MS, Holding, Standing, View, standing
+from sudocode_coordination.core.wire import ClaimBody
+from sudocode_coordination.model import PartitionPolicy, Resource
+
+FIVE = ("a", "b", "c", "d", "me")
+TTL = 60_000
+
+
+def known(id_: str) -> Known:
+    return Known(ClaimBody(id_, "x", (Resource("file", "f"),), "exclusive", 0, 1, TTL), "direct", TTL, "then")
+
+
+def stands(
+    *answers: str,
+    view: View | None = None,
+    counted: tuple[str, ...] | None = None,
+    blocking: tuple[Known, ...] = (),
+    vouched: tuple[str, ...] = (),
+    policy: PartitionPolicy = "open",
+    memory: bool = True,
+    now: int = 0,
+) -> Standing:
+    holding = Holding(known("me.1.1"), None, 0)
+    holding.begin_round(1, 0)
+    holding.answers.update(answers)
+    holding.acks.update(answers if counted is None else counted)
+    holding.vouched.update(vouched)
+    view = view or View(roster=FIVE, established=FIVE, roster_fresh=True, ready=True)
+    return standing(holding, list(blocking), view, "me", policy, memory=memory, now=now)
+
+
+def test_more_than_half_with_oneself_is_a_quorum() -> None:
+    assert stands("a") == "open"
+    assert stands("a", "b") == "quorum"
+    four = View(roster=FIVE[1:], established=FIVE[1:], roster_fresh=True, ready=True)
+    assert stands("b", view=four) == "open", "half is not more than half"
+    assert stands("b", "c", view=four) == "quorum"
+
+
+def test_strangers_have_no_voice() -> None:
+    assert stands("x", "y", "z") == "open"
+
+
+def test_who_may_have_forgotten_has_answered_but_has_no_voice() -> None:
+    assert stands("a", "b", "c", "d", counted=("a",)) == "provisional"
+    assert stands("a", "b", memory=False) == "open"
+    assert stands("a", "b", "c", memory=False) == "quorum"
+
+
+def test_a_majority_of_those_who_are_there_for_long_is_needed_as_well() -> None:
+    view = View(roster=FIVE, established=("a", "d", "me"), roster_fresh=True, ready=True)
+    assert stands("b", "c", view=view) == "open"
+    assert stands("a", "c", view=view) == "quorum"
+
+
+@pytest.mark.parametrize("policy", ["open", "majority", "closed"])
+def test_nothing_stands_on_a_round_that_is_over_or_before_it_is_known_who_is_there(policy: PartitionPolicy) -> None:
+    assert stands("a", "b", "c", "d", policy=policy, now=TTL - 1) == "quorum"
+    assert stands("a", "b", "c", "d", policy=policy, now=TTL) == "open"
+    unready = View(roster=FIVE, established=FIVE, roster_fresh=True)
+    assert stands("a", "b", "c", "d", policy=policy, view=unready) == "open"
+
+
+def test_a_stale_roster_makes_no_quorum() -> None:
+    view = View(roster=FIVE, established=FIVE, ready=True)
+    assert stands("a", "b", "c", "d", view=view) == "provisional"
+    assert stands("a", "b", "c", "d", view=view, policy="closed") == "provisional"
+    assert stands("a", "b", "c", "d", view=view, policy="majority") == "open"
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("open", "provisional"), ("majority", "open"), ("closed", "open")])
+def test_with_the_rest_out_of_reach_the_policy_decides(policy: PartitionPolicy, expected: Standing) -> None:
+    view = View(roster=FIVE, established=FIVE, suspected=frozenset("bcd"), roster_fresh=True, ready=True)
+    assert stands("a", view=view, policy=policy) == expected
+    assert stands(view=view, policy=policy) == "open", "a is there, and has not answered"
+
+
+@pytest.mark.parametrize("policy", ["open", "majority", "closed"])
+def test_what_is_in_the_way_is_in_the_way_of_everything(policy: PartitionPolicy) -> None:
+    assert stands("a", "b", "c", "d", blocking=(known("a.1.1"),), policy=policy) == "open"
+
+
+def test_only_what_is_gone_for_all_that_anybody_knows_is_not_in_the_way_of_a_provisional_lease() -> None:
+    view = View(roster=FIVE, established=FIVE, suspected=frozenset("d"), gone=frozenset("d"), roster_fresh=True, ready=True)
+    gone = known("d.1.1")
+    assert stands("a", "b", "c", view=view, blocking=(gone,)) == "provisional"
+    assert stands("a", "b", "c", view=view, blocking=(gone,), vouched=("d.1.1",)) == "open"
+    assert stands("a", "b", "c", view=view, blocking=(gone, known("a.1.1"))) == "open"
+    assert stands("a", "b", "c", view=view, blocking=(gone,), policy="closed") == "open"
+
+
+def test_alone_one_is_a_majority() -> None:
+    assert stands(view=View(roster=("me",), established=("me",), roster_fresh=True, ready=True)) == "quorum"
+    assert stands(view=View(roster_fresh=True, ready=True)) == "quorum"
+
+
+def test_a_round_forgets_what_was_answered_to_the_one_before() -> None:
+    holding = Holding(known("me.1.1"), None, 0)
+    holding.begin_round(1, 0)
+    for answers in (holding.acks, holding.answers, holding.blockers, holding.vouched, holding.yielded, holding.asked_again):
+        answers.add("a")
+    holding.waits.add("b.1.1")
+    holding.begin_round(2, 10)
+    assert not (holding.acks | holding.answers | holding.blockers | holding.vouched | holding.yielded | holding.asked_again)
+    assert holding.waits == {"b.1.1"}, "what it gave way to itself it waits for until that ends"
+    assert (holding.round, holding.sent_at) == (2, 10)
+
+
+def test_while_it_waits_its_turn_a_claim_counts_for_a_short_time_only() -> None:
+    holding = Holding(known("me.1.1"), None, 0)
+    assert holding.hold_ms == TTL
+    holding.queued = True
+    holding.begin_round(1, 0)
+    assert holding.hold_ms == QUEUED_HOLD_MS
+    holding.ttl_ms = 5_000
+    holding.begin_round(2, 0)
+    assert holding.hold_ms == 5_000
+    holding.ttl_ms, holding.granted = TTL, True
+    holding.begin_round(3, 0)
+    assert holding.hold_ms == TTL
+
+
+def test_in_the_way_is_what_lives_and_did_not_yield() -> None:
+    claims = Claims("me")
+    for id_ in ("a.1.1", "b.1.1", "c.1.1", "d.1.1"):
+        claims.add(known(id_))
+    holding = Holding(known("me.1.1"), None, 0)
+    holding.blockers = {"a.1.1", "b.1.1", "never.1.1"}
+    holding.waits = {"c.1.1", "d.1.1"}
+    holding.yielded = {"b.1.1"}
+    assert [k.body.id for k in holding.blocking(claims, 0)] == ["a.1.1", "c.1.1", "d.1.1"]
+    claims.end("c.1.1")
+    assert [k.body.id for k in holding.blocking(claims, 0)] == ["a.1.1", "d.1.1"]
+    assert [k.body.id for k in holding.blocking(claims, TTL)] == []
+    assert holding.waits == set()
