@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome
-from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.claims import (
-    Claims,
     Known,
     claim_id,
     key_of,
     rank_of,
-    stretch,
 )
 from sudocode_coordination.core.facts import Notify, Output, Say, Write
-from sudocode_coordination.core.holdings import Holding, Ticket, View, standing
+from sudocode_coordination.core.holdings import Holding, Ticket, standing
 from sudocode_coordination.core.io import Reply
-from sudocode_coordination.core.lease_view import conflicts_of, conflicts_on, describe, entry_key, entry_of
+from sudocode_coordination.core.lease_book import LeaseBook
+from sudocode_coordination.core.lease_view import conflicts_of, entry_key, entry_of
 from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.core.wire import (
     MAX_RENEWED,
@@ -34,7 +30,7 @@ from sudocode_coordination.core.wire import (
     RenewAck,
 )
 from sudocode_coordination.errors import ResourceError
-from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lease, Now, PeerId, Resource, iso_from_ms
+from sudocode_coordination.model import AgentId, Instant, Lease, Now, PeerId, Resource, iso_from_ms
 
 RETRY_MS: Final = 1_000
 """A round that was not answered by all is repeated to the silent ones."""
@@ -51,35 +47,8 @@ LeaseMessage: TypeAlias = Claim | Ack | Granted | End | Renew | RenewAck
 EndReason: TypeAlias = Literal["released", "denied", "cancelled", "expired", "preempted", "lost-conflict", "replaced", "stopped"]
 
 
-class OwnLeases:
+class OwnLeases(LeaseBook):
     """What agents of this peer ask for, hold and wait for."""
-
-    def __init__(self, peer_id: PeerId, config: CoordinationConfig) -> None:
-        self._me = peer_id
-        self._config = config
-        self.claims = Claims(peer_id)
-        self.view = View(roster=(peer_id,))
-        self._own: dict[ClaimId, Holding] = {}
-        self._of_agent: dict[AgentId, dict[ClaimId, None]] = {}
-        self._tickets: dict[Ticket, ClaimId] = {}
-        self._timers: list[tuple[Instant, ClaimId]] = []
-        self._meetings: dict[PeerId, Instant] = {}
-        self._rounds: dict[int, list[ClaimId]] = {}
-        self._dirty: dict[ClaimId, None] = {}
-        self._incarnation = 0
-        self._incarnations: dict[PeerId, int] = {}
-        self._count = 0
-        self._round = 0
-        self._lamport = 0
-        self._forgetful_until: Instant = 0
-
-    def memory_lost(self, now: Instant) -> None:
-        """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
-        self._forgetful_until = max(self._forgetful_until, now + stretch(stretch(self._config.max_lease_ttl_ms)))
-
-    def remembers(self, now: Instant) -> bool:
-        """Whether this peer's voice counts towards a quorum."""
-        return now >= self._forgetful_until
 
     # --- what agents ask ------------------------------------------------------------------------------------------------
 
@@ -161,49 +130,7 @@ class OwnLeases:
                 out += self._shrink(holding, rest, now)
         return released, out + self._settle(now)
 
-    # --- queries ----------------------------------------------------------------------------------------------------------
-
-    def describe(self, known: Known, now: Instant) -> Lease:
-        """A claim as a `Lease`."""
-        return describe(known, self._own.get(known.body.id), now)
-
-    def leases(self, now: Instant, agent: AgentId | None = None) -> list[Lease]:
-        """Those of an agent of this peer; of everyone if None. Holders first, then the queue in its order."""
-        if agent is None:
-            found = [k for k in self.claims.all() if self.claims.live(k, now)]
-        else:
-            found = [h.known for h in self._held_by(agent)]
-        described = [(self.describe(k, now), key_of(k.body)) for k in found]
-        described.sort(key=lambda pair: (pair[0].resources, pair[0].state != "granted", pair[1]))
-        return [lease for lease, _ in described]
-
-    def holdings(self) -> list[Holding]:
-        """All own claims that have not ended."""
-        return list(self._own.values())
-
-    def held_count(self, now: Instant) -> dict[tuple[PeerId, AgentId], int]:
-        """Granted leases by holder."""
-        counts: dict[tuple[PeerId, AgentId], int] = {}
-        for known in self.claims.all():
-            holding = self._own.get(known.body.id)
-            if self.claims.live(known, now) and (holding.granted if holding else known.granted):
-                who = (known.owner, known.body.agent)
-                counts[who] = counts.get(who, 0) + 1
-        return counts
-
-    def conflicts(self, agent: AgentId, resources: tuple[Resource, ...], now: Instant) -> tuple[Conflict, ...]:
-        """What the agent would run into."""
-        return conflicts_on(self.claims, resources, agent, self._me, self._own, now)
-
     # --- own claims -------------------------------------------------------------------------------------------------------
-
-    def _held_by(self, agent: AgentId) -> list[Holding]:
-        return [self._own[id_] for id_ in self._of_agent.get(agent, ())]
-
-    def _held_on(self, agent: AgentId, resources: Iterable[Resource], now: Instant) -> list[Holding]:
-        """Those that touch these, in no more time if the agent has many others."""
-        known = self.claims.touching(resources, now)
-        return [self._own[k.body.id] for k in known if k.body.id in self._own and k.body.agent == agent]
 
     def _held_already(self, agent: AgentId, resources: tuple[Resource, ...], request: AcquireLease, now: Instant) -> Holding | None:
         """Leases are reentrant: a lease of the agent that covers the request."""
@@ -286,19 +213,6 @@ class OwnLeases:
             at += [holding.sent_at + QUEUED_REFRESH_MS] + ([holding.decide_by] if holding.decide_by is not None else [])
         self._wake_at(holding.known, min(at))
 
-    def _wake_at(self, known: Known, at: Instant) -> None:
-        """One timer a claim: a later call replaces an earlier one."""
-        if known.timer_at != at:
-            known.timer_at = at
-            heapq.heappush(self._timers, (at, known.body.id))
-
-    def _wake_at_expiry(self, known: Known) -> None:
-        self._wake_at(known, known.expiry)
-
-    def _others(self) -> list[PeerId]:
-        """The roster's connected peers but this one."""
-        return [p for p in self.view.roster if p != self._me and p in self.view.connected]
-
     def _meet_locally(self, holding: Holding, now: Now) -> list[Output]:
         """What this peer itself knows to be in the way, as it would disclose it to another."""
         out: list[Output] = []
@@ -361,9 +275,6 @@ class OwnLeases:
             numbers = tuple(_number(h) for h in granted[start : start + MAX_RENEWED])
             out.append(Say(peer=peer, message=Renew(incarnation=self._incarnation, round=self._round, numbers=numbers)))
         return out
-
-    def _blocking(self, holding: Holding, now: Now) -> list[Known]:
-        return holding.blocking(self.claims, now.instant)
 
     def _settle(self, now: Now) -> list[Output]:
         """Decide what can be decided of all that was touched, in the order of the queue."""
