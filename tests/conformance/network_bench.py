@@ -218,8 +218,7 @@ class RealBench(Bench):
                 ended.set()
 
         node.network = self.make(node.name).network  # a new process has no memory
-        real = self.real(node)
-        real._deliver = node.deliver
+        self.real(node)._outbox._deliver = node.deliver
         await self.nursery.start(run)
 
     async def stop(self, node: Node) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -38,7 +37,9 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_addresses as addressing
 from sudocode_coordination.adapters import libp2p_faults as faults
+from sudocode_coordination.adapters.delivery import GossipQueue, Outbox
 from sudocode_coordination.adapters.identity import Identity
+from sudocode_coordination.adapters.libp2p_connections import Connections
 from sudocode_coordination.adapters.links import (
     ACCEPT,
     DUPLICATE,
@@ -52,11 +53,11 @@ from sudocode_coordination.adapters.links import (
     read_hello,
 )
 from sudocode_coordination.adapters.ports import Deliver
+from sudocode_coordination.adapters.supervisor import explain, supervise
 from sudocode_coordination.core.io import (
     DialFailed,
     FrameReceived,
     GossipReceived,
-    Input,
     Listening,
     PeerConnected,
     PeerDisconnected,
@@ -79,14 +80,8 @@ _ATTEMPT_SECONDS: Final = 6.0
 _STAGGER_SECONDS: Final = 0.05
 """Head start of an address over the next one."""
 _HELLO_SECONDS: Final = 5.0
-_UNUSED_CONNECTION_SECONDS: Final = 8.0
-"""A connection without a sync stream is closed after this long: longer than a hello may take."""
-_MAX_GOSSIP_QUEUE: Final = 256
-"""Own messages not yet handed to gossipsub; the oldest are dropped, gossip may be lost."""
 _MAX_REFUSALS_PER_SECOND: Final = 20
 """`PeerRefused` told to the node; strangers may knock as often as they like."""
-_RESTART_SECONDS: Final = (0.1, 1.0, 5.0, 30.0)
-"""Pauses before a host that died is started again; the last one repeats."""
 
 
 @dataclass
@@ -108,10 +103,7 @@ class _Running:
     swarm: Swarm
     pubsub: Pubsub
     nursery: trio.Nursery
-    sockets: faults.Sockets
-    used: set[int] = field(default_factory=set)
-    """`id` of connections that carry a link, or are on the way to one."""
-    seen_since: dict[int, float] = field(default_factory=dict)
+    connections: Connections
 
 
 class Libp2pNetwork:
@@ -142,7 +134,6 @@ class Libp2pNetwork:
         self._seed = identity.seed
         self._listen = addressing.parse_listen(listen_addresses)
         self._announce = tuple(announce_addresses)
-        self._deliver = deliver
         self._max_peers = max_peers
         self._limits = limits
         self._closings = closings
@@ -153,13 +144,10 @@ class Libp2pNetwork:
         self._instance = secrets.token_bytes(8)
         self._count = 0
         self._running: _Running | None = None
-        self._outbox: deque[Input] = deque()
-        self._outbox_wake = trio.Event()
-        self._gossip_queue: deque[tuple[str, bytes]] = deque(maxlen=_MAX_GOSSIP_QUEUE)
-        self._gossip_wake = trio.Event()
+        self._outbox = Outbox(deliver)
+        self._gossip = GossipQueue()
         self._refusals_left = _MAX_REFUSALS_PER_SECOND
         self._addresses: tuple[str, ...] = ()
-        self._restarts = 0
 
     # --- the port -------------------------------------------------------------------------------------------------------
 
@@ -170,7 +158,7 @@ class Libp2pNetwork:
         running = self._running
         if running is None or peer not in self._admitted or peer == self.peer_id:
             reason = "the network is down" if running is None else "it is not admitted"
-            self._emit_later(DialFailed(peer=peer, reason=reason))
+            self._outbox.later(DialFailed(peer=peer, reason=reason))
             return
         dial = _Dial(peer, addressing.dial_order(addresses, peer), trio.CancelScope())
         self._dials[peer] = dial
@@ -192,7 +180,7 @@ class Libp2pNetwork:
             self._dials[peer].failures.append("no longer admitted")
             self._dials[peer].scope.cancel()
         if self._running is not None:
-            self._close_unadmitted(self._running)
+            self._running.connections.close_those_of(lambda peer: peer not in self._admitted)
 
     def send(self, peer: PeerId, frame: bytes) -> None:
         """Queue a frame; a peer that takes too long or has too much queued is disconnected."""
@@ -211,8 +199,7 @@ class Libp2pNetwork:
         if topic not in TOPICS:
             raise ValueError(f"no such topic: {topic}")
         if self._links and len(data) <= faults.MAX_GOSSIP_BYTES:
-            self._gossip_queue.append((topic, data))
-            self._gossip_wake.set()
+            self._gossip.put(topic, data)
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
@@ -226,62 +213,27 @@ class Libp2pNetwork:
         addressing.require_free_ports(self._listen)
         listen = self._listen
         started = False
-        while True:
-            done = trio.Event()
-            failures: list[Exception] = []
-            began = trio.current_time()
 
-            def on_started(listening: list[Multiaddr]) -> None:
-                nonlocal started, listen
-                listen = listening  # so that a restarted host is found where it was
-                if not started:
-                    started = True
-                    task_status.started()
+        def on_started(listening: list[Multiaddr]) -> None:
+            nonlocal started, listen
+            listen = listening  # so that a restarted host is found where it was
+            if not started:
+                started = True
+                task_status.started()
 
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._supervised, listen, on_started, done, failures, nursery)
-                try:
-                    await trio.Event().wait()  # until cancelled, from outside or by `_supervised`
-                finally:
-                    done.set()
-            for failure in failures:
-                if isinstance(failure, NetworkError) and not started:
-                    raise failure
-                log.error("the libp2p host died and is started again: %r", failure)
-            if trio.current_time() - began > 60:
-                self._restarts = 0
-            await trio.sleep(_RESTART_SECONDS[min(self._restarts, len(_RESTART_SECONDS) - 1)])
-            self._restarts += 1
+        await supervise(
+            lambda done: self._run_host(listen, on_started, done),
+            ended=self._on_host_ended,
+            fatal=lambda error: isinstance(error, NetworkError) and not started,
+        )
 
-    async def _supervised(
-        self,
-        listen: list[Multiaddr],
-        on_started: Callable[[list[Multiaddr]], None],
-        done: trio.Event,
-        failures: list[Exception],
-        caller: trio.Nursery,
-    ) -> None:
-        # Shielded: libp2p answers a cancellation with BaseExceptionGroups and sockets left open. It is told to stop instead.
-        with trio.CancelScope(shield=True) as scope:
-
-            async def limit_goodbye() -> None:
-                await done.wait()
-                scope.deadline = trio.current_time() + 6
-
-            try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(limit_goodbye)
-                    await self._run_host(listen, on_started, done)
-                    nursery.cancel_scope.cancel()
-            except* Exception as group:  # noqa: BLE001 - a host may die of anything; it is told in the log and started again
-                failures.extend(_leaves(group))
+    def _on_host_ended(self) -> None:
         self._running = None
         for link in list(self._links.values()):
             self._forget(link, "the network part ended")
-        for dial in list(self._dials.values()):
-            del self._dials[dial.peer]
-            self._emit(DialFailed(peer=dial.peer, reason="the network part ended"))
-        caller.cancel_scope.cancel()
+        for peer in list(self._dials):
+            del self._dials[peer]
+            self._outbox.now(DialFailed(peer=peer, reason="the network part ended"))
 
     async def _run_host(self, listen: list[Multiaddr], on_started: Callable[[list[Multiaddr]], None], done: trio.Event) -> None:
         host, swarm = faults.make_host(self._seed, listen, max_connections=self._max_peers * 2 + 16, closings=self._closings)
@@ -310,12 +262,12 @@ class Libp2pNetwork:
             for topic in TOPICS:
                 await pubsub.subscribe(topic)
             async with trio.open_nursery() as nursery:
-                running = _Running(host, swarm, pubsub, nursery, sockets)
+                running = _Running(host, swarm, pubsub, nursery, Connections(swarm, nursery, sockets))
                 host.set_stream_handler(_SYNC, lambda stream: self._on_sync_stream(running, stream))
                 self._running = running
                 nursery.start_soon(self._tick, running)
-                nursery.start_soon(self._deliver_outbox)
-                nursery.start_soon(self._publish, pubsub)
+                nursery.start_soon(self._outbox.run)
+                nursery.start_soon(self._gossip.run, pubsub.publish)
                 self._addresses = ()
                 self._announce_addresses(host)
                 on_started(listening)
@@ -334,7 +286,7 @@ class Libp2pNetwork:
         with trio.move_on_after(self._limits.goodbye + 0.5):
             for link in links:
                 await link.finished.wait()
-        self._flush_outbox()
+        self._outbox.flush()
 
     # --- who may ----------------------------------------------------------------------------------------------------------
 
@@ -349,13 +301,8 @@ class Libp2pNetwork:
             return "too many peers" if len(self._links) >= self._max_peers and peer not in self._links else None
         if inbound and self._refusals_left > 0:
             self._refusals_left -= 1
-            self._emit(PeerRefused(peer=peer, address=address))
+            self._outbox.now(PeerRefused(peer=peer, address=address))
         return "not admitted"
-
-    def _close_unadmitted(self, running: _Running) -> None:
-        for connection in running.swarm.get_connections():
-            if connection.muxed_conn.peer_id.to_base58() not in self._admitted and id(connection) not in running.used:
-                running.nursery.start_soon(self._close_connection, running, connection)
 
     # --- dialling -----------------------------------------------------------------------------------------------------------
 
@@ -372,7 +319,7 @@ class Libp2pNetwork:
             if limit.cancelled_caught:
                 dial.failures.append(f"no answer within {_DIAL_SECONDS:.0f} s")
             reason = "; ".join(dict.fromkeys(dial.failures[-4:])) or "it has no usable address"
-            self._emit(DialFailed(peer=dial.peer, reason=reason))
+            self._outbox.now(DialFailed(peer=dial.peer, reason=reason))
 
     async def _attempt(self, running: _Running, dial: _Dial, address: Multiaddr, failed: trio.Event) -> None:
         peer_id = ID.from_base58(dial.peer)
@@ -383,7 +330,7 @@ class Libp2pNetwork:
                 # 60 s after a failure, and take a dead connection for a live one. `dial_addr` does none of that.
                 running.swarm.unblock_peer(peer_id)
                 connection = await running.swarm.dial_addr(address, peer_id)
-                running.used.add(id(connection))
+                running.connections.use(connection)
             async with dial.hello_turn:
                 # Fault: a connection says nothing about a peer that refuses or is dead. The answered hello does.
                 with trio.fail_after(_HELLO_SECONDS):
@@ -391,11 +338,11 @@ class Libp2pNetwork:
                 connection = None
                 dial.scope.cancel()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with one address must not stop the others
-            dial.failures.append(f"{address}: {_explain(error)}")
+            dial.failures.append(f"{address}: {explain(error)}")
         finally:
             failed.set()
             if connection is not None:
-                running.nursery.start_soon(self._close_connection, running, connection)
+                running.connections.close_soon(connection)
 
     async def _open_sync_stream(self, running: _Running, peer: PeerId, connection: Any, address: str) -> None:
         stream = await connection.new_stream()
@@ -475,13 +422,13 @@ class Libp2pNetwork:
             limits=self._limits,
             greeting=greeting,
         )
-        running.used.add(id(connection))
+        running.connections.use(connection)
         self._links[peer] = link
         dial = self._dials.pop(peer, None)
         if dial is not None and direction == "in":
             dial.scope.cancel()  # one that came out of it ends it itself, in `_attempt`
         relayed = connection.get_connection_type() == ConnectionType.RELAYED
-        self._emit(PeerConnected(peer=peer, address=address, direction=direction, relayed=relayed))
+        self._outbox.now(PeerConnected(peer=peer, address=address, direction=direction, relayed=relayed))
         running.pubsub.manager.run_task(running.pubsub._handle_new_peer_with_retry, ID.from_base58(peer))
         return link
 
@@ -491,7 +438,7 @@ class Libp2pNetwork:
         finally:
             self._forget(link, link.reason)
             if self._running is running:
-                running.nursery.start_soon(self._close_connection, running, connection)
+                running.connections.close_soon(connection)
 
     def _forget(self, link: Link, reason: str, *, later: bool = False) -> None:
         """The link is no longer the peer's: nothing of it is delivered any more but this."""
@@ -502,24 +449,13 @@ class Libp2pNetwork:
             self._running.pubsub._handle_dead_peer(ID.from_base58(link.peer))
         item = PeerDisconnected(peer=link.peer, reason=reason)
         if later:
-            self._emit_later(item)
+            self._outbox.later(item)
         else:
-            self._emit(item)
-
-    async def _close_connection(self, running: _Running, connection: Any) -> None:
-        try:
-            with trio.CancelScope(deadline=trio.current_time() + 3, shield=True):
-                await connection.close()
-        except Exception as error:  # noqa: BLE001 - it is being thrown away; libp2p must not take the host with it
-            log.debug("closing a connection: %r", error)
-        finally:
-            running.sockets.close(connection)
-            running.used.discard(id(connection))
-            running.seen_since.pop(id(connection), None)
+            self._outbox.now(item)
 
     def _on_frame(self, link: Link, frame: bytes) -> None:
         if self._links.get(link.peer) is link:
-            self._emit(FrameReceived(peer=link.peer, frame=frame))
+            self._outbox.now(FrameReceived(peer=link.peer, frame=frame))
 
     # --- housekeeping -----------------------------------------------------------------------------------------------------
 
@@ -536,86 +472,23 @@ class Libp2pNetwork:
                 if reason is not None:
                     self._forget(link, reason)
                     link.close_nowait(reason)
-            self._close_unused(running, now)
+            running.connections.tick(now)
             if now - look > _LOOK_AT_INTERFACES_SECONDS:
                 look = now
                 self._announce_addresses(running.host)
-
-    def _close_unused(self, running: _Running, now: float) -> None:
-        connections = running.swarm.get_connections()
-        for connection in connections:
-            if faults.buffered_bytes(connection) > faults.MAX_BUFFERED_BYTES:
-                log.warning("%s sends more than its windows allow; disconnected", connection.muxed_conn.peer_id)
-                running.nursery.start_soon(self._close_connection, running, connection)
-            elif id(connection) not in running.used:
-                since = running.seen_since.setdefault(id(connection), now)
-                if now - since > _UNUSED_CONNECTION_SECONDS:
-                    running.nursery.start_soon(self._close_connection, running, connection)
-        alive = {id(connection) for connection in connections}
-        for gone in [key for key in running.seen_since if key not in alive]:
-            del running.seen_since[gone]
 
     def _announce_addresses(self, host: IHost) -> None:
         addresses = self._announce or addressing.announced(host.get_transport_addrs())
         if addresses != self._addresses:
             self._addresses = addresses
-            self._emit(Listening(addresses=addresses))
+            self._outbox.now(Listening(addresses=addresses))
 
     # --- gossip -----------------------------------------------------------------------------------------------------------
 
-    async def _publish(self, pubsub: Pubsub) -> None:
-        while True:
-            while self._gossip_queue:
-                topic, data = self._gossip_queue.popleft()
-                await pubsub.publish(topic, data)
-            self._gossip_wake = trio.Event()
-            if not self._gossip_queue:
-                await self._gossip_wake.wait()
-
     def _on_gossip(self, topic: str, data: bytes) -> None:
-        self._emit(GossipReceived(topic=topic, data=data))
-
-    # --- delivery ---------------------------------------------------------------------------------------------------------
-
-    def _emit(self, item: Input) -> None:
-        self._flush_outbox()
-        self._deliver(item)
-
-    def _emit_later(self, item: Input) -> None:
-        """From within a method of the port: whoever calls it does not expect an input before it returns."""
-        self._outbox.append(item)
-        self._outbox_wake.set()
-
-    def _flush_outbox(self) -> None:
-        while self._outbox:
-            self._deliver(self._outbox.popleft())
-
-    async def _deliver_outbox(self) -> None:
-        while True:
-            self._flush_outbox()
-            self._outbox_wake = trio.Event()
-            if not self._outbox:
-                await self._outbox_wake.wait()
+        self._outbox.now(GossipReceived(topic=topic, data=data))
 
 
 def _is_older(hello: Hello, current: Hello) -> bool:
     """Whether it was said before what the current link was opened with, by the same run of the same peer."""
     return hello.instance == current.instance and hello.number < current.number
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    found: list[Exception] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
-
-
-def _explain(error: BaseException) -> str:
-    """The innermost cause's text: libp2p wraps "connection refused" three times."""
-    if isinstance(error, trio.TooSlowError):
-        return "no answer in time"
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, ExceptionGroup) and error.exceptions:
-        return _explain(error.exceptions[0])
-    return str(error) or type(error).__name__

@@ -56,8 +56,6 @@ MAX_CONNECTIONS_PER_PEER: Final = 4
 """One is used; more exist only while both dial at once, or before a dead one is noticed."""
 MAX_PENDING_HANDSHAKES: Final = 128
 """Inbound connections that have not yet shown who they are; each costs a socket and about 1 ms of CPU."""
-MAX_DATA_FRAME_BYTES: Final = 1 << 20
-"""Yamux frame. Implementations send at most 64 KB; the header could announce 4 GB, which would be read into memory."""
 MAX_BUFFERED_BYTES: Final = 32 << 20
 """Received on one connection and read by nobody. Yamux windows may grow to 16 MB each; a peer that ignores them gets no more."""
 _MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
@@ -78,7 +76,6 @@ class Closings:
     fresh_gossip_ids: bool = True
     gossip_rate: bool = True
     gate: bool = True
-    bounded_buffers: bool = True
 
 
 ALL_CLOSED: Final = Closings()
@@ -194,7 +191,6 @@ def gate_peers(swarm: Swarm, verdict: Verdict, sockets: Sockets, *, closings: Cl
     """Fault: the connection gate knows addresses, never a peer id. Refuse right after Noise, before there is a muxer."""
     upgrader: Any = swarm.upgrader
     secure: Callable[..., Awaitable[ISecureConn]] = upgrader.upgrade_security
-    mux: Callable[..., Awaitable[Any]] = upgrader.upgrade_connection
     pending = 0
 
     async def upgrade_security(raw: IRawConnection, is_initiator: bool, peer_id: ID | None = None) -> ISecureConn:
@@ -217,26 +213,7 @@ def gate_peers(swarm: Swarm, verdict: Verdict, sockets: Sockets, *, closings: Cl
             raise SecurityUpgradeFailure(reason)
         return secured
 
-    async def upgrade_connection(secured: ISecureConn, peer_id: ID) -> Any:
-        muxed = await mux(secured, peer_id)
-        if closings.bounded_buffers:
-            _bound_frames(muxed)
-        return muxed
-
     upgrader.upgrade_security = upgrade_security
-    upgrader.upgrade_connection = upgrade_connection
-
-
-def _bound_frames(muxed: Any) -> None:
-    """Fault: Yamux reads as many bytes into memory as a frame's header announces, up to 4 GB."""
-    read_body: Callable[[int], Awaitable[bytes]] = muxed._read_data_body
-
-    async def bounded(length: int) -> bytes:
-        if length > MAX_DATA_FRAME_BYTES:
-            raise trio.TooSlowError  # the one exception after which Yamux closes the connection
-        return await read_body(length)
-
-    muxed._read_data_body = bounded
 
 
 def batch_window_updates(stream: Any) -> None:
