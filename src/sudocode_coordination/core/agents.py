@@ -360,6 +360,8 @@ class Agents:
         if len(self._drafts) >= MAX_DRAFTS:
             raise UsageError(f"there are {MAX_DRAFTS} drafts", hint="publish some: coord draft publish")
         self._draft_count += 1
+        while f"{now.wall_ms}-{self._draft_count}" in self._drafts:  # of an earlier run
+            self._draft_count += 1
         draft = Draft(
             draft_id=f"{now.wall_ms}-{self._draft_count}",
             agent_id=agent,
@@ -382,20 +384,21 @@ class Agents:
         """Make live updates of them. Notes have no place outside and stay.
 
         Raises:
-            UsageError: an id is of no draft of the agent.
+            UsageError: an id is of no draft of the agent, or what a draft says can't be written (`update`).
         """
         mine = {d.draft_id: d for d in self.drafts(agent) if d.kind != "note"}
         for id_ in draft_ids:
             if id_ not in mine:
                 raise UsageError(f"{id_} is no draft that {agent} can publish", hint="coord draft list shows them")
-        chosen = list(mine.values()) if everything else [mine[id_] for id_ in draft_ids]
+        chosen = list(mine.values()) if everything else [mine[id_] for id_ in dict.fromkeys(draft_ids)]
         out: list[Output] = []
         merged: dict[tuple[str, str], dict[str, Json]] = {}
         for draft in chosen:
             merged.setdefault((draft.kind, draft.target), {}).update(draft.fields)
-            del self._drafts[draft.draft_id]
         for (kind, target), fields in merged.items():
             out += self.update("issue" if kind == "issue" else "spec", agent, target, fields, now)
+        for draft in chosen:  # only now: what can't be published stays a draft
+            del self._drafts[draft.draft_id]
         if chosen:
             out.append(Persist(operations=tuple(ForgottenValue(space="drafts", key=d.draft_id) for d in chosen)))
         return chosen, out
