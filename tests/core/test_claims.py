@@ -60,7 +60,8 @@ def test_the_queue_goes_by_priority_then_time_then_name() -> None:
         body("b.1.1", priority=0, lamport=2),
         body("a.1.3", priority=-1, lamport=0),
     ]
-    assert sorted(inorder[::-1], key=key_of) == inorder
+    backwards = inorder[::-1]
+    assert sorted(backwards, key=key_of) == inorder
 
 
 def test_of_two_holders_the_one_with_a_quorum_keeps_it_whatever_its_priority() -> None:
