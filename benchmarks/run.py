@@ -12,11 +12,17 @@ from typing import Final
 
 import msgspec
 
-from benchmarks import inside
+from benchmarks import between, inside, processes
 from benchmarks.harness import Benchmark, Figure, Options, isolate
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
+    "start": processes.start,
+    "check": processes.check,
     "alone": inside.acquire_alone,
+    "acquire": between.acquire,
+    "change": between.change,
+    "join": between.join,
+    "rest": processes.rest,
     "cycles": inside.lease_cycles,
 }
 
