@@ -48,6 +48,8 @@ class Emitter:
                 result = handler(event)
                 if inspect.isawaitable(result):
                     if started is None:
+                        if inspect.iscoroutine(result):
+                            result.close()
                         raise TypeError("a blocking agent can't run coroutine functions")
                     started(result)
             except Exception:
