@@ -131,6 +131,7 @@ class Membership:
         out: list[Output] = []
         for id_, peer in sorted(self._peers.items()):
             if peer.connected and now.instant - peer.heard_at >= SILENT_BEATS * self._beat_ms():
+                peer.heard_at = now.instant  # told once, and not with every tick until the connection is gone
                 out.append(HangUp(peer=id_, reason="silent"))
             elif peer.wanted and not peer.connected and not peer.dialling and now.instant >= peer.next_dial_at:
                 out += self._dial(id_, peer)

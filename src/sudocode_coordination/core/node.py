@@ -293,6 +293,7 @@ class Node:
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
         match message:
             case Hello(incarnation=incarnation, heads=heads):
+                self.roster.back(peer)
                 self._greet_by.pop(peer, None)
                 return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
             case Heads() | Envelopes():
@@ -301,7 +302,7 @@ class Node:
                 return self.membership.presence(peer, message, now)
             case Bye():
                 self.membership.said_goodbye(peer)
-                self.roster.left(peer)
+                self.roster.left(peer, now.instant)
                 return self.leases.peer_left(peer, now)
             case RecordOffer():
                 return self.discovery.offered(peer, message, now)

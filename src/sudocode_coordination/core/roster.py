@@ -12,8 +12,13 @@ A majority means something only if any two majorities meet. Two peers may see di
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from sudocode_coordination.model import Instant, PeerId
+
+
+GOODBYE_MS: Final = 60_000
+"""Whoever said goodbye removes its record after that. One that is still there after so long is of a new life of it."""
 
 
 class Roster:
@@ -30,11 +35,16 @@ class Roster:
         self._since: dict[PeerId, Instant | None] = {}
         """None: since before this peer looked."""
         self._vanished: dict[PeerId, Instant] = {}
+        self._goodbyes: dict[PeerId, Instant] = {}
         self._looked = False
 
     def update(self, listed: Iterable[PeerId], *, looked: bool, now: Instant) -> None:
         """Who counts by the branch now. `looked`: the branch has been read."""
         present = set(listed) - {self._me}
+        for peer, at in list(self._goodbyes.items()):
+            if peer not in present or now - at >= GOODBYE_MS:
+                del self._goodbyes[peer]
+        present -= self._goodbyes.keys()
         if looked and not self._looked:
             self._looked = True
             self._since = dict.fromkeys(sorted(present))
@@ -44,13 +54,21 @@ class Roster:
             self._vanished.pop(peer, None)
         for peer in sorted(set(self._since) - present - {self._me}):
             if now - self._vanished.setdefault(peer, now) >= self._window_ms:
-                self.left(peer)
+                self._forget(peer)
 
-    def left(self, peer: PeerId) -> None:
-        """It said goodbye, or is over: it holds nothing and answers nobody."""
+    def left(self, peer: PeerId, now: Instant) -> None:
+        """It said goodbye: it holds nothing and answers nobody, though the branch may list it for a while yet."""
         if peer != self._me:
-            self._since.pop(peer, None)
-            self._vanished.pop(peer, None)
+            self._goodbyes[peer] = now
+            self._forget(peer)
+
+    def back(self, peer: PeerId) -> None:
+        """It said hello: a goodbye of before is over."""
+        self._goodbyes.pop(peer, None)
+
+    def _forget(self, peer: PeerId) -> None:
+        self._since.pop(peer, None)
+        self._vanished.pop(peer, None)
 
     @property
     def members(self) -> tuple[PeerId, ...]:
