@@ -74,13 +74,14 @@ class Desk:
     def asked(self, given: RequestReceived, now: Now) -> list[Output]:
         """A request; its answer is among the outputs, now or in a later step."""
         ticket = Ticket(given.client, given.request_id)
+        done: list[Output] = []
         try:
             if self._node.stopping:
                 raise CoordinationError("the daemon is stopping", hint="start it again with: coord start")
-            return self._take(given.request, ticket, now)
-        except CoordinationError as error:
+            return self._take(given.request, ticket, done, now)
+        except CoordinationError as error:  # what was done before (an agent attached) has happened all the same
             refusal = RequestError(code=error.code, message=error.message, hint=error.hint)
-            return [Reply(client=ticket.client, request_id=ticket.request_id, error=refusal)]
+            return [*done, Reply(client=ticket.client, request_id=ticket.request_id, error=refusal)]
 
     def cancelled(self, client: int, request_id: int, now: Now) -> list[Output]:
         """The client does not wait any more."""
@@ -116,9 +117,8 @@ class Desk:
 
     # --- requests ---------------------------------------------------------------------------------------------------------
 
-    def _take(self, request: CoreRequest, ticket: Ticket, now: Now) -> list[Output]:
+    def _take(self, request: CoreRequest, ticket: Ticket, out: list[Output], now: Now) -> list[Output]:
         node = self._node
-        out: list[Output] = []
         agent = self._agent(request, out, now)
         value: Json
         match request:
@@ -126,9 +126,10 @@ class Desk:
                 return out + node.leases.acquire(agent, request, ticket, now)
             case RenewLease():
                 value, told = node.leases.renew(agent, request.resources, request.ttl_ms, now)
+                out += told
                 if not value:
                     raise UsageError(f"{agent} holds no lease on that", hint="coord leases shows what it holds")
-                return out + told + self._reply(ticket, value)
+                return out + self._reply(ticket, value)
             case ReleaseLease():
                 leases, told = node.leases.release(agent, request.resources, now, everything=request.everything)
                 return out + told + self._reply(ticket, Released(released=tuple(leases)))

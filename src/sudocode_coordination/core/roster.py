@@ -16,7 +16,6 @@ from typing import Final
 
 from sudocode_coordination.model import Instant, PeerId
 
-
 GOODBYE_MS: Final = 60_000
 """Whoever said goodbye removes its record after that. One that is still there after so long is of a new life of it."""
 
