@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sudocode_coordination.core.roster import Roster
+from sudocode_coordination.core.roster import GOODBYE_MS, Roster
 
 WINDOW = 1_000
 
@@ -59,14 +59,29 @@ def test_who_is_back_before_that_has_never_been_away() -> None:
     assert "a" in roster.established(1_400)
 
 
-def test_who_says_goodbye_is_not_waited_for() -> None:
+def test_who_says_goodbye_is_not_counted_though_its_record_is_still_there() -> None:
     roster = looked("a", "b")
-    roster.left("a")
-    roster.left("me")
-    roster.left("nobody")
-    assert roster.members == ("b", "me")
+    roster.left("a", 0)
+    roster.left("me", 0)
+    roster.left("nobody", 0)
     looked("a", "b", now=10, roster=roster)
-    assert roster.established(10) == ("b",), "back again it is a newcomer"
+    assert "a" not in roster.members
+    looked("b", now=20, roster=roster)
+    assert "a" not in roster.members, "nor does it linger when the record goes"
+    looked("a", "b", now=30, roster=roster)
+    assert "a" in roster.members
+    assert roster.established(30) == ("b",), "back again it is a newcomer"
+
+
+def test_a_goodbye_is_over_with_the_next_hello_or_if_the_record_stays() -> None:
+    roster = looked("a", "b")
+    roster.left("a", 0)
+    roster.left("b", 0)
+    roster.back("b")
+    looked("a", "b", now=GOODBYE_MS - 1, roster=roster)
+    assert list(roster.members) == ["b", "me"]
+    looked("a", "b", now=GOODBYE_MS, roster=roster)
+    assert list(roster.members) == ["a", "b", "me"]
 
 
 def test_before_the_first_look_nobody_known_is_established_for_having_been_there() -> None:
