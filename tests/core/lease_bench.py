@@ -23,6 +23,7 @@ from sudocode_coordination.core.holdings import Holding, Ticket, View
 from sudocode_coordination.core.io import DiskContents, Persist, Reply, StoredValue
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.own_leases import LeaseMessage
+from sudocode_coordination.core.wire import Claim, ClaimBody
 from sudocode_coordination.model import Json, Lease, LeaseMode, Now, PartitionPolicy, PeerId, Resource
 
 WALL_MS = 1_800_000_000_000
@@ -35,6 +36,20 @@ Step = tuple[Link, int]
 
 def file(path: str) -> Resource:
     return Resource("file", path)
+
+
+TTL = 300_000
+
+
+def a_body(id_: str, path: str = "a.py", priority: int = 0, lamport: int = 1) -> ClaimBody:
+    return ClaimBody(
+        id=id_, agent="stranger", resources=(file(path),), mode="exclusive", priority=priority, lamport=lamport, ttl_ms=TTL
+    )
+
+
+def a_claim(id_: str, path: str = "a.py", *, granted: bool = False, round_: int = 1, priority: int = 0, lamport: int = 1) -> Claim:
+    body = a_body(id_, path, priority, lamport)
+    return Claim(claim=body, round=round_, hold_ms=TTL, granted=granted, grade="quorum" if granted else "provisional")
 
 
 @cache

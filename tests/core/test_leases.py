@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from random import Random
 
-import msgspec
 import pytest
-from tests.core.lease_bench import WALL_MS, Bench, any_order, every_order, file
+from tests.core.lease_bench import TTL, Bench, a_body, a_claim, any_order, every_order, file
 
 from sudocode_coordination.core.claims import stretch
-from sudocode_coordination.core.facts import EntryChange, Notify, Say
-from sudocode_coordination.core.holdings import QUEUED_HOLD_MS
-from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
-from sudocode_coordination.core.leases import FULL_CLAIMS_ON_MEETING, MEETING_DELAY_MS, LeaseManager
-from sudocode_coordination.core.own_leases import DECIDE_MS, QUEUED_REFRESH_MS, RETRY_MS
-from sudocode_coordination.core.wire import Ack, Claim, ClaimBody, Disclosed, End, Granted, Renew, RenewAck
-from sudocode_coordination.model import Now, PartitionPolicy
-
-TTL = 300_000
-
-
-def body_of(id_: str, path: str = "a.py", priority: int = 0, lamport: int = 1) -> ClaimBody:
-    return ClaimBody(
-        id=id_, agent="stranger", resources=(file(path),), mode="exclusive", priority=priority, lamport=lamport, ttl_ms=TTL
-    )
-
-
-def claim_of(id_: str, path: str = "a.py", *, granted: bool = False, round_: int = 1, priority: int = 0, lamport: int = 1) -> Claim:
-    body = body_of(id_, path, priority, lamport)
-    return Claim(claim=body, round=round_, hold_ms=TTL, granted=granted, grade="quorum" if granted else "provisional")
-
+from sudocode_coordination.core.facts import Say
+from sudocode_coordination.core.io import Persist
+from sudocode_coordination.core.own_leases import DECIDE_MS, RETRY_MS
+from sudocode_coordination.core.wire import Ack, Claim, ClaimBody, Disclosed, End, Granted, RenewAck
+from sudocode_coordination.model import PartitionPolicy
 
 # --- asking ---------------------------------------------------------------------------------------------------------------
 
@@ -283,7 +266,7 @@ def test_a_yield_does_not_outlive_the_round_it_was_given_in() -> None:
 
 def test_a_claim_is_on_disk_before_it_is_acknowledged() -> None:
     bench = Bench("alice", "bob")
-    outputs = bench.of("bob").received("alice", claim_of("alice.1.1"), bench.now)
+    outputs = bench.of("bob").received("alice", a_claim("alice.1.1"), bench.now)
     kinds = [type(output) for output in outputs]
     assert kinds.index(Persist) < kinds.index(Say)
     bench.does("bob", outputs)
@@ -295,10 +278,10 @@ def test_a_claim_is_on_disk_before_it_is_acknowledged() -> None:
 def test_it_is_acknowledged_each_time_even_if_others_told_of_it_first() -> None:
     bench = Bench("alice", "bob", "carol")
     bench.asks("bob", "a.py", wait_ms=0)
-    disclosed = Disclosed(body_of("alice.1.1"), granted=False, grade="provisional", remaining_ms=1_000)
+    disclosed = Disclosed(a_body("alice.1.1"), granted=False, grade="provisional", remaining_ms=1_000)
     bench.hears("bob", "carol", Ack(id="bob.1.1", round=1, disclosed=(disclosed,)))
     for round_ in (1, 1, 2):
-        bench.hears("bob", "alice", claim_of("alice.1.1", round_=round_))
+        bench.hears("bob", "alice", a_claim("alice.1.1", round_=round_))
     answers = [m for peer, m in bench["bob"].said if peer == "alice" and isinstance(m, Ack)]
     assert [(a.id, a.round, a.counts) for a in answers] == [("alice.1.1", 1, True)] * 2 + [("alice.1.1", 2, True)]
 
@@ -306,10 +289,10 @@ def test_it_is_acknowledged_each_time_even_if_others_told_of_it_first() -> None:
 def test_a_claim_that_has_ended_never_lives_again() -> None:
     bench = Bench("alice", "bob", "carol")
     bench.hears("bob", "alice", End(id="alice.1.1", reason="released"))
-    bench.hears("bob", "alice", claim_of("alice.1.1", granted=True))
+    bench.hears("bob", "alice", a_claim("alice.1.1", granted=True))
     assert bench.granted(bench.asks("bob", "b.py")) is False
     bench.hears(
-        "bob", "carol", Ack(id="bob.1.1", round=1, disclosed=(Disclosed(body_of("alice.1.1"), True, "quorum", remaining_ms=TTL),))
+        "bob", "carol", Ack(id="bob.1.1", round=1, disclosed=(Disclosed(a_body("alice.1.1"), True, "quorum", remaining_ms=TTL),))
     )
     bench.writes_reach("bob", "alice")
     assert [lease.claim_id for lease in bench.of("bob").leases(bench.instant)] == ["bob.1.1"]
@@ -348,7 +331,7 @@ def test_even_without_a_tick_a_lapsed_lease_is_not_defended() -> None:
     bench.asks("alice", "a.py", ttl_ms=20_000)
     bench.settles()
     bench.instant += 20_000
-    bench.hears("alice", "bob", claim_of("bob.1.1"))
+    bench.hears("alice", "bob", a_claim("bob.1.1"))
     assert bench["alice"].held() == []
     (answer,) = [m for _, m in bench["alice"].said if isinstance(m, Ack)]
     assert answer.yields == ("alice.1.1",)
@@ -379,9 +362,9 @@ def test_nobody_speaks_for_another() -> None:
     bench.settles()
     assert bench.granted(asked)
     said = len(bench["bob"].said)
-    bench.hears("bob", "mallory", claim_of("alice.1.2", "b.py", granted=True))
-    bench.hears("bob", "mallory", claim_of("no id", "b.py", granted=True))
-    bench.hears("bob", "mallory", claim_of("mallory.x.1", "b.py", granted=True))
+    bench.hears("bob", "mallory", a_claim("alice.1.2", "b.py", granted=True))
+    bench.hears("bob", "mallory", a_claim("no id", "b.py", granted=True))
+    bench.hears("bob", "mallory", a_claim("mallory.x.1", "b.py", granted=True))
     bench.hears("bob", "mallory", End(id="alice.1.1", reason="released"))
     bench.hears("bob", "mallory", Granted(id="alice.1.1", grade="provisional"))
     bench.hears("alice", "mallory", End(id="alice.1.1", reason="released"))
@@ -406,10 +389,10 @@ def test_nobody_yields_for_another() -> None:
 
 def test_a_claim_keeps_the_body_it_began_with() -> None:
     bench = Bench("alice", "bob")
-    bench.hears("bob", "alice", claim_of("alice.1.1", "a.py"))
+    bench.hears("bob", "alice", a_claim("alice.1.1", "a.py"))
     said = len(bench["bob"].said)
-    bench.hears("bob", "alice", claim_of("alice.1.1", "b.py", round_=2))
-    bench.hears("bob", "alice", claim_of("alice.1.1", "a.py", priority=9, round_=2))
+    bench.hears("bob", "alice", a_claim("alice.1.1", "b.py", round_=2))
+    bench.hears("bob", "alice", a_claim("alice.1.1", "a.py", priority=9, round_=2))
     assert len(bench["bob"].said) == said
     (lease,) = bench.of("bob").leases(bench.instant)
     assert (lease.resources, lease.priority) == ((file("a.py"),), 0)
@@ -418,7 +401,7 @@ def test_a_claim_keeps_the_body_it_began_with() -> None:
 def test_what_is_said_of_own_claims_is_known_better_here() -> None:
     bench = Bench("alice", "mallory")
     bench.asks("alice", "b.py")
-    invented = Disclosed(body_of("alice.1.77", "b.py"), granted=True, grade="quorum", remaining_ms=TTL)
+    invented = Disclosed(a_body("alice.1.77", "b.py"), granted=True, grade="quorum", remaining_ms=TTL)
     bench.hears("alice", "mallory", Ack(id="alice.1.1", round=1, disclosed=(invented,)))
     assert bench.holders("b.py") == ["alice"]
 
@@ -436,349 +419,9 @@ def test_answers_to_nothing_are_no_answers() -> None:
 
 def test_the_lamport_clock_runs_ahead_of_all_that_was_heard() -> None:
     bench = Bench("alice", "bob")
-    bench.hears("alice", "bob", claim_of("bob.1.1", "b.py", lamport=41))
+    bench.hears("alice", "bob", a_claim("bob.1.1", "b.py", lamport=41))
     bench.asks("alice", "a.py")
     assert bench["alice"].holding().body.lamport == 42
     bench.hears("alice", "bob", Ack(id="alice.1.1", round=1, lamport=99))
     bench.asks("alice", "c.py")
     assert bench["alice"].holding().body.lamport == 100
-
-
-# --- restart --------------------------------------------------------------------------------------------------------------
-
-
-def test_after_a_restart_what_was_acknowledged_still_counts_and_own_leases_do_not() -> None:
-    bench = Bench("alice", "bob", "carol")
-    bench.asks("alice", "a.py")
-    bench.asks("bob", "b.py")
-    bench.settles()
-    bench.restarts("bob")
-    assert bench["bob"].held() == []
-    assert [lease.claim_id for lease in bench.of("bob").leases(bench.instant)] == ["alice.1.1"]
-    assert [d["reason"] for d in bench["carol"].told("lease-released")] == ["restarted"]
-    bench.cut("carol", "alice")
-    asked = bench.asks("carol", "a.py")
-    bench.settles()
-    assert not bench.granted(asked)
-
-
-def test_a_restarted_peer_is_a_voice_with_its_disk_and_none_without() -> None:
-    for intact in (True, False):
-        bench = Bench("alice", "bob", "carol", max_lease_ttl_ms=20_000, lease_ttl_ms=20_000)
-        bench.isolates("carol")
-        bench.restarts("bob", intact=intact)
-        bench.asks("alice", "a.py")
-        bench.settles()
-        assert bench["alice"].holding().grade == "provisional" or intact
-        assert bench.of("bob").remembers(bench.instant) == intact
-        bench.passes(stretch(stretch(20_000)) - 1)
-        assert bench.of("bob").remembers(bench.instant) == intact
-        bench.passes(1)
-        assert bench.of("bob").remembers(bench.instant)
-        bench.passes(10_000)
-        assert bench["alice"].holding().grade == "quorum", "its voice counts again at the next renewal"
-
-
-def test_a_peer_without_memory_does_not_count_itself_either() -> None:
-    bench = Bench("alice", "bob", "carol")
-    bench.isolates("carol")
-    bench.of("alice").memory_lost(bench.instant)
-    bench.asks("alice", "a.py")
-    bench.settles()
-    assert bench["alice"].holding().grade == "provisional"
-
-
-def test_unreadable_memory_is_lost_memory() -> None:
-    machine = LeaseManager("alice", Bench("alice")["alice"].config)
-    broken = StoredValue(space="claims", key="bob.1.1", data=b"\xc1")
-    other = StoredValue(space="drafts", key="1", data=b"\xc1")
-    machine.started(2, DiskContents(values=(other,), intact=True), Now(0, WALL_MS))
-    assert machine.remembers(0)
-    machine.started(2, DiskContents(values=(broken,), intact=True), Now(0, WALL_MS))
-    assert not machine.remembers(0)
-
-
-def test_a_new_life_ends_the_claims_of_the_one_before() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("alice", "a.py")
-    bench.settles()
-    bench.hears("bob", "alice", Renew(incarnation=1, round=2, numbers=(1,)))
-    bench.restarts("alice")
-    assert bench.of("bob").leases(bench.instant) == []
-    assert [d["reason"] for d in bench["bob"].told("lease-released")] == ["restarted"]
-    bench.hears("bob", "alice", claim_of("alice.1.9", granted=True))
-    bench.does("bob", bench.of("bob").entries_changed("alice", (EntryChange(root="leases", key="1.8", value=entry()),), bench.now))
-    assert bench.of("bob").leases(bench.instant) == [], "late words of the life before"
-    assert bench.granted(bench.asks("bob", "a.py")) is False
-    bench.settles()
-    assert bench.holders("a.py") == ["bob"]
-
-
-def test_goodbye_ends_all_of_a_peers_claims() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("alice", "a.py")
-    bench.settles()
-    waiting = bench.asks("bob", "a.py", wait_ms=0)
-    bench.drops("bob", "alice")
-    bench.does("bob", bench.of("bob").peer_left("alice", bench.now))
-    bench.cuts.add(("bob", "alice"))
-    bench.suspected["bob"].add("alice")
-    bench.looks("bob")
-    assert bench.granted(waiting)
-
-
-def test_stopping_ends_everything_and_tells_everyone() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("alice", "a.py")
-    bench.settles()
-    bench.asks("bob", "a.py", wait_ms=0)
-    bench.asks("bob", "b.py")
-    bench.settles()
-    bench.does("bob", bench.of("bob").stop(bench.now))
-    assert bench.of("bob").holdings() == []
-    assert {m.id for _, m in bench["bob"].said if isinstance(m, End)} == {"bob.1.1", "bob.1.2"}
-    assert [d["reason"] for d in bench["bob"].told("lease-released")] == ["stopped"]
-    assert bench["bob"].document == {}
-
-
-# --- partitions -------------------------------------------------------------------------------------------------------------
-
-
-def split() -> Bench:
-    """Alice and bob hold the same provisionally, alice first."""
-    bench = Bench("alice", "bob")
-    bench.isolates("alice")
-    bench.asks("alice", "a.py")
-    bench.instant += 10
-    bench.of("bob")._lamport = 5
-    bench.asks("bob", "a.py")
-    assert bench.holders("a.py") == ["alice", "bob"]
-    return bench
-
-
-def healing() -> Bench:
-    bench = split()
-    bench.heals("alice", "bob")
-    return bench
-
-
-def test_when_two_holders_meet_exactly_the_later_one_is_told_and_ends() -> None:
-    orders = 0
-    for bench in every_order(healing):
-        orders += 1
-        assert bench.holders("a.py") == ["alice"]
-        assert bench["alice"].told("lease-lost") == []
-        (lost,) = bench["bob"].told("lease-lost")
-        assert (lost["reason"], lost["holder"]) == ("lost-conflict", "agent-of-alice")
-    assert orders >= 1
-
-
-@pytest.mark.parametrize("grace_ms", [0, 60_000])
-@pytest.mark.parametrize("priority", [0, 9])
-def test_a_quorum_lease_keeps_against_any_provisional_one(priority: int, grace_ms: int) -> None:
-    def scene() -> Bench:
-        bench = Bench("alice", "bob", "carol", preempt_grace_ms=grace_ms)
-        bench.isolates("alice")
-        bench.asks("alice", "a.py", priority=priority)
-        bench.asks("bob", "a.py")
-        bench.settles()
-        assert [bench[name].holding().grade for name in ("alice", "bob")] == ["provisional", "quorum"]
-        bench.heals("alice", "bob")
-        return bench
-
-    for bench in every_order(scene):
-        assert bench.holders("a.py") == ["bob"]
-        assert [d["holder"] for d in bench["alice"].told("lease-lost")] == ["agent-of-bob"]
-        assert bench["bob"].told("lease-lost") == []
-        bench.asks("alice", "a.py", priority=9, wait_ms=0)
-        bench.settles()
-        bench.passes(grace_ms)
-        assert bench.holders("a.py") == ["alice"], "whoever is more important has to ask, even then"
-
-
-def test_a_holder_that_is_gone_does_not_block_a_provisional_lease() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("bob", "a.py")
-    bench.settles()
-    bench.isolates("bob")
-    answer = bench.answer(bench.asks("alice", "a.py"))
-    assert answer is not None
-    assert answer.reason == "held"
-    bench.loses_sight("alice", "bob")
-    asked = bench.asks("alice", "a.py")
-    assert bench.granted(asked)
-    assert bench["alice"].holding().grade == "provisional"
-
-
-def test_a_waiter_gets_its_turn_when_the_holder_is_gone() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("bob", "a.py")
-    bench.settles()
-    asked = bench.asks("alice", "a.py", wait_ms=0)
-    bench.settles()
-    bench.isolates("bob")
-    assert not bench.granted(asked)
-    bench.loses_sight("alice", "bob")
-    bench.passes(QUEUED_REFRESH_MS)
-    assert bench.granted(asked), "bob himself answered the round before: it is the next one that nobody vouches for him in"
-
-
-def test_unless_somebody_vouches_that_it_is_there() -> None:
-    bench = Bench("alice", "bob", "carol")
-    bench.asks("bob", "a.py")
-    bench.settles()
-    bench.cut("alice", "bob")
-    bench.loses_sight("alice", "bob")
-    asked = bench.asks("alice", "a.py")
-    bench.settles()
-    answer = bench.answer(asked)
-    assert answer is not None
-    assert [c.agent_id for c in answer.holders] == ["agent-of-bob"]
-    assert bench.holders("a.py") == ["bob"]
-
-
-def test_in_a_closed_swarm_even_a_holder_that_is_gone_blocks() -> None:
-    bench = Bench("alice", "bob", policy="closed")
-    bench.asks("bob", "a.py")
-    bench.settles()
-    bench.isolates("bob")
-    bench.loses_sight("alice", "bob")
-    assert not bench.granted(bench.asks("alice", "a.py"))
-
-
-def test_an_expired_claim_of_another_counts_again_when_its_owner_is_back() -> None:
-    bench = Bench("alice", "bob", policy="majority")
-    asked = bench.asks("alice", "a.py", wait_ms=0)
-    bench.drops("alice", "bob")
-    bench.isolates("bob")
-    bench.passes(QUEUED_HOLD_MS * 2)
-    assert bench.of("bob").leases(bench.instant) == []
-    bench.heals("alice", "bob")
-    bench.settles()
-    assert bench.granted(asked)
-
-
-# --- meeting -----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_peer_that_comes_is_told_of_all_claims() -> None:
-    bench = Bench("alice", "bob")
-    bench.isolates("bob")
-    bench.asks("alice", "a.py")
-    bench.asks("alice", "b.py", agent="two")
-    bench.heals("alice", "bob")
-    assert [type(m) for m in bench.under_way("alice", "bob")] == [Claim, Claim]
-    bench.settles()
-    assert {lease.claim_id for lease in bench.of("bob").leases(bench.instant)} == {"alice.1.1", "alice.1.2"}
-    assert all(holding.grade == "quorum" for holding in bench["alice"].held())
-
-
-def test_very_many_claims_are_told_by_number_once_the_documents_have_come() -> None:
-    bench = Bench("alice", "bob")
-    bench.isolates("bob")
-    for number in range(FULL_CLAIMS_ON_MEETING + 1):
-        bench.asks("alice", f"{number}.py")
-    bench.heals("alice", "bob")
-    assert bench.under_way("alice", "bob") == []
-    bench.writes_reach("bob", "alice")
-    bench.passes(MEETING_DELAY_MS - 1)
-    assert bench.under_way("alice", "bob") == []
-    bench.passes(1)
-    told = [m for _, m in bench["alice"].said if isinstance(m, Renew)]
-    assert [len(m.numbers) for m in told] == [FULL_CLAIMS_ON_MEETING + 1]
-    assert all(known.source == "direct" for known in bench.of("bob").claims.of_owner("alice"))
-
-
-# --- the document ------------------------------------------------------------------------------------------------------------
-
-
-def entry(**changes: object) -> dict[str, object]:
-    return {
-        "agent": "stranger",
-        "resources": [["file", "a.py"]],
-        "mode": "exclusive",
-        "priority": 0,
-        "lamport": 7,
-        "ttlMs": TTL,
-        "state": "granted",
-        "grade": "quorum",
-        "since": "2027-01-15T08:00:00.000Z",
-        "note": "",
-    } | changes
-
-
-def reads(bench: Bench, owner: str, **entries: object) -> list[Notify]:
-    changes = tuple(EntryChange(root="leases", key=key.replace("_", "."), value=value) for key, value in entries.items())
-    outputs = bench.of("bob").entries_changed(owner, changes, bench.now)
-    bench.does("bob", outputs)
-    return [o for o in outputs if isinstance(o, Notify)]
-
-
-def test_what_the_document_tells_is_known_before_the_holder_says_so() -> None:
-    bench = Bench("alice", "bob")
-    (told,) = reads(bench, "alice", _1_5=None, **{"1_4": entry()})
-    assert (told.type, told.agent_id) == ("lease-acquired", "stranger")
-    answer = bench.answer(bench.asks("bob", "a.py"))
-    assert answer is not None
-    assert [c.peer_id for c in answer.holders] == ["alice"]
-    (told,) = reads(bench, "alice", **{"1_4": None})
-    assert (told.type, told.data["reason"]) == ("lease-released", "released")
-    bench.asks("bob", "a.py")
-    bench.settles()
-    assert bench.holders("a.py") == ["bob"]
-
-
-def test_what_the_document_tells_of_strangers_does_not_count() -> None:
-    bench = Bench("alice", "bob")
-    reads(bench, "eve", **{"1_4": entry()})
-    bench.asks("bob", "a.py")
-    bench.settles()
-    assert bench.holders("a.py") == ["bob"]
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("x.1", entry()),
-        ("1", entry()),
-        ("1.x", entry()),
-        ("1.1", "no lease"),
-        ("1.1", entry(mode="greedy")),
-        ("1.1", entry(lamport=-1)),
-        ("1.1", {}),
-    ],
-)
-def test_entries_that_are_none_are_passed_over(key: str, value: object) -> None:
-    bench = Bench("alice", "bob")
-    assert reads(bench, "alice", **{key: value}) == []
-    assert bench.of("bob").leases(bench.instant) == []
-
-
-def test_what_only_the_document_tells_lasts_while_its_owner_is_heard_of() -> None:
-    bench = Bench("alice", "bob")
-    reads(bench, "alice", **{"1_4": entry(ttlMs=10_000)})
-    bench.passes(9_000)
-    bench.of("bob").peer_alive("alice", bench.now)
-    bench.passes(9_000)
-    assert len(bench.of("bob").leases(bench.instant)) == 1
-    bench.passes(2_000)
-    assert bench.of("bob").leases(bench.instant) == []
-
-
-def test_an_own_entry_and_other_roots_say_nothing() -> None:
-    bench = Bench("alice", "bob")
-    assert reads(bench, "bob", **{"1_4": entry()}) == []
-    other = (EntryChange(root="activeWork", key="1.4", value=entry()),)
-    assert bench.of("bob").entries_changed("alice", other, bench.now) == []
-
-
-def test_what_is_stored_of_a_claim_is_all_that_a_restart_needs() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("alice", "a.py", ttl_ms=30_000)
-    bench.settles()
-    bench.releases("alice", "a.py")
-    outputs = bench.of("bob").received("alice", End(id="alice.1.1", reason="released"), bench.now)
-    assert [o for o in outputs if isinstance(o, Persist)] == [
-        Persist(operations=(ForgottenValue(space="claims", key="alice.1.1"),))
-    ]
-    assert msgspec.msgpack.encode(outputs)
