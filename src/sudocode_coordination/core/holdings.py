@@ -123,6 +123,8 @@ class Holding:
         self.round = number
         self.sent_at = now
         self.hold_ms = min(self.ttl_ms, QUEUED_HOLD_MS) if self.queued and not self.granted else self.ttl_ms
+        # From now on others count it no longer than this round lasts, though the one before may have lasted longer.
+        self.valid_until = min(self.valid_until, now + self.hold_ms)
         self.acks.clear()
         self.answers.clear()
         self.blockers.clear()
