@@ -44,3 +44,8 @@ def test_bad_pairs(pairs: list[str]) -> None:
 def test_word_list() -> None:
     assert word_list(None) is None
     assert word_list(["a,b", " c ", ","]) == ("a", "b", "c")
+
+
+def test_a_value_that_is_nested_too_deep_is_told() -> None:
+    with pytest.raises(UsageError, match="too deep"):
+        key_values(["a=" + "[" * 50_000 + "]" * 50_000], "--set")

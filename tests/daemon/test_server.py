@@ -241,3 +241,23 @@ def test_params_may_be_left_out_and_raw_bytes_survive(served: ThreadedServer) ->
     with RawClient(served.path) as client:
         client.say(msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "peers"}) + b"\n")
         assert client.answer().result == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("work.set", f'{{"metadata":{{"n":{2**64}}}}}'),
+        ("work.set", f'{{"metadata":{{"n":[{{"m":-{2**64}}}]}}}}'),
+        ("issue.update", f'{{"issueId":"1","fields":{{"n":{"9" * 400}}}}}'),
+        ("draft.save", f'{{"kind":"note","target":"","fields":{{"n":{"[" * 200 + "]" * 200}}}}}'),
+        ("lease", f'{{"resources":[["file","a"]],"waitMs":{10**30}}}'),
+        ("renew", f'{{"resources":[["file","a"]],"ttlMs":{10**30}}}'),
+    ],
+)
+def test_values_that_nothing_can_keep_are_refused(served: ThreadedServer, method: str, params: str) -> None:
+    with RawClient(served.path) as client:
+        client.say(f'{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}\n'.encode())
+        answer = client.answer()
+        assert answer.error is not None
+        assert (answer.error.code, answer.error.data.code) == (INVALID_PARAMS, "usage")
+    still_answers(served)

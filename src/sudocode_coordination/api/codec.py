@@ -28,6 +28,11 @@ MAX_REQUEST_BYTES: Final = 1 << 20
 MAX_ANSWER_BYTES: Final = 64 << 20
 """Longest line that a client accepts: a status with a hundred thousand leases."""
 
+MAX_JSON_DEPTH: Final = 64
+"""Lists and objects in each other within a free-form value; far more than can be shared, far less than stacks are deep."""
+INT_BITS: Final = 64
+"""What the daemon's journal and disk can hold of an integer."""
+
 HELLO: Final = "hello"
 OVERFLOW: Final = "overflow"
 CANCEL: Final = "cancel"
@@ -156,9 +161,26 @@ def decode_call(line: bytes) -> Call | Cancel:
         raise CallError(call.id, RpcError(INVALID_PARAMS, f"{call.method}: {error}", ErrorData("usage"))) from None
     if isinstance(value, Cancel):
         return value
+    problem = _unfit(value)
+    if problem is not None:
+        raise CallError(call.id, RpcError(INVALID_PARAMS, f"{call.method}: {problem}", ErrorData("usage")))
     if call.id is None:
         raise CallError(None, RpcError(INVALID_REQUEST, f"{call.method}: a request needs an id", ErrorData("protocol")))
     return Call(call.id, value)
+
+
+def _unfit(request: object) -> str | None:
+    """What is wrong with a request's free-form values, if anything: JSON has numbers and depths that nothing of ours can keep."""
+    waiting: list[tuple[object, int]] = [(getattr(request, name, None), 0) for name in ("fields", "metadata")]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, int) and value.bit_length() >= INT_BITS:
+            return f"an integer of {value.bit_length()} bits is too large: write it as text"
+        if isinstance(value, dict | list):
+            if depth > MAX_JSON_DEPTH:
+                return f"nested deeper than {MAX_JSON_DEPTH}"
+            waiting += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
+    return None
 
 
 def encode_call(call_id: int, request: Request[Any]) -> bytes:

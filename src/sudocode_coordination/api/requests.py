@@ -28,6 +28,8 @@ from sudocode_coordination.model import (
 
 R = TypeVar("R")
 MAX_TEXT: int = 4_096
+MAX_MS: int = (1 << 53) - 1
+"""Of a duration: the largest integer that every client can write."""
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Agent = Annotated[str, Meta(min_length=1, max_length=100)] | None
 
@@ -148,9 +150,9 @@ class AcquireLease(Request[LeaseOutcome], frozen=True, kw_only=True, tag="lease"
     answer = LeaseOutcome
     resources: Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=1_000)]
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
-    ttl_ms: Annotated[int, Meta(ge=1)] | None = None
+    ttl_ms: Annotated[int, Meta(ge=1, le=MAX_MS)] | None = None
     mode: LeaseMode = "exclusive"
-    wait_ms: Annotated[int, Meta(ge=0)] | None = None
+    wait_ms: Annotated[int, Meta(ge=0, le=MAX_MS)] | None = None
     note: Text = ""
     agent: Agent = None
 
@@ -160,7 +162,7 @@ class RenewLease(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="ren
 
     answer = tuple[Lease, ...]
     resources: tuple[Resource, ...]
-    ttl_ms: Annotated[int, Meta(ge=1)] | None = None
+    ttl_ms: Annotated[int, Meta(ge=1, le=MAX_MS)] | None = None
     agent: Agent = None
 
 

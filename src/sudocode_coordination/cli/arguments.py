@@ -71,6 +71,8 @@ def _json_or_text(text: str) -> Json:
         return json.loads(text, parse_constant=_no_constant)
     except ValueError:
         return text
+    except RecursionError:
+        raise UsageError("a value is nested too deep", hint="JSON of a few levels can be shared") from None
 
 
 def _no_constant(name: str) -> None:
