@@ -139,8 +139,10 @@ def test_what_is_disclosed_never_shortens_what_is_known() -> None:
     again = claims.learn(Disclosed(body("a.1.1"), True, "quorum", 10), 0, "then")
     assert again is learnt
     assert (learnt.expiry, learnt.granted, learnt.grade) == (stretch(1_000), True, "quorum")
-    claims.learn(Disclosed(body("a.1.1"), False, "provisional", 5_000), 0, "then")
+    claims.learn(Disclosed(body("a.1.1"), False, "provisional", 5_000, round=1), 0, "then")
     assert (learnt.expiry, learnt.granted) == (stretch(5_000), True)
+    claims.learn(Disclosed(body("a.1.1"), False, "provisional", 5_000, round=1), 1_000, "then")
+    assert learnt.expiry == stretch(5_000), "the same refresh, told by another, adds nothing"
 
 
 def test_nobody_invents_own_claims_or_ids_that_are_none() -> None:

@@ -59,7 +59,20 @@ def rank_of(body: ClaimBody, grade: Grade) -> tuple[int, tuple[int, int, PeerId,
 class Known:
     """One claim, as known here."""
 
-    __slots__ = ("body", "ended", "expiry", "grade", "granted", "hold_ms", "owner", "round", "since", "source", "timer_at")
+    __slots__ = (
+        "body",
+        "ended",
+        "expiry",
+        "grade",
+        "granted",
+        "hold_ms",
+        "owner",
+        "round",
+        "since",
+        "source",
+        "timer_at",
+        "told_round",
+    )
 
     def __init__(self, body: ClaimBody, source: Source, expiry: Instant, since: str) -> None:
         self.body = body
@@ -68,6 +81,9 @@ class Known:
         self.expiry = expiry
         self.hold_ms = body.ttl_ms
         self.round = -1
+        """The latest refresh that came from its owner …"""
+        self.told_round = -1
+        """… and the latest that others told of."""
         self.granted = False
         self.grade: Grade = "provisional"
         self.ended = False
@@ -184,11 +200,12 @@ class Claims:
             if owner_of(body.id) == self._peer_id or incarnation_of(body.id) < 0:
                 return None
             known = Known(body, "direct", now + stretch(disclosed.remaining_ms), since)
-            known.granted, known.grade = disclosed.granted, disclosed.grade
+            known.granted, known.grade, known.told_round = disclosed.granted, disclosed.grade, disclosed.round
             return known if self.add(known) else None
         if known.source != "own":
-            known.source = "direct"
-            known.expiry = max(known.expiry, now + stretch(disclosed.remaining_ms))
+            if disclosed.round > max(known.round, known.told_round):
+                known.source, known.told_round = "direct", disclosed.round
+                known.expiry = max(known.expiry, now + stretch(disclosed.remaining_ms))
             if disclosed.granted and not known.granted:
                 known.granted, known.grade = True, disclosed.grade
         return known

@@ -27,6 +27,7 @@ from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist,
 from sudocode_coordination.core.lease_view import known_from_entry
 from sudocode_coordination.core.own_leases import LeaseMessage, OwnLeases, message_of
 from sudocode_coordination.core.wire import (
+    MAX_HOLD_MS,
     MAX_RESOURCES,
     Ack,
     Claim,
@@ -209,8 +210,9 @@ class LeaseManager(OwnLeases):
         elif known.body != body:
             return []
         if message.round > known.round:
+            until = now.instant + stretch(message.hold_ms)
+            known.expiry = until if message.round >= known.told_round else max(until, known.expiry)
             known.source, known.round, known.hold_ms = "direct", message.round, message.hold_ms
-            known.expiry = now.instant + stretch(message.hold_ms)
             self._wake_at_expiry(known)
             stored = StoredClaim(body, known.round, known.hold_ms, message.granted, message.grade, known.since)
             out.append(Persist(operations=(StoredValue(space="claims", key=body.id, data=msgspec.msgpack.encode(stored)),)))
@@ -243,9 +245,11 @@ class LeaseManager(OwnLeases):
         mine = self._own.get(known.body.id)
         if mine is None:
             reachable = known.owner in self.view.connected
-            return Disclosed(known.body, known.granted, known.grade, max(0, known.expiry - now), reachable)
-        until = mine.valid_until if mine.granted else mine.sent_at + mine.hold_ms
-        return Disclosed(mine.body, mine.granted, mine.grade, max(0, until - now), True)
+            until, round_ = known.expiry, max(0, known.round, known.told_round)
+            return Disclosed(known.body, known.granted, known.grade, _in_bounds(until - now), reachable, round_)
+        # As long as it may become valid by the round that is under way.
+        until = max(mine.valid_until, mine.sent_at + mine.hold_ms)
+        return Disclosed(mine.body, mine.granted, mine.grade, _in_bounds(until - now), True, mine.round)
 
     def _on_ack(self, peer: PeerId, message: Ack, now: Now) -> list[Output]:
         self._lamport = max(self._lamport, message.lamport)
@@ -336,3 +340,8 @@ class LeaseManager(OwnLeases):
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
         return out
+
+
+def _in_bounds(remaining_ms: int) -> int:
+    """As a message can say it. Nobody relies on more than the bound; what is added here for clocks may exceed it."""
+    return max(0, min(remaining_ms, MAX_HOLD_MS))

@@ -25,13 +25,16 @@ MAX_RESOURCES: Final = 1_000
 """Resources in one claim."""
 MAX_RENEWED: Final = 20_000
 """Claims refreshed in one message; a peer with more sends several."""
+MAX_HOLD_MS: Final = 7 * 24 * 3_600_000
+"""Longest time for which a claim may count without a refresh."""
+MAX_LAMPORT: Final = (1 << 53) - 1
 MAX_HEADS: Final = 10_000
 """Feeds a peer may tell of: two hundred peers, and long memory of those who left."""
 
 Text = Annotated[str, Meta(max_length=4_096)]
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
 Natural = Annotated[int, Meta(ge=0, lt=1 << 53)]
-Millis = Annotated[int, Meta(ge=0, le=7 * 24 * 3_600_000)]
+Millis = Annotated[int, Meta(ge=0, le=MAX_HOLD_MS)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="t", omit_defaults=True):
@@ -113,7 +116,7 @@ class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
     mode: LeaseMode
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
     lamport: Natural
-    ttl_ms: Annotated[int, Meta(ge=1, le=7 * 24 * 3_600_000)]
+    ttl_ms: Annotated[int, Meta(ge=1, le=MAX_HOLD_MS)]
     note: Text = ""
 
 
@@ -126,6 +129,9 @@ class Disclosed(msgspec.Struct, frozen=True, array_like=True):
     remaining_ms: Millis
     reachable: bool = False
     """Its owner is connected to the one who tells: it is not gone."""
+    round: Natural = 0
+    """The owner's refresh that the time is of; 0: known from the document alone. Who knows of that refresh already learns no
+    longer time from this: else two who tell each other of a dead peer's claim would keep it alive."""
 
 
 class Claim(Message, frozen=True, kw_only=True, tag="claim"):
