@@ -15,6 +15,7 @@ from sudocode_coordination.api.requests import SetWork
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Write
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.resources import normalise
+from sudocode_coordination.core.writer import check_key, encode_value
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import (
     ActiveWork,
@@ -187,6 +188,7 @@ class Agents:
         """What the agent works on from now on.
 
         Raises:
+            UsageError: it is too large or too deep to share.
             ResourceError: a file or spec is not one of the repository.
         """
         before = self._document.get("activeWork", self._me, agent)
@@ -201,7 +203,7 @@ class Agents:
             started_at=started,
             updated_at=stamp,
         )
-        return [Write(root="activeWork", key=agent, value=msgspec.to_builtins(entry), urgent=True)]
+        return [_shared("activeWork", agent, msgspec.to_builtins(entry))]
 
     def clear_work(self, agent: AgentId) -> list[Output]:
         """It works on nothing."""
@@ -267,7 +269,7 @@ class Agents:
         """Write live fields; None takes the own value back.
 
         Raises:
-            UsageError: too many fields, or none.
+            UsageError: too many fields, or none, or values that are too large or too deep to share.
             ResourceError: the spec is no path of the repository.
         """
         if not fields:
@@ -287,7 +289,7 @@ class Agents:
         if len(merged) > MAX_FIELDS:
             raise UsageError(f"an agent can write {MAX_FIELDS} fields of one {kind}", hint="take some back first")
         value = msgspec.to_builtins(UpdateEntry(fields=merged)) if merged else None
-        return [Write(root=root, key=key, value=value, urgent=True)]
+        return [_shared(root, key, value)]
 
     def issues(self, issue_id: str | None = None) -> list[IssueUpdate]:
         """Live issue updates, merged."""
@@ -402,6 +404,18 @@ class Agents:
         if chosen:
             out.append(Persist(operations=tuple(ForgottenValue(space="drafts", key=d.draft_id) for d in chosen)))
         return chosen, out
+
+
+def _shared(root: Root, key: str, value: Json | None) -> Write:
+    """A write that can be carried out: whoever asked for one that can't has to be told.
+
+    Raises:
+        UsageError: it is too large, too deep, or not what JSON can hold.
+    """
+    check_key(key)
+    if value is not None:
+        encode_value(value)
+    return Write(root=root, key=key, value=value, urgent=True)
 
 
 def _touched(work: ActiveWork) -> list[Resource]:
