@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sudocode_coordination.core.claims import Claims, Known
 from sudocode_coordination.core.wire import ClaimBody
-from sudocode_coordination.model import ClaimId, Grade, Instant, PartitionPolicy, PeerId
+from sudocode_coordination.model import ClaimId, Grade, Instant, PartitionPolicy, PeerId, Resource
 
 QUEUED_HOLD_MS: Final = 15_000
 """How long a waiting claim counts at others without refresh: short, so that a waiter that died delays nobody for long."""
@@ -55,8 +55,10 @@ class Holding:
         "decide_by",
         "grade",
         "granted",
+        "heir",
         "hold_ms",
         "known",
+        "let_go",
         "may_queue",
         "next_at",
         "published",
@@ -112,6 +114,10 @@ class Holding:
         self.yield_to = ""
         self.succeeds: ClaimId | None = None
         """The agent's claim that this one, once granted, replaces."""
+        self.heir: ClaimId | None = None
+        """The claim that will replace this one."""
+        self.let_go: frozenset[Resource] = frozenset()
+        """What the agent has released of it; held until the heir is granted, but no more the agent's."""
 
     @property
     def body(self) -> ClaimBody:

@@ -99,7 +99,9 @@ class LeaseManager(OwnLeases):
 
     def stop(self, now: Now) -> list[Output]:
         """End everything."""
-        return [o for holding in list(self._own.values()) for o in self._end(holding, "stopped", now)]
+        return [
+            o for holding in list(self._own.values()) if holding.body.id in self._own for o in self._end(holding, "stopped", now)
+        ]
 
     # --- who is there -------------------------------------------------------------------------------------------------
 

@@ -112,8 +112,8 @@ class OwnLeases(LeaseBook):
     def release(
         self, agent: AgentId, resources: tuple[Resource, ...], now: Now, *, everything: bool = False
     ) -> tuple[list[Lease], list[Output]]:
-        """End the agent's leases on these, queued ones too. Of a lease on more than these, the rest stays held: a new claim
-        in the old one's place in the queue takes over before the old one ends.
+        """End the agent's leases on these, queued ones too; who waits for one of those is answered. Of a lease on more than
+        these, the rest stays held: a new claim in the old one's place in the queue takes over before the old one ends.
 
         Raises:
             ResourceError: a name that can't be leased.
@@ -122,7 +122,10 @@ class OwnLeases(LeaseBook):
         out: list[Output] = []
         released: list[Lease] = []
         for holding in self._held_by(agent) if everything else self._held_on(agent, sorted(wanted), now.instant):
-            rest = tuple(r for r in holding.body.resources if r not in wanted)
+            if holding.succeeds is not None or holding.body.id not in self._own:
+                continue  # an heir: what it is to replace is among them, and decides
+            holding.let_go = holding.let_go | wanted
+            rest = tuple(r for r in holding.body.resources if r not in holding.let_go)
             released.append(self.describe(holding.known, now.instant))
             if everything or not rest:
                 out += self._end(holding, "released", now)
@@ -137,7 +140,8 @@ class OwnLeases(LeaseBook):
         for holding in self._held_on(agent, resources, now):
             body = holding.body
             strong = body.mode == "exclusive" or request.mode == "shared"
-            if holding.granted and strong and body.priority >= request.priority and set(resources) <= set(body.resources):
+            left = set(body.resources) - holding.let_go
+            if holding.granted and strong and body.priority >= request.priority and set(resources) <= left:
                 return holding
         return None
 
@@ -174,10 +178,23 @@ class OwnLeases(LeaseBook):
     def _shrink(self, holding: Holding, rest: tuple[Resource, ...], now: Now) -> list[Output]:
         body = holding.body
         request = AcquireLease(resources=rest, priority=body.priority, mode=body.mode, note=body.note)
-        heir = self._claim_for(body.agent, rest, request, holding.ttl_ms, body.lamport, None, now)
-        heir.succeeds, heir.may_queue = body.id, True
+        heir = self._claim_for(body.agent, rest, request, holding.ttl_ms, body.lamport, holding.ticket, now)
+        heir.may_queue, heir.decide_by, heir.asked_at = holding.may_queue or holding.granted, holding.decide_by, holding.asked_at
+        out: list[Output] = []
+        if holding.granted:
+            out += self._end_heir(holding, now)
+            holding.heir, heir.succeeds, heir.decide_by = heir.body.id, body.id, None
+        else:
+            holding.ticket = None  # whoever waits for it waits for the heir
+            out += self._end(holding, "replaced", now)
         self._dirty[heir.body.id] = None
-        return self._refresh(heir, now)
+        return out + self._refresh(heir, now)
+
+    def _end_heir(self, holding: Holding, now: Now) -> list[Output]:
+        """What was to replace it is not wanted any more."""
+        heir = self._own.get(holding.heir) if holding.heir else None
+        holding.heir = None
+        return [] if heir is None or heir.granted else self._end(heir, "replaced", now)
 
     def _serve(self, holding: Holding, renewals: list[Holding], now: Now) -> list[Output]:
         """A holding's time has come."""
@@ -354,6 +371,7 @@ class OwnLeases(LeaseBook):
         out.append(Notify(type="lease-acquired", agent_id=body.agent, data=self._event_data(holding, now)))
         replaced = self._own.get(holding.succeeds) if holding.succeeds else None
         if replaced is not None:
+            replaced.heir, holding.succeeds = None, None
             out += self._end(replaced, "replaced", now)
         if holding.hold_ms < holding.ttl_ms:
             out += self._refresh(holding, now)
@@ -395,10 +413,14 @@ class OwnLeases(LeaseBook):
         self._of_agent[body.agent].pop(body.id, None)
         if not self._of_agent[body.agent]:
             del self._of_agent[body.agent]
+        out: list[Output] = []
         if holding.ticket is not None:
             self._tickets.pop(holding.ticket, None)
+            if reason in ("released", "stopped"):  # by another of the agent's clients; a denial is answered where it is decided
+                answer = LeaseOutcome(granted=False, reason=reason, waited_ms=now.instant - holding.asked_at)
+                out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
         self.claims.end(body.id)
-        out: list[Output] = []
+        out += self._end_heir(holding, now)
         if holding.published:
             out.append(Write(root="leases", key=entry_key(body.id), value=None, urgent=True))
         if holding.round >= 0:
