@@ -15,6 +15,9 @@ STATE_FOLDER: Final = "sudocode-coordination"
 SOCKET_NAME: Final = "daemon.sock"
 SOCKET_POINTER: Final = "socket-path"
 """File in the state folder that names the socket, if it could not be put there."""
+HOME_FILE: Final = "home"
+"""File in the state folder that says where that folder was when a daemon last ran: how a copy is told from its original."""
+IDENTITY_FILE: Final = "identity.key"
 MAX_SOCKET_PATH_BYTES: Final = 100
 """`sun_path` holds 108 bytes on Linux and 104 elsewhere; a few are kept free."""
 MAX_POINTER_BYTES: Final = 4_096
@@ -98,7 +101,9 @@ def find_clone(start: str | os.PathLike[str] | None = None) -> Clone:
 def socket_path(clone: Clone) -> str:
     """Where this clone's daemon listens, if one runs."""
     pointer = _read_line(clone.state_file(SOCKET_POINTER))
-    return pointer or default_socket_path(clone)
+    if pointer and os.path.basename(pointer) == _runtime_socket_name(clone):
+        return pointer
+    return default_socket_path(clone)  # no pointer, or one that came along with a copied folder: it names the original's daemon
 
 
 def default_socket_path(clone: Clone) -> str:
@@ -109,10 +114,14 @@ def default_socket_path(clone: Clone) -> str:
 
 def runtime_socket_path(clone: Clone) -> str:
     """For clones deep in the file system, and for file systems that can't hold sockets."""
+    name = _runtime_socket_name(clone)
+    return f"{runtime_dir(longest_name=len(name))}/{name}"
+
+
+def _runtime_socket_name(clone: Clone) -> str:
     from hashlib import sha256
 
-    name = sha256(os.fsencode(clone.common_dir)).hexdigest()[:24] + ".sock"
-    return f"{runtime_dir(longest_name=len(name))}/{name}"
+    return sha256(os.fsencode(clone.common_dir)).hexdigest()[:24] + ".sock"
 
 
 def runtime_dir(longest_name: int = 0) -> str:
@@ -148,6 +157,27 @@ def private_dir(folder: str) -> None:
         raise StorageError(
             f"{folder}: {error.strerror}", hint="its parent folder must be writable, and the disk not full"
         ) from None
+
+
+def home_of(clone: Clone) -> str:
+    """What `HOME_FILE` holds: which folder the state folder is, and the path of the git directory around it."""
+    found = os.stat(clone.state_dir)
+    return f"{found.st_dev}:{found.st_ino} {clone.common_dir}"
+
+
+def copied_from(clone: Clone) -> str | None:
+    """The git directory that this clone's state was copied from and that has the same identity still.
+
+    None if it is where it was, if it was moved, or if the original is out of sight.
+    """
+    home = _read_line(clone.state_file(HOME_FILE))
+    if home is None or home == home_of(clone):
+        return None
+    mark, _, original = home.partition(" ")
+    if original == clone.common_dir or mark == home_of(clone).partition(" ")[0]:
+        return None
+    theirs = _read_line(f"{original}/{STATE_FOLDER}/{IDENTITY_FILE}")
+    return original if theirs is not None and theirs == _read_line(clone.state_file(IDENTITY_FILE)) else None
 
 
 def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,18 @@ import pytest
 
 from sudocode_coordination.errors import NotARepositoryError, ResourceError, StorageError
 from sudocode_coordination.place import (
+    HOME_FILE,
+    IDENTITY_FILE,
     MAX_SOCKET_PATH_BYTES,
+    SOCKET_POINTER,
     Clone,
+    copied_from,
     find_clone,
+    home_of,
     private_dir,
     repo_relative,
     runtime_dir,
+    runtime_socket_path,
     socket_path,
 )
 
@@ -46,6 +53,32 @@ def test_from_a_folder_below_and_from_a_file(repo: Path) -> None:
     for start in (repo, repo / "src", repo / "src" / "a.py", repo / "not" / "there"):
         assert find_clone(start) == Clone(str(repo / ".git"), str(repo))
     same_as_git(repo / "src", find_clone(repo / "src"))
+
+
+def test_a_pointer_that_came_along_with_a_copied_folder_is_not_followed(repo: Path, short_tmp: Path) -> None:
+    clone = find_clone(repo)
+    Path(clone.state_dir).mkdir()
+    Path(clone.state_file(SOCKET_POINTER)).write_text(runtime_socket_path(clone))
+    assert socket_path(clone) == runtime_socket_path(clone)
+    shutil.copytree(repo, short_tmp / "copy")
+    copy = find_clone(short_tmp / "copy")
+    assert socket_path(copy) == copy.state_file("daemon.sock")
+
+
+def test_a_copy_is_told_from_a_moved_folder(repo: Path, short_tmp: Path) -> None:
+    clone = find_clone(repo)
+    Path(clone.state_dir).mkdir()
+    assert copied_from(clone) is None
+    Path(clone.state_file(IDENTITY_FILE)).write_bytes(b"key")
+    Path(clone.state_file(HOME_FILE)).write_text(home_of(clone))
+    assert copied_from(clone) is None
+    shutil.copytree(repo, short_tmp / "copy")
+    copy = find_clone(short_tmp / "copy")
+    assert copied_from(copy) == clone.common_dir
+    Path(copy.state_file(IDENTITY_FILE)).write_bytes(b"another")
+    assert copied_from(copy) is None
+    repo.rename(short_tmp / "moved")
+    assert copied_from(find_clone(short_tmp / "moved")) is None
 
 
 def test_linked_worktrees_share_the_common_directory(repo: Path, short_tmp: Path) -> None:
@@ -168,8 +201,9 @@ def test_long_paths_get_a_short_socket(short_tmp: Path, monkeypatch: pytest.Monk
     short = Clone(str(short_tmp), None)
     assert socket_path(short) == f"{short_tmp}/sudocode-coordination/daemon.sock"
     (short_tmp / "sudocode-coordination").mkdir()
-    (short_tmp / "sudocode-coordination" / "socket-path").write_text("/elsewhere/x.sock\n")
-    assert socket_path(short) == "/elsewhere/x.sock"
+    named = Path(runtime_socket_path(short)).name
+    (short_tmp / "sudocode-coordination" / "socket-path").write_text(f"/elsewhere/{named}\n")
+    assert socket_path(short) == f"/elsewhere/{named}"
 
 
 def test_private_folders_refuse_what_is_not_ours(short_tmp: Path) -> None:

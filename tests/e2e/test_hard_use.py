@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
-from tests.e2e.clones import repository
+from tests.e2e.clones import Clone, connected, repository, wait_for
+
+from sudocode_coordination.cli.doctor import IDENTITY_BYTES
 
 
 def test_what_can_not_be_shared_is_refused_and_nothing_changes() -> None:
@@ -28,3 +31,36 @@ def test_what_can_not_be_shared_is_refused_and_nothing_changes() -> None:
         ann.coord("issue", "update", "2", "--set", f"big={'x' * 90_000}", "--draft")
         ann.coord("draft", "publish", "--all", expect=2)
         assert [draft["target"] for draft in ann.json("draft", "list")["drafts"]] == ["2"]
+
+
+def test_a_copied_clone_gets_an_identity_of_its_own() -> None:
+    with repository("ann") as clones:
+        [ann] = clones
+        ann.start()
+        ann.coord("lease", "src/auth.py")
+        shutil.copytree(ann.folder, ann.folder.parent / "copy", ignore=shutil.ignore_patterns("*.sock"))
+        copy = Clone(ann.folder.parent / "copy")
+        clones.append(copy)
+        assert any("copy of the one" in finding["message"] for finding in copy.json("doctor")["findings"])
+        said = copy.coord("start", "--agent-id", "copy", "--listen", "/ip4/127.0.0.1/tcp/0").stdout
+        assert f"copy of the one at {ann.folder}" in said
+        assert copy.json("status")["peerId"] != ann.json("status")["peerId"]
+        wait_for("they meet", lambda: connected(ann, copy))
+        assert copy.json("lease", "src/auth.py", expect=3)["holders"][0]["agentId"] == "ann"
+        copy.coord("stop")
+        peer_id = copy.start()["peerId"]
+        assert peer_id != ann.json("status")["peerId"]
+        assert "copy" not in " ".join(finding["message"] for finding in ann.json("doctor")["findings"] if not finding["ok"])
+
+
+def test_doctor_sees_an_identity_that_the_next_start_refuses() -> None:
+    with repository("ann") as (ann,):
+        ann.start()
+        ann.coord("stop")
+        key = ann.state_dir / "identity.key"
+        assert key.stat().st_size == IDENTITY_BYTES
+        for spoil in (lambda: key.chmod(0o644), lambda: key.write_bytes(b"short")):
+            spoil()
+            broken = [finding["name"] for finding in ann.json("doctor", expect=1)["findings"] if not finding["ok"]]
+            assert broken == ["identity"]
+            assert ann.json("start", expect=1)["error"]["code"] == "storage"

@@ -25,10 +25,12 @@ from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.config import CONFIG_FILE, CoordinationConfig, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, NoDaemonError
-from sudocode_coordination.place import Clone, socket_path
+from sudocode_coordination.place import IDENTITY_FILE, Clone, copied_from, socket_path
 
 OLDEST_GIT: Final = (2, 29)
 """`fetch --no-write-fetch-head`: without it the user's FETCH_HEAD would be overwritten."""
+IDENTITY_BYTES: Final = 36
+"""Of the identity file, as `adapters.identity` writes it, which is too costly to import; a test compares them."""
 LITTLE_SPACE_BYTES: Final = 100 * 1024 * 1024
 """Less, and git and SQLite soon fail to write."""
 CLOCK_TOLERANCE: Final = timedelta(minutes=2)
@@ -77,6 +79,7 @@ def examine(session: Session, *, remote: str | None = None, branch: str | None =
         there = os.path.lexists(os.path.join(clone.root, CONFIG_FILE))  # noqa: PTH118
         yield _finding("configuration", f"{CONFIG_FILE} is sound" if there else f"defaults (no {CONFIG_FILE})")
     yield from _disk(clone)
+    yield from _identity(clone)
     status, daemon_findings = _daemon(session, clone)
     yield from daemon_findings
     if has_git.ok and config is not None:
@@ -137,6 +140,25 @@ def _disk(clone: Clone) -> Iterator[DoctorFinding]:
         yield _finding("disk", f"no inodes left at {folder}", "remove files", ok=False)
     else:
         yield _finding("disk", f"{free / 1_000_000_000:.1f} GB free")
+
+
+def _identity(clone: Clone) -> Iterator[DoctorFinding]:
+    """Only what is wrong with it, as the next start would find it."""
+    path = clone.state_file(IDENTITY_FILE)
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode) or found.st_size != IDENTITY_BYTES:
+        hint = "restore it from a backup, or move it away: this clone then joins under a new peer id"
+        yield _finding("identity", f"{path} is damaged", hint, ok=False)
+    elif found.st_mode & 0o077:
+        hint = f"if nobody has copied it: chmod 600 {path}; else delete it, and a new identity will be made"
+        yield _finding("identity", f"others may read {path} (mode {stat.S_IMODE(found.st_mode):04o})", hint, ok=False)
+    original = copied_from(clone)
+    if original is not None:
+        hint = "the next coord start gives it one of its own"
+        yield _finding("identity", f"this clone is a copy of the one at {original}, and has its identity", hint)
 
 
 def _daemon(session: Session, clone: Clone) -> tuple[Status | None, list[DoctorFinding]]:

@@ -25,7 +25,7 @@ from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.config import CoordinationConfig, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, DaemonError, TimedOutError, UsageError, error_from_code
-from sudocode_coordination.place import Clone
+from sudocode_coordination.place import Clone, copied_from
 
 LOCK_FILE: Final = "daemon.lock"
 """In the state folder; locked for as long as a daemon lives (`daemon/lifecycle.py`)."""
@@ -43,20 +43,23 @@ def start(session: Session, args: Namespace) -> int:
     load_config(Path(clone.root), flags)
     if args.foreground:
         _become_daemon(session, clone, flags)
+    original = copied_from(clone)
     began = time.monotonic()
     with session.screen.progress("starting the daemon"):
         spawn(clone, flags, timeout_s=args.timeout / 1000)
         status = session.ask(GetStatus())
     elapsed_ms = round((time.monotonic() - began) * 1000)
-    session.screen.show({"elapsedMs": elapsed_ms, **msgspec.to_builtins(status)}, _started(status, elapsed_ms))
+    session.screen.show({"elapsedMs": elapsed_ms, **msgspec.to_builtins(status)}, _started(status, elapsed_ms, original))
     return 0
 
 
-def _started(status: Status, elapsed_ms: int) -> list[Block]:
+def _started(status: Status, elapsed_ms: int, original: str | None) -> list[Block]:
     agent = next((a.agent_id for a in status.agents if a.default), "?")
     listens = clean(", ".join(status.addresses), 400)
     took = shown_duration(elapsed_ms)
     lines: list[Block] = [f"{status.state}: agent {clean(agent)}, peer {short_peer(status.peer_id)}, listens on {listens} ({took})"]
+    if original is not None:
+        lines.append(f"this clone is a copy of the one at {clean(original, 400)}: it has an identity of its own from now on")
     if status.remote.state == "unreachable":
         lines.append(f"the git remote can't be reached ({clean(status.remote.reason or '?')}): no new peers until it can")
     return lines + [f"problem: {clean(problem)}" for problem in status.problems]

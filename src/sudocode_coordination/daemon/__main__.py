@@ -84,7 +84,7 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
 
     try:
         clone = find_clone(repository)
-        from sudocode_coordination.daemon.lifecycle import hold, log_to_file, settle_config
+        from sudocode_coordination.daemon.lifecycle import hold, log_to_file, settle_config, settle_home
 
         with hold(clone) as holding:
             if not detached:
@@ -93,6 +93,7 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
             if detached:
                 _keep_last_words(clone)
             try:
+                settle_home(clone)
                 config = settle_config(clone, json.loads(config_json))
                 _live(clone, config, holding, report, surroundings)
             except CoordinationError as error:

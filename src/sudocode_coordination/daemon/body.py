@@ -28,7 +28,7 @@ from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
 from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
-from sudocode_coordination.place import Clone
+from sudocode_coordination.place import IDENTITY_FILE, Clone
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and they hide trio's own types
@@ -87,7 +87,7 @@ class RealSurroundings:
 
         self._clone = clone
         self._config = config
-        key_file = Path(clone.state_file("identity.key"))
+        key_file = Path(clone.state_file(IDENTITY_FILE))
         self.newborn = not key_file.exists()
         self._identity = load_or_create_identity(key_file)
 

@@ -5,6 +5,7 @@ daemon.sock   the socket, or `socket-path` with the place of it
 daemon.json   {"pid", "version", "startedAt", "agentId", "socket"}
 daemon.log    what it had to say, bounded; daemon.log.1 before it
 agent-id      the default agent's generated id, kept over restarts
+home          where this folder was when the last daemon started
 """
 
 from __future__ import annotations
@@ -34,7 +35,17 @@ from sudocode_coordination.config import (
 )
 from sudocode_coordination.errors import AlreadyRunningError, StorageError
 from sudocode_coordination.model import AGENT_ID_PATTERN
-from sudocode_coordination.place import SOCKET_POINTER, Clone, default_socket_path, private_dir, runtime_socket_path
+from sudocode_coordination.place import (
+    HOME_FILE,
+    IDENTITY_FILE,
+    SOCKET_POINTER,
+    Clone,
+    copied_from,
+    default_socket_path,
+    home_of,
+    private_dir,
+    runtime_socket_path,
+)
 
 LOCK_FILE: Final = "daemon.lock"
 INFO_FILE: Final = "daemon.json"
@@ -173,6 +184,21 @@ def running_pid(clone: Clone) -> int | None:
         return int(text) if text else None
     except (OSError, ValueError):
         return None
+
+
+def settle_home(clone: Clone) -> None:
+    """Note where the state folder is. One that was copied with its clone gets an identity of its own: two daemons with one
+    key would pass for each other, and both hold what one of them holds.
+
+    Raises:
+        StorageError: the folder can't be written.
+    """
+    original = copied_from(clone)
+    if original is not None:
+        log.warning("this clone is a copy of the one at %s: it gets an identity and an agent id of its own", original)
+        for name in (IDENTITY_FILE, AGENT_ID_FILE):
+            Path(clone.state_file(name)).unlink(missing_ok=True)
+    write_private(Path(clone.state_file(HOME_FILE)), os.fsencode(home_of(clone)))
 
 
 def settle_config(clone: Clone, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> CoordinationConfig:
