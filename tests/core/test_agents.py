@@ -259,8 +259,8 @@ def test_stamps_only_grow_whatever_the_clock_does(walls: list[int]) -> None:
 
 def test_all_peers_merge_alike_whatever_they_heard_first() -> None:
     writes = [
-        (owner, f"{agent}|I", {"fields": {"f": {"value": f"{owner}-{agent}", "at": at}}})
-        for owner, agent, at in (("p", "x", "1.1"), ("q", "x", "1.1"), ("p", "y", "1.1"), ("p", "z", "1.0"))
+        (owner, f"{agent}|I", {"fields": {"f": {"value": f"{owner}-{agent}", "at": f"{1:015d}.{count:06d}"}}})
+        for owner, agent, count in (("p", "x", 1), ("q", "x", 1), ("p", "y", 1), ("p", "z", 0))
     ]
     seen = set()
     for order in permutations(writes):

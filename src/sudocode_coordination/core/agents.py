@@ -6,6 +6,7 @@ author). Drafts stay in this clone until they are published.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final, Literal, Protocol
 
@@ -39,6 +40,8 @@ MAX_AGENTS: Final = 500
 MAX_DRAFTS: Final = 10_000
 MAX_FIELDS: Final = 64
 """Fields of one issue or spec that one agent writes."""
+_STAMP: Final = re.compile(r"\d{15}\.\d{6}\Z", re.ASCII)
+_MAX_COUNT: Final = 999_999
 
 
 class Entries(Protocol):
@@ -77,7 +80,8 @@ class UpdateEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class HybridClock:
-    """Hybrid logical clock (Kulkarni et al., 2014): close to wall time, and after all that was seen. Sorts as text."""
+    """Hybrid logical clock (Kulkarni et al., 2014): close to wall time, and after all that was seen. Sorts as text, so a stamp
+    has one form, `_STAMP`; what has another is none."""
 
     def __init__(self) -> None:
         self._last: tuple[WallMs, int] = (0, 0)
@@ -85,13 +89,14 @@ class HybridClock:
     def tick(self, wall_ms: WallMs) -> str:
         """A new stamp, later than all before."""
         last_ms, count = self._last
-        self._last = (wall_ms, 0) if wall_ms > last_ms else (last_ms, count + 1)
+        later = (last_ms, count + 1) if count < _MAX_COUNT else (last_ms + 1, 0)
+        self._last = max((wall_ms, 0), later)
         return f"{self._last[0]:015d}.{self._last[1]:06d}"
 
     def saw(self, stamp: str, wall_ms: WallMs) -> None:
         """Another's stamp; one more than an hour ahead of this clock is not followed."""
         ms, _, count = stamp.partition(".")
-        if ms.isdecimal() and count.isdecimal() and int(ms) <= wall_ms + 3_600_000:
+        if _STAMP.match(stamp) and int(ms) <= wall_ms + 3_600_000:
             self._last = max(self._last, (int(ms), int(count)))
 
 
@@ -129,7 +134,7 @@ class Agents:
             if value.space == "drafts":
                 try:
                     draft = msgspec.json.decode(value.data, type=Draft)
-                except msgspec.MsgspecError:
+                except (ValueError, RecursionError):
                     lost += 1
                     continue
                 self._drafts[draft.draft_id] = draft
@@ -311,6 +316,8 @@ class Agents:
             fields = best.setdefault(target, {})
             for name, field in entry.fields.items():
                 candidate = (field.at, owner, agent, field.value)
+                if not _STAMP.match(field.at):
+                    continue
                 if name not in fields or candidate[:3] > fields[name][:3]:
                     fields[name] = candidate
         return {

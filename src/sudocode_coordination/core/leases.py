@@ -59,7 +59,7 @@ class LeaseManager(OwnLeases):
                 continue
             try:
                 stored = msgspec.msgpack.decode(value.data, type=StoredClaim)
-            except msgspec.MsgspecError:
+            except (ValueError, RecursionError):
                 self.memory_lost(now.instant)
                 continue
             known = Known(stored.body, "direct", now.instant + stretch(stored.hold_ms), stored.since)
