@@ -4,7 +4,25 @@ from __future__ import annotations
 
 import pytest
 from tests.core.lease_bench import Bench, file
+from tests.core.node_bench import ANN, NodeBench
 
+from sudocode_coordination.api.requests import ListIssues, ListLeases, UpdateIssue
+from sudocode_coordination.core.agents import HybridClock
+from sudocode_coordination.core.claims import MAX_OWNER_CLAIMS
+from sudocode_coordination.core.facts import EntryChange
+from sudocode_coordination.core.io import DiskContents, StoredValue
+from sudocode_coordination.core.wire import (
+    MAX_FRAME_BYTES,
+    MAX_LAMPORT,
+    Ack,
+    Claim,
+    ClaimBody,
+    Renew,
+    RenewAck,
+    decode_frame,
+    encode_frame,
+)
+from sudocode_coordination.model import Json
 
 # --- leases -----------------------------------------------------------------------------------------------------------------
 
@@ -39,8 +57,6 @@ def test_what_two_waiters_tell_each_other_of_a_dead_holder_does_not_keep_its_lea
 
 @pytest.mark.parametrize("ttl_ms", [7 * 24 * 3_600_000, 1])
 def test_what_is_disclosed_can_be_read(ttl_ms: int) -> None:
-    from sudocode_coordination.core.wire import decode_frame, encode_frame
-
     bench = Bench("alice", "bob", "cora", max_lease_ttl_ms=7 * 24 * 3_600_000)
     bench.asks("alice", "f", ttl_ms=ttl_ms)
     bench.settles()
@@ -138,3 +154,149 @@ def test_stopping_while_the_rest_of_a_lease_is_on_its_way() -> None:
     bench.releases("alice", "a")
     bench.does("alice", bench.of("alice").stop(bench.now))
     assert bench.of("alice").holdings() == []
+
+
+# --- what peers, disks and documents may say --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stamp", ["9" * 5_000 + ".1", "1." + "9" * 4_300, "٣٣.٣", "1" * 16 + ".0", "", ".", "-1.-1", "x.y"])
+def test_stamps_that_are_none_do_no_harm(stamp: str) -> None:
+    bench = NodeBench()
+    bench.reads(ann=ANN)
+    entry = {"fields": {"title": {"value": "forged", "at": stamp}}}
+    change = EntryChange(root="issueUpdates", key="ann|#1", value=entry)
+    bench.node.agents.entries_changed(ANN.peer_id, (change,), bench.now)
+    bench.node.sync.document.put(ANN.peer_id, "issueUpdates", "ann|#1", entry)
+    update = bench.asks(UpdateIssue(issue_id="#1", fields={"title": "mine"}))
+    assert update.fields["title"].value == "mine"
+    assert [issue.issue_id for issue in bench.asks(ListIssues())] == ["#1"]
+
+
+def test_the_hybrid_clock_has_room_for_many_writes_in_one_millisecond() -> None:
+    clock = HybridClock()
+    clock.saw("000000000000005.999999", 5)
+    assert clock.tick(5) > "000000000000005.999999"
+
+
+@pytest.mark.parametrize("space", ["claims", "drafts", "epochs", "departed", "other"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b'"\xff"', b'{"draftId": "\xff"}', b"\x91\xa2\xff\xff", b"\x91" * 50_000, b"[" * 50_000]
+)
+def test_what_a_broken_disk_holds_does_not_end_the_start(space: str, data: bytes) -> None:
+    contents = DiskContents(values=(StoredValue(space=space, key="x", data=data),))
+    bench = NodeBench(contents=contents)
+    assert bench.asks(ListLeases(everyone=True)) == []
+
+
+def test_nobody_can_drive_the_logical_time_over_its_end() -> None:
+    bench = Bench("alice", "bob", "mallory")
+    claim = ClaimBody("mallory.1.1", "m", (file("x"),), "exclusive", 0, MAX_LAMPORT, 1_000)
+    bench.hears("alice", "mallory", Claim(claim=claim, round=1, hold_ms=1_000))
+    bench.asks("alice", "f")
+    for message in [*bench.under_way("alice", "mallory"), *bench.under_way("alice", "bob")]:
+        assert decode_frame(encode_frame([message])) == (message,)
+    asked = bench.asks("bob", "g")
+    bench.settles()
+    assert bench.granted(asked)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"agent": ""},
+        {"resources": []},
+        {"priority": 10**9},
+        {"ttlMs": 10**15},
+        {"ttlMs": -1},
+        {"resources": [["file", "x" * 60_000]]},
+    ],
+)
+def test_a_lease_in_a_document_is_as_one_may_be_or_none(wrong: dict[str, Json]) -> None:
+    entry: dict[str, Json] = {
+        "agent": "m",
+        "resources": [["file", "f"]],
+        "mode": "exclusive",
+        "priority": 0,
+        "lamport": 1,
+        "ttlMs": 1_000,
+        "state": "granted",
+        "grade": "quorum",
+        "since": "then",
+    }
+    bench = Bench("alice", "bob", "mallory")
+    for name in ("alice", "bob"):
+        change = EntryChange(root="leases", key="1.1", value=entry | wrong)
+        bench.does(name, bench.of(name).entries_changed("mallory", (change,), bench.now))
+        assert list(bench.of(name).claims.all()) == []
+
+
+def test_whoever_takes_a_claim_for_ended_is_no_voice_for_it() -> None:
+    bench = Bench("alice", "bob", "cora")
+    bench.does("bob", bench.of("bob").peer_started("alice", 2, bench.now))  # alice lost her disk, and her clock went back
+    bench.asks("alice", "f")
+    bench.delivers("alice", "bob")
+    (answer,) = bench.under_way("bob", "alice")
+    assert isinstance(answer, Ack)
+    assert not answer.counts
+
+
+def test_an_answer_fits_a_frame_however_much_is_in_the_way() -> None:
+    bench = Bench("alice", "bob", "mallory")
+    for number in range(200):
+        names = tuple(sorted([file("f"), *(file(f"{number}-{n}-" + "x" * 900) for n in range(20))]))
+        claim = ClaimBody(f"mallory.1.{number}", f"m{number}", names, "exclusive", 0, 1, 1_000)
+        bench.hears("alice", "mallory", Claim(claim=claim, round=1, hold_ms=60_000))
+    bench.drops("alice", "mallory")
+    bench.asks("bob", "f")
+    bench.delivers("bob", "alice")
+    (answer,) = bench.under_way("alice", "bob")
+    assert isinstance(answer, Ack)
+    assert len(encode_frame([answer])) < MAX_FRAME_BYTES // 2
+    assert not answer.counts, "not all is told"
+
+
+def test_many_claims_of_one_peer_are_not_told_back_to_it() -> None:
+    bench = Bench("alice", "mallory")
+    for number in range(500):
+        claim = ClaimBody(f"mallory.1.{number}", f"m{number}", (file("f"),), "exclusive", 0, 1, 1_000)
+        bench.hears("alice", "mallory", Claim(claim=claim, round=1, hold_ms=60_000))
+    assert sum(len(encode_frame([m])) for m in bench.under_way("alice", "mallory")) < 100_000
+
+
+def test_timers_of_a_claim_that_is_refreshed_all_the_time_do_not_pile_up() -> None:
+    bench = Bench("alice", "mallory")
+    claim = ClaimBody("mallory.1.1", "m", (file("f"),), "exclusive", 0, 1, 1_000)
+    for number in range(5_000):
+        bench.instant += 1
+        bench.hears("alice", "mallory", Claim(claim=claim, round=number, hold_ms=600_000))
+    assert len(bench.of("alice")._timers) < 2_000
+    bench.passes(700_000, silent=True)
+    assert list(bench.of("alice").claims.all()) == []
+
+
+def test_one_peer_takes_only_so_much_of_the_memory() -> None:
+    bench = Bench("alice", "bob", "mallory")
+    for number in range(MAX_OWNER_CLAIMS + 10):
+        claim = ClaimBody(f"mallory.1.{number}", "m", (file(f"{number}"),), "exclusive", 0, 1, 1_000)
+        bench.hears("alice", "mallory", Claim(claim=claim, round=1, hold_ms=60_000))
+    assert len(bench.of("alice").claims.of_owner("mallory")) == MAX_OWNER_CLAIMS
+    (last,) = bench.under_way("alice", "mallory")[-1:]
+    assert isinstance(last, Ack)
+    assert not last.counts
+    asked = bench.asks("bob", "f")
+    bench.settles()
+    assert bench.granted(asked)
+
+
+def test_an_answer_to_renewals_counts_once() -> None:
+    bench = Bench("alice", "bob")
+    for number in range(50):
+        bench.asks("alice", f"{number}", ttl_ms=20_000)
+    bench.settles()
+    bench.passes(10_000, silent=True)
+    (renew,) = [m for m in bench.under_way("alice", "bob") if isinstance(m, Renew)]
+    bench.drops("alice", "bob")
+    unsettled = RenewAck(incarnation=1, round=renew.round, unsettled=renew.numbers)
+    for _ in range(100):
+        bench.hears("alice", "bob", unsettled)
+    assert len(bench.under_way("alice", "bob")) == 50, "each claim is told in full once"

@@ -19,6 +19,12 @@ from sudocode_coordination.model import ClaimId, Grade, Instant, PeerId, Resourc
 MAX_CLAIMS: Final = 100_000
 """Claims of others kept at most: ten times the largest swarm we know of; past it, new ones are answered
 but not learnt."""
+MAX_OWNER_CLAIMS: Final = 25_000
+"""Of one owner, so that one alone does not take all the room; more than twice what a busy clone has."""
+MAX_OWNER_BYTES: Final = 16 << 20
+"""Of the claims of one owner, as they are sent."""
+MAX_CLAIM_BYTES: Final = 48 << 10
+"""Of one claim: twice what `own_leases` makes. Larger ones could not be disclosed in numbers."""
 MAX_TOMBSTONES: Final = 20_000
 """Ended claims remembered, so that a late copy does not revive one. An older one is held dead by its owner, who never renews it."""
 
@@ -69,7 +75,9 @@ class Known:
         "owner",
         "round",
         "since",
+        "size_bytes",
         "source",
+        "stored_ms",
         "timer_at",
         "told_round",
     )
@@ -88,6 +96,10 @@ class Known:
         self.grade: Grade = "provisional"
         self.ended = False
         self.since = since
+        self.size_bytes = 150 + sum(20 + len(r.path) for r in body.resources) + len(body.note)
+        """About, as it is sent."""
+        self.stored_ms = 0
+        """For how long the disk says that it counts."""
         self.timer_at: Instant | None = None
 
 
@@ -110,6 +122,7 @@ class Claims:
         self._known: dict[ClaimId, Known] = {}
         self._overlap = Overlap()
         self._of_owner: dict[PeerId, dict[ClaimId, None]] = {}
+        self._owner_bytes: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[ClaimId, None] = OrderedDict()
         self.counted_owners: frozenset[PeerId] = frozenset()
         """Peers of the roster: claims that only the document tells of count if their owner is one of these."""
@@ -125,8 +138,14 @@ class Claims:
     def add(self, known: Known) -> bool:
         """Take a claim in; False if there is no room, or if it has ended already."""
         id_ = known.body.id
-        if id_ in self._tombstones or (len(self._known) >= MAX_CLAIMS and known.source != "own"):
+        size_bytes = self._owner_bytes.get(known.owner, 0) + known.size_bytes
+        if id_ in self._tombstones:
             return False
+        if known.source != "own":
+            crowded = len(self._known) >= MAX_CLAIMS or len(self._of_owner.get(known.owner, ())) >= MAX_OWNER_CLAIMS
+            if crowded or known.size_bytes > MAX_CLAIM_BYTES or size_bytes > MAX_OWNER_BYTES:
+                return False
+        self._owner_bytes[known.owner] = size_bytes
         self._known[id_] = known
         self._of_owner.setdefault(known.owner, {})[id_] = None
         self._overlap.add(id_, known.body.resources)
@@ -148,8 +167,9 @@ class Claims:
             self._overlap.remove(claim, known.body.resources)
             of_owner = self._of_owner[known.owner]
             of_owner.pop(claim, None)
+            self._owner_bytes[known.owner] -= known.size_bytes
             if not of_owner:
-                del self._of_owner[known.owner]
+                del self._of_owner[known.owner], self._owner_bytes[known.owner]
         return known
 
     def live(self, known: Known, now: Instant) -> bool:
@@ -187,6 +207,9 @@ class Claims:
     def of_owner(self, owner: PeerId) -> list[Known]:
         """All that is known of one peer's claims."""
         return [self._known[id_] for id_ in self._of_owner.get(owner, ())]
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def all(self) -> Iterator[Known]:
         """All claims that have not ended."""

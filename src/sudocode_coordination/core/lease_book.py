@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from typing import Final
 
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.claims import (
@@ -15,6 +16,9 @@ from sudocode_coordination.core.claims import (
 from sudocode_coordination.core.holdings import Holding, Ticket, View
 from sudocode_coordination.core.lease_view import conflicts_on, describe
 from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lease, Now, PeerId, Resource
+
+SPARE_TIMERS: Final = 1_000
+"""Replaced timers that may lie around, besides one a claim: a peer that refreshes all the time must not fill the memory."""
 
 
 class LeaseBook:
@@ -31,7 +35,13 @@ class LeaseBook:
         self._timers: list[tuple[Instant, ClaimId]] = []
         self._meetings: dict[PeerId, Instant] = {}
         self._rounds: dict[int, list[ClaimId]] = {}
+        self._round_answers: dict[int, set[PeerId]] = {}
+        """Who has answered those: each is listened to once."""
+        self._introduced: dict[PeerId, set[int]] = {}
+        """Rounds that were told to a new peer alone, by `_tell_granted`, and are not answered."""
         self._dirty: dict[ClaimId, None] = {}
+        self._told: dict[PeerId, tuple[Instant, int]] = {}
+        """Bytes of claims disclosed to a peer, and since when they are counted."""
         self._incarnation = 0
         self._incarnations: dict[PeerId, int] = {}
         self._count = 0
@@ -96,6 +106,9 @@ class LeaseBook:
         if known.timer_at != at:
             known.timer_at = at
             heapq.heappush(self._timers, (at, known.body.id))
+            if len(self._timers) > 2 * len(self.claims) + SPARE_TIMERS:
+                self._timers = [(k.timer_at, k.body.id) for k in self.claims.all() if k.timer_at is not None]
+                heapq.heapify(self._timers)
 
     def _wake_at_expiry(self, known: Known) -> None:
         self._wake_at(known, known.expiry)

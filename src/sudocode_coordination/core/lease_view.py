@@ -8,23 +8,27 @@ import msgspec
 
 from sudocode_coordination.core.claims import Claims, Known, claim_id, incarnation_of
 from sudocode_coordination.core.holdings import Holding
-from sudocode_coordination.core.wire import ClaimBody, Natural
+from sudocode_coordination.core.wire import ClaimBody, Id, Natural, Priority, Resources, Text, TtlMs
 from sudocode_coordination.model import ClaimId, Conflict, Grade, Instant, Json, Lease, LeaseMode, LeaseState, PeerId, Resource
+
+MAX_KEY_CHARACTERS = 40
+"""Of an entry's key: two numbers below 2^53 and a dot."""
 
 
 class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A lease in the document's `leases` root, under `<incarnation>.<number>`. Renewals never enter it."""
+    """A lease in the document's `leases` root, under `<incarnation>.<number>`. Renewals never enter it. Bounded as a claim is:
+    it is disclosed to others as one."""
 
-    agent: str
-    resources: tuple[Resource, ...]
+    agent: Id
+    resources: Resources
     mode: LeaseMode
-    priority: int
+    priority: Priority
     lamport: Natural
-    ttl_ms: int
+    ttl_ms: TtlMs
     state: LeaseState
     grade: Grade
     since: str
-    note: str = ""
+    note: Text = ""
 
 
 def entry_key(claim: ClaimId) -> str:
@@ -53,7 +57,7 @@ def entry_of(holding: Holding) -> Json:
 def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretched: int) -> Known | None:
     """A claim out of the document; None if the entry is none."""
     incarnation, _, number = key.partition(".")
-    if not (incarnation.isdecimal() and number.isdecimal()):
+    if len(key) > MAX_KEY_CHARACTERS or not (incarnation.isdecimal() and number.isdecimal()):
         return None
     try:
         entry = msgspec.convert(value, LeaseEntry)

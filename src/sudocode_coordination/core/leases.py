@@ -37,11 +37,18 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import ClaimId, Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, iso_from_ms
 
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
 MEETING_DELAY_MS: Final = 2_000
+MAX_YIELDS: Final = 20_000
+"""Claims of others noted to have given way to one round: a peer may name any number."""
+ACK_BYTES: Final = 256 << 10
+"""Of claims disclosed in one answer: a frame has room for it, and an honest queue is much shorter."""
+TOLD_BYTES: Final = 4 << 20
+"""Disclosed to one peer within `TOLD_WINDOW_MS`: small questions must not make large answers without end."""
+TOLD_WINDOW_MS: Final = 1_000
 
 
 class LeaseManager(OwnLeases):
@@ -64,6 +71,7 @@ class LeaseManager(OwnLeases):
                 continue
             known = Known(stored.body, "direct", now.instant + stretch(stored.hold_ms), stored.since)
             known.round, known.hold_ms, known.granted, known.grade = stored.round, stored.hold_ms, stored.granted, stored.grade
+            known.stored_ms = known.hold_ms
             self._lamport = max(self._lamport, stored.body.lamport)
             if self.claims.add(known):
                 self._wake_at_expiry(known)
@@ -111,6 +119,9 @@ class LeaseManager(OwnLeases):
             return []
         self.view = view
         self.claims.counted_owners = frozenset(view.roster) | view.connected
+        for by_peer in (self._told, self._introduced):
+            for peer in by_peer.keys() - view.connected:
+                del by_peer[peer]
         for holding in self._own.values():
             if not holding.granted or holding.grade == "provisional":
                 self._dirty[holding.body.id] = None
@@ -202,7 +213,8 @@ class LeaseManager(OwnLeases):
         if owner_of(body.id) != peer or incarnation_of(body.id) < 0:
             return []
         if self.claims.is_ended(body.id) or incarnation_of(body.id) < self._incarnations.get(peer, 0):
-            return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=counts))]
+            # No voice for it: of two lives of a peer the later may look like the earlier, if its disk is lost and its clock back.
+            return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=False))]
         out: list[Output] = []
         known = self.claims.get(body.id)
         if known is None:
@@ -216,8 +228,7 @@ class LeaseManager(OwnLeases):
             known.expiry = until if message.round >= known.told_round else max(until, known.expiry)
             known.source, known.round, known.hold_ms = "direct", message.round, message.hold_ms
             self._wake_at_expiry(known)
-            stored = StoredClaim(body, known.round, known.hold_ms, message.granted, message.grade, known.since)
-            out.append(Persist(operations=(StoredValue(space="claims", key=body.id, data=msgspec.msgpack.encode(stored)),)))
+            out.append(Persist(operations=(_stored(known, message.granted, message.grade),)))
         if message.granted:
             out += self._note_granted(known, Granted(id=body.id, grade=message.grade), now)
         yields: list[ClaimId] = []
@@ -225,23 +236,42 @@ class LeaseManager(OwnLeases):
         for other in self.claims.conflicting(body, now.instant):
             mine = self._own.get(other.body.id)
             if mine is None:
-                disclosed.append(other)
+                if other.owner != peer:  # it knows its own better
+                    disclosed.append(other)
                 continue
-            gives_way, told = self._judge(mine, body, message.granted, message.grade, now)
-            out += told
+            gives_way, consequences = self._judge(mine, body, message.granted, message.grade, now)
+            out += consequences
             if gives_way:
                 yields.append(other.body.id)
             else:
                 disclosed.append(other)
+        told = self._tellable(peer, disclosed, now.instant)
         ack = Ack(
             id=body.id,
             round=message.round,
             yields=tuple(yields[:MAX_RESOURCES]),
-            disclosed=tuple(self._disclose(other, now.instant) for other in disclosed[:MAX_RESOURCES]),
+            disclosed=tuple(self._disclose(other, now.instant) for other in told),
             lamport=self._lamport,
-            counts=counts and len(disclosed) <= MAX_RESOURCES,
+            counts=counts and len(told) == len(disclosed),
         )
         return [*out, Say(peer=peer, message=ack)]
+
+    def _tellable(self, peer: PeerId, disclosed: list[Known], now: Instant) -> list[Known]:
+        """As many of them as fit a message, and what is told to one peer in a second."""
+        since, spent = self._told.get(peer, (now, 0))
+        if now - since >= TOLD_WINDOW_MS:
+            since, spent = now, 0
+        room = min(ACK_BYTES, TOLD_BYTES - spent)
+        found: list[Known] = []
+        size = 0
+        for known in disclosed[:MAX_RESOURCES]:
+            size += known.size_bytes
+            if size > room:
+                break
+            found.append(known)
+        if found:
+            self._told[peer] = (since, spent + sum(known.size_bytes for known in found))
+        return found
 
     def _disclose(self, known: Known, now: Instant) -> Disclosed:
         mine = self._own.get(known.body.id)
@@ -269,7 +299,8 @@ class LeaseManager(OwnLeases):
                 if disclosed.reachable:
                     holding.vouched.add(disclosed.claim.id)
         if message.round == holding.round:
-            holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)
+            if len(holding.yielded) < MAX_YIELDS:
+                holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)
             holding.answers.add(peer)
             if message.counts:
                 holding.acks.add(peer)
@@ -288,14 +319,18 @@ class LeaseManager(OwnLeases):
     def _on_renew(self, peer: PeerId, message: Renew, now: Now) -> list[Output]:
         unsettled: list[int] = []
         out: list[Output] = []
-        for number in message.numbers:
+        operations: list[StoredValue] = []
+        for number in dict.fromkeys(message.numbers):
             known = self.claims.get(claim_id(peer, message.incarnation, number))
             if known is None or known.owner == self._me or self.claims.conflicting(known.body, now.instant):
                 unsettled.append(number)
                 continue
             known.round = max(known.round, message.round)
             known.source = "direct"
-            known.expiry = max(known.expiry, now.instant + stretch(max(known.hold_ms, known.body.ttl_ms)))
+            known.hold_ms = max(known.hold_ms, known.body.ttl_ms)
+            known.expiry = max(known.expiry, now.instant + stretch(known.hold_ms))
+            if known.stored_ms < known.hold_ms:  # known from the document, or as a waiter: a restart must not forget it sooner
+                operations.append(_stored(known, known.granted, known.grade))
             if not known.granted:
                 out += self._note_granted(known, Granted(id=known.body.id, grade=known.grade), now)
         answer = RenewAck(
@@ -305,11 +340,19 @@ class LeaseManager(OwnLeases):
             lamport=self._lamport,
             counts=self.remembers(now.instant),
         )
+        out += [Persist(operations=tuple(operations))] if operations else []
         return [*out, Say(peer=peer, message=answer)]
 
     def _on_renew_ack(self, peer: PeerId, message: RenewAck) -> list[Output]:
+        introduced, answered = self._introduced.get(peer, set()), self._round_answers.get(message.round)
         if message.incarnation != self._incarnation:
             return []
+        if message.round in introduced:
+            introduced.discard(message.round)
+        elif answered is None or peer in answered:
+            return []
+        else:
+            answered.add(peer)
         unsettled = {claim_id(self._me, self._incarnation, number) for number in message.unsettled}
         for id_ in self._rounds.get(message.round, ()):
             holding = self._own.get(id_)
@@ -342,6 +385,13 @@ class LeaseManager(OwnLeases):
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
         return out
+
+
+def _stored(known: Known, granted: bool, grade: Grade) -> StoredValue:
+    """Its place on disk."""
+    known.stored_ms = known.hold_ms
+    stored = StoredClaim(known.body, known.round, known.hold_ms, granted, grade, known.since)
+    return StoredValue(space="claims", key=known.body.id, data=msgspec.msgpack.encode(stored))
 
 
 def _in_bounds(remaining_ms: int) -> int:

@@ -20,6 +20,7 @@ from sudocode_coordination.core.lease_book import LeaseBook
 from sudocode_coordination.core.lease_view import conflicts_of, entry_key, entry_of
 from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.core.wire import (
+    MAX_LAMPORT,
     MAX_RENEWED,
     Ack,
     Claim,
@@ -66,7 +67,7 @@ class OwnLeases(LeaseBook):
         if held is not None:
             answer = LeaseOutcome(granted=True, lease=self.describe(held.known, now.instant))
             return [Reply(client=ticket.client, request_id=ticket.request_id, value=answer)] if ticket else []
-        self._lamport += 1
+        self._lamport = min(self._lamport + 1, MAX_LAMPORT)  # a peer may have driven it there; then the name decides
         holding = self._claim_for(agent, resources, request, ttl_ms, self._lamport, ticket, now)
         if request.wait_ms is None:
             holding.decide_by = now.instant + DECIDE_MS
@@ -278,8 +279,10 @@ class OwnLeases(LeaseBook):
                 self._set_timer(holding)
             if self._others():
                 self._rounds[self._round] = [h.body.id for h in alive]
+                self._round_answers[self._round] = set()
                 while len(self._rounds) > ROUNDS_KEPT:
-                    del self._rounds[next(iter(self._rounds))]
+                    oldest = next(iter(self._rounds))
+                    del self._rounds[oldest], self._round_answers[oldest]
                 message = Renew(incarnation=self._incarnation, round=self._round, numbers=tuple(_number(h) for h in alive))
                 out += [Say(peer=peer, message=message) for peer in self._others()]
         return out
@@ -290,6 +293,7 @@ class OwnLeases(LeaseBook):
         for start in range(0, len(granted), MAX_RENEWED):
             self._round += 1
             numbers = tuple(_number(h) for h in granted[start : start + MAX_RENEWED])
+            self._introduced.setdefault(peer, set()).add(self._round)
             out.append(Say(peer=peer, message=Renew(incarnation=self._incarnation, round=self._round, numbers=numbers)))
         return out
 

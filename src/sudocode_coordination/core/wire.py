@@ -107,16 +107,21 @@ class RecordOffer(Message, frozen=True, kw_only=True, tag="record"):
     records: Annotated[tuple[Annotated[bytes, Meta(max_length=16_384)], ...], Meta(max_length=256)] = ()
 
 
+Resources = Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=MAX_RESOURCES)]
+Priority = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
+TtlMs = Annotated[int, Meta(ge=1, le=MAX_HOLD_MS)]
+
+
 class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
     """What never changes of a claim. `lamport` orders claims of one priority: first come, first served."""
 
     id: Id
     agent: Id
-    resources: Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=MAX_RESOURCES)]
+    resources: Resources
     mode: LeaseMode
-    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
+    priority: Priority
     lamport: Natural
-    ttl_ms: Annotated[int, Meta(ge=1, le=MAX_HOLD_MS)]
+    ttl_ms: TtlMs
     note: Text = ""
 
 
