@@ -18,7 +18,7 @@ import pytest
 from sudocode_coordination.cli import commands, lifecycle, screen
 from sudocode_coordination.cli.branch import last_line, parse_time, read_branch
 from sudocode_coordination.cli.doctor import examine
-from sudocode_coordination.cli.git import git, git_environment
+from sudocode_coordination.cli.git import git, remote_environment
 from sudocode_coordination.cli.parser import build_parser
 from sudocode_coordination.cli.passing import next_sudocode
 from sudocode_coordination.cli.session import Session
@@ -65,9 +65,17 @@ def test_git_that_takes_too_long_is_ended_with_all_its_children(clone: Path) -> 
 def test_git_never_asks_and_goes_where_it_is_sent(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     assert git(str(clone), "rev-parse", "--show-toplevel").text == str(clone)
-    environment = git_environment()
+    environment = remote_environment(str(clone))
     assert environment["GIT_TERMINAL_PROMPT"] == "0"
     assert "BatchMode=yes" in environment["GIT_SSH_COMMAND"]
+
+
+def test_the_users_own_ssh_command_is_used(clone: Path) -> None:
+    used = clone / "used"
+    git(str(clone), "config", "core.sshCommand", f"touch '{used}' #")
+    git(str(clone), "remote", "add", "origin", "ssh://git@host.invalid/x.git")
+    assert read_branch(str(clone), "origin", "coordination").trouble
+    assert used.exists()
 
 
 def test_a_branch_that_is_not_there(clone: Path) -> None:
@@ -81,6 +89,8 @@ def test_a_branch_that_is_not_there(clone: Path) -> None:
 def test_git_complaints_are_cut_to_what_matters() -> None:
     assert last_line("warning: x\nfatal: no such repo\n\nPlease make sure\n") == "no such repo"
     assert last_line("one\ntwo\n") == "two"
+    ssh = "ssh: connect to host h port 22: Connection refused\nfatal: Could not read from remote repository.\n\nPlease make sure\n"
+    assert last_line(ssh) == "ssh: connect to host h port 22: Connection refused"
     assert last_line("") == ""
     assert parse_time("not a time") is None
 

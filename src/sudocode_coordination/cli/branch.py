@@ -14,6 +14,8 @@ from sudocode_coordination.model import AGENT_ID_PATTERN, PeerRecord
 PEERS_FOLDER: Final = ".sudocode/coordination/peers"
 MAX_RECORD_BYTES: Final = 16_384
 """As peers have it: a larger file is no record."""
+SAYS_NOTHING: Final = "Could not read from remote repository"
+"""Git's last words after any trouble with ssh, which has said more before."""
 MAX_RECORDS: Final = 2_000
 """Looked at: twice the most peers that can be configured."""
 
@@ -136,5 +138,6 @@ def parse_time(text: str) -> datetime | None:
 def last_line(text: str) -> str:
     """Git's actual complaint stands at the end of what it says, often behind `fatal:`."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ")]
-    return fatal[0] if fatal else lines[-1] if lines else ""
+    fatal = [line.removeprefix("fatal: ") for line in lines if line.startswith("fatal: ") and SAYS_NOTHING not in line]
+    told = fatal or [line for line in lines if line.startswith(("ssh: ", "error: "))] or lines[-1:]
+    return told[0] if told else ""

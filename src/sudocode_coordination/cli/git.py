@@ -14,6 +14,7 @@ REMOTE_TIMEOUT_S: Final = 15.0
 """Questions to the remote: longer, and a person thinks that it hangs."""
 _DROPPED: Final = frozenset(("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE"))
 """Set inside of hooks; the folder is said with `-C`, and these would overrule it."""
+_REMOTE_COMMANDS: Final = ("ls-remote", "fetch")
 MAX_OUTPUT_BYTES: Final = 8 * 1024 * 1024
 """Of one answer that is used; a hostile branch can be of any size."""
 
@@ -37,7 +38,7 @@ class Answer:
 
 def git_environment() -> dict[str, str]:
     """The environment for a git that may not ask anybody anything."""
-    environment = {
+    return {
         **{name: value for name, value in os.environ.items() if name not in _DROPPED},
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "true",
@@ -46,8 +47,14 @@ def git_environment() -> dict[str, str]:
         "GIT_OPTIONAL_LOCKS": "0",
         "LC_ALL": "C",
     }
-    environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o ConnectTimeout=10")
-    return environment
+
+
+def remote_environment(folder: str) -> dict[str, str]:
+    """That, with an ssh that asks nothing where the user has named none: theirs may know the key that the remote wants."""
+    environment = git_environment()
+    if {"GIT_SSH_COMMAND", "GIT_SSH"} & environment.keys() or git(folder, "config", "--get", "core.sshCommand").ok:
+        return environment
+    return {**environment, "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
 
 
 def git(folder: str, *arguments: str, timeout_s: float = LOCAL_TIMEOUT_S, give: bytes = b"") -> Answer:
@@ -59,7 +66,7 @@ def git(folder: str, *arguments: str, timeout_s: float = LOCAL_TIMEOUT_S, give: 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=git_environment(),
+            env=remote_environment(folder) if arguments[0] in _REMOTE_COMMANDS else git_environment(),
             start_new_session=True,
         )
     except OSError as error:
