@@ -10,7 +10,7 @@ import pytest
 import trio
 from tests.conformance.git_bench import make_remote, nobody_left
 
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, redact
+from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome, redact
 
 
 def test_redaction() -> None:
@@ -68,3 +68,30 @@ def run_git_only(tmp_path: Path, use: Callable[[GitRunner], object]) -> None:
             await use(GitRunner(tmp_path / "origin.git", None, "origin", 15.0))  # type: ignore[misc]
 
     trio.run(main)
+
+
+def test_a_linked_worktree_that_was_removed_is_not_missed(tmp_path: Path) -> None:
+    make_remote(tmp_path)
+    worktree = tmp_path / "wt"
+    worktree.mkdir()
+
+    async def main() -> None:
+        runner = GitRunner(tmp_path / "origin.git", worktree, "origin", 15.0)
+        assert (await runner.run("rev-parse", "--git-dir")).code == 0
+        worktree.rmdir()
+        assert (await runner.run("rev-parse", "--git-dir")).code == 0
+        late = GitRunner(tmp_path / "origin.git", worktree, "origin", 15.0)
+        assert (await late.run("rev-parse", "--git-dir")).code == 0
+
+    trio.run(main)
+
+
+def test_the_telling_words_are_kept() -> None:
+    ssh = "ssh: connect to host h port 22: Connection refused\nfatal: Could not read from remote repository.\n\nPlease make sure\n"
+    with pytest.raises(GitFailedError) as told:
+        Outcome(128, b"", ssh).checked("fetch")
+    assert told.value.reason == "ssh: connect to host h port 22: Connection refused"
+    path = "fatal: '/gone' does not appear to be a git repository\nfatal: Could not read from remote repository.\n"
+    with pytest.raises(GitFailedError) as told:
+        Outcome(128, b"", path).checked("fetch")
+    assert told.value.reason == "there is no such remote repository: '/gone' does not appear to be a git repository"

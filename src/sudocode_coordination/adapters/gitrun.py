@@ -66,6 +66,8 @@ _AUTHENTICATION = re.compile(
     r"|Permission to \S+ denied|Access denied|Host key verification failed|unable to get password",
     re.IGNORECASE,
 )
+_SAYS_NOTHING: Final = "Could not read from remote repository"
+"""Git's last words after any trouble with ssh or a path, which have been told before."""
 _NO_REMOTE = re.compile(r"does not appear to be a git repository|No such remote|[Rr]epository .*not found|does not exist")
 
 
@@ -100,6 +102,7 @@ class Outcome(NamedTuple):
             return self.stdout
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines[-1:]
+        telling = [line.removeprefix("fatal: ") for line in telling if _SAYS_NOTHING not in line] or telling
         words = "; ".join(dict.fromkeys(telling[:3])) or f"git {what} ended with status {self.code}"
         if _AUTHENTICATION.search(self.stderr):
             raise GitFailedError(f"the remote asks for credentials that git does not have without a prompt: {words}")
@@ -144,7 +147,7 @@ class GitRunner:
         Raises:
             GitFailedError: git can't be started, took too long or said too much. It has ended, with its children, by then.
         """
-        if self._cwd is None:
+        if self._cwd is None or not self._cwd.is_dir():  # people remove linked worktrees
             await self._look_around()
         return await self._run(arguments, stdin or b"", limit, environment or {})
 
@@ -158,7 +161,7 @@ class GitRunner:
             settings[key.lower()] = value
         if not {"GIT_SSH_COMMAND", "GIT_SSH"} & os.environ.keys() and "core.sshcommand" not in settings:
             self._ssh = "ssh -o BatchMode=yes -o ConnectTimeout=10"
-        if self._work_tree is not None:
+        if self._work_tree is not None and self._work_tree.is_dir():
             self._cwd = self._work_tree
         elif "core.worktree" in settings:
             self._cwd = Path(os.path.normpath(self._git_dir / settings["core.worktree"]))
