@@ -23,7 +23,19 @@ ENVIRONMENT_PREFIX: Final = "COORD_"
 _NOT_CONFIG: Final = frozenset({"COORD_AGENT", "COORD_OVERRIDE"})
 """Variables with our prefix that are no configuration keys: who acts, and a guard's override."""
 
-Ms = Annotated[int, Meta(ge=1, le=7 * 24 * 3_600_000)]
+WEEK_MS: Final = 7 * 24 * 3_600_000
+Ms = Annotated[int, Meta(ge=1, le=WEEK_MS)]
+Address = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/|$)")]
+_BRANCH: Final = r"^(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])$"
+"""What git takes as a branch's name, of plain characters."""
+_MEANT: Final = {
+    "agent_id": "1 to 100 letters, digits, or . _ @ + -, beginning with a letter or digit",
+    "git_remote": "the name of a git remote, such as origin",
+    "coordination_branch": "a branch name of letters, digits and . _ - /, such as coordination",
+    "listen_addresses": "a list of addresses such as /ip4/0.0.0.0/tcp/0 or /ip4/0.0.0.0/tcp/4001/ws",
+    "announce_addresses": "a list of addresses such as /ip4/203.0.113.7/tcp/4001 or /dns4/example.org/tcp/4001/ws",
+}
+"""What is allowed, where a pattern would say it badly."""
 
 
 class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,30 +45,30 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """The daemon's default agent. Generated as `agent-<host>-<12 hex>` and kept, if it is not given."""
     git_remote: Annotated[str, Meta(min_length=1, pattern="^[^-]")] = "origin"
     """Name of the git remote that introduces the peers."""
-    coordination_branch: Annotated[str, Meta(min_length=1, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$")] = "coordination"
+    coordination_branch: Annotated[str, Meta(min_length=1, max_length=200, pattern=_BRANCH)] = "coordination"
     """Orphan branch that holds the peer records."""
-    peer_discovery_interval_ms: Annotated[int, Meta(ge=1_000)] = 60_000
+    peer_discovery_interval_ms: Annotated[int, Meta(ge=1_000, le=WEEK_MS)] = 60_000
     """Between two looks at the branch, jittered by a fifth."""
-    heartbeat_interval_ms: Annotated[int, Meta(ge=100)] = 15_000
+    heartbeat_interval_ms: Annotated[int, Meta(ge=100, le=WEEK_MS)] = 15_000
     """Between two presence beats to connected peers; a peer silent for three of them is suspected."""
-    record_ttl_ms: Annotated[int, Meta(ge=60_000)] = 900_000
+    record_ttl_ms: Annotated[int, Meta(ge=60_000, le=WEEK_MS)] = 900_000
     """How long a record on the branch counts without refresh; it is refreshed at a third of it."""
     lease_ttl_ms: Ms = 300_000
     """Of a lease that names none. Renewed at half of it while its holder lives."""
     max_lease_ttl_ms: Ms = 3_600_000
     """Longest ttl that is granted; also how long a peer that lost its memory is not counted towards a quorum."""
-    gone_grace_ms: Annotated[int, Meta(ge=1_000)] = 30_000
+    gone_grace_ms: Annotated[int, Meta(ge=1_000, le=WEEK_MS)] = 30_000
     """A holder unreachable for this long no longer blocks provisional grants (`docs/leases.md`)."""
-    preempt_grace_ms: Annotated[int, Meta(ge=0)] = 0
+    preempt_grace_ms: Annotated[int, Meta(ge=0, le=WEEK_MS)] = 0
     """How long a holder may finish after a higher priority asked."""
     partition_policy: PartitionPolicy = "open"
     """Without a majority of the roster: `open` grants provisionally when all that can be reached agree; `majority`
     grants nothing; `closed` grants nothing unless every live peer of the last view agrees."""
     capabilities: tuple[str, ...] = ("code", "review", "test")
     """What the default agent offers; free words that other agents may look for."""
-    listen_addresses: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")
+    listen_addresses: tuple[Address, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")
     """libp2p multiaddrs to listen on."""
-    announce_addresses: tuple[str, ...] = ()
+    announce_addresses: tuple[Address, ...] = ()
     """Published instead of the interfaces' own addresses, if any are given."""
     relays: tuple[str, ...] = ()
     """Multiaddrs of relays to use when no direct address answers."""
@@ -97,7 +109,7 @@ def config_from_mapping(values: Mapping[str, Any], *, source: str = "configurati
             msgspec.convert(values[name], _field_type(name), strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(
-                f"{source}: {name} = {values[name]!r} is not allowed: {error}",
+                f"{source}: {name} = {values[name]!r} is not allowed: {_MEANT.get(name, error)}",
                 hint="docs/reference.md lists every key with its type and default",
             ) from None
     try:

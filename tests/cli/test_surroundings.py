@@ -22,7 +22,7 @@ from sudocode_coordination.cli.git import git, remote_environment
 from sudocode_coordination.cli.parser import build_parser
 from sudocode_coordination.cli.passing import next_sudocode
 from sudocode_coordination.cli.session import Session
-from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.config import CoordinationConfig, config_from_mapping
 from sudocode_coordination.errors import ConfigError, CoordinationError, ResourceError, TimedOutError, UsageError
 from sudocode_coordination.model import Resource
 from sudocode_coordination.place import find_clone
@@ -101,6 +101,25 @@ def test_doctor_of_a_clone_without_anything(clone: Path) -> None:
     assert findings["daemon"].ok is True
     assert findings["remote"].ok is False
     assert "git remote add origin" in findings["remote"].hint
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "good"),
+    [
+        ("coordination_branch", ["a..b", "a//b", "a/", "a.", "a.lock", "x/.y", "a.lock/b", "a b"], ["a", "team/sync", "v1.2-x"]),
+        ("listen_addresses", [["bla"], ["/tcp/1"], ["/ip4/1.2.3.4"], ["/ip4/1.2.3.4/udp/1"]], [[], ["/ip6/::/tcp/0/ws"]]),
+        ("announce_addresses", [["/ip4//tcp/1"]], [["/dns4/example.org/tcp/4001/ws"]]),
+        ("record_ttl_ms", [10**30, 1], [60_000]),
+        ("preempt_grace_ms", [10**30, -1], [0]),
+        ("agent_id", ["", "a b", "x" * 101], ["a"]),
+    ],
+)
+def test_what_could_not_work_is_no_configuration(key: str, bad: list[object], good: list[object]) -> None:
+    for value in bad:
+        with pytest.raises(ConfigError, match=key):
+            config_from_mapping({key: value})
+    for value in good:
+        config_from_mapping({key: value})
 
 
 def test_doctor_tells_a_bad_configuration(clone: Path) -> None:
