@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sudocode_coordination.core.claims import Claims, Known
-from sudocode_coordination.core.holdings import QUEUED_HOLD_MS, Holding, Standing, View, standing
+from sudocode_coordination.core.holdings import LEAST_HOLD_MS, QUEUED_HOLD_MS, Holding, Standing, View, standing
 from sudocode_coordination.core.wire import ClaimBody
 from sudocode_coordination.model import PartitionPolicy, Resource
 
@@ -22,7 +23,7 @@ def stands(
     view: View | None = None,
     counted: tuple[str, ...] | None = None,
     blocking: tuple[Known, ...] = (),
-    vouched: tuple[str, ...] = (),
+    vouched: tuple[tuple[str, str], ...] = (),
     policy: PartitionPolicy = "open",
     memory: bool = True,
     now: int = 0,
@@ -31,7 +32,8 @@ def stands(
     holding.begin_round(1, 0)
     holding.answers.update(answers)
     holding.acks.update(answers if counted is None else counted)
-    holding.vouched.update(vouched)
+    for claim, voucher in vouched:
+        holding.vouched.setdefault(claim, set()).add(voucher)
     view = view or View(roster=FIVE, established=FIVE, roster_fresh=True, ready=True)
     return standing(holding, list(blocking), view, "me", policy, memory=memory, now=now)
 
@@ -91,7 +93,8 @@ def test_only_what_is_gone_for_all_that_anybody_knows_is_not_in_the_way_of_a_pro
     view = View(roster=FIVE, established=FIVE, suspected=frozenset("d"), gone=frozenset("d"), roster_fresh=True, ready=True)
     gone = known("d.1.1")
     assert stands("a", "b", "c", view=view, blocking=(gone,)) == "provisional"
-    assert stands("a", "b", "c", view=view, blocking=(gone,), vouched=("d.1.1",)) == "open"
+    assert stands("a", "b", "c", view=view, blocking=(gone,), vouched=(("d.1.1", "b"),)) == "open"
+    assert stands("a", "b", "c", view=view, blocking=(gone,), vouched=(("d.1.1", "d"),)) == "provisional", "its own word is old"
     assert stands("a", "b", "c", view=view, blocking=(gone, known("a.1.1"))) == "open"
     assert stands("a", "b", "c", view=view, blocking=(gone,), policy="closed") == "open"
 
@@ -104,11 +107,13 @@ def test_alone_one_is_a_majority() -> None:
 def test_a_round_forgets_what_was_answered_to_the_one_before() -> None:
     holding = Holding(known("me.1.1"), None, 0)
     holding.begin_round(1, 0)
-    for answers in (holding.acks, holding.answers, holding.blockers, holding.vouched, holding.yielded, holding.asked_again):
+    for answers in (holding.acks, holding.answers, holding.blockers, holding.yielded, holding.asked_again):
         answers.add("a")
+    holding.vouched["a.1.1"] = {"b"}
     holding.waits.add("b.1.1")
     holding.begin_round(2, 10)
-    assert not (holding.acks | holding.answers | holding.blockers | holding.vouched | holding.yielded | holding.asked_again)
+    assert not (holding.acks | holding.answers | holding.blockers | holding.yielded | holding.asked_again)
+    assert not holding.vouched
     assert holding.waits == {"b.1.1"}, "what it gave way to itself it waits for until that ends"
     assert (holding.round, holding.sent_at) == (2, 10)
 
@@ -140,3 +145,13 @@ def test_in_the_way_is_what_lives_and_did_not_yield() -> None:
     assert [k.body.id for k in holding.blocking(claims, 0)] == ["a.1.1", "d.1.1"]
     assert [k.body.id for k in holding.blocking(claims, TTL)] == []
     assert holding.waits == set()
+
+
+def test_a_waiting_claim_counts_so_briefly_that_a_dead_waiter_leaves_time_to_renew_what_it_waited_for() -> None:
+    for ttl_ms, held_for_ms in ((600_000, QUEUED_HOLD_MS), (20_000, 6_666), (1_000, LEAST_HOLD_MS)):
+        blocker = known("a.1.1")
+        blocker.body = msgspec.structs.replace(blocker.body, ttl_ms=ttl_ms)
+        holding = Holding(known("me.1.1"), None, 0)
+        holding.queue([blocker])
+        holding.begin_round(1, 0)
+        assert holding.hold_ms == held_for_ms

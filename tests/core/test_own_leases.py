@@ -8,7 +8,7 @@ import pytest
 from tests.core.lease_bench import BIRTH, Bench, every_order, file
 
 from sudocode_coordination.core.claims import stretch
-from sudocode_coordination.core.own_leases import DECIDE_MS, MAX_NAMES_BYTES, QUEUED_REFRESH_MS
+from sudocode_coordination.core.own_leases import DECIDE_MS, MAX_NAMES_BYTES
 from sudocode_coordination.core.wire import Claim, ClaimBody, End, Renew, RenewAck
 from sudocode_coordination.errors import ResourceError
 
@@ -150,7 +150,7 @@ def test_a_dead_waiter_delays_nobody_for_long() -> None:
     bench.releases("alice", "a.py")
     bench.settles()
     assert not bench.granted(behind)
-    bench.passes(stretch(15_000) + QUEUED_REFRESH_MS, frozen=("bob",))
+    bench.passes(stretch(15_000) + 5_000, frozen=("bob",))
     assert bench.holders("a.py") == ["carol"]
     assert bench["carol"].holding().grade == "quorum"
 

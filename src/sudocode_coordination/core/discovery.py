@@ -130,6 +130,8 @@ class Discovery:
         self._waits_for_view = False
         self._stopping = False
         self._stopped = False
+        self.record_left = "the git remote did not answer in time"
+        """After `stop`: why own records are on the branch still; empty once they are removed."""
         self._health = BranchHealth(state="unknown", since_ms=0)
 
     # --- what the rest of the node asks ------------------------------------------------------------------------------------
@@ -276,6 +278,7 @@ class Discovery:
         self._in_flight = None
         if flight.final:
             self._stopped = True
+            self.record_left = ""
             return []
         self._publish_failures = 0
         self._publish_error = ""
@@ -300,6 +303,7 @@ class Discovery:
         self._in_flight = None
         if flight.final:
             self._stopped = True
+            self.record_left = failure.reason
             return []
         self._publish_error = failure.reason
         wait = self._backoff(self._publish_failures)
@@ -318,6 +322,7 @@ class Discovery:
         names = self._own.names_to_remove()
         if not names:
             self._stopped = True
+            self.record_left = ""
             return []
         self._ticket += 1
         self._in_flight = Publish(ticket=self._ticket, changes=dict.fromkeys(names), final=True)

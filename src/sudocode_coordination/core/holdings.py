@@ -16,6 +16,8 @@ from sudocode_coordination.model import ClaimId, Grade, Instant, PartitionPolicy
 
 QUEUED_HOLD_MS: Final = 15_000
 """How long a waiting claim counts at others without refresh: short, so that a waiter that died delays nobody for long."""
+LEAST_HOLD_MS: Final = 1_500
+"""Three refreshes of a waiting claim, half a second apart, are the most that is worth sending."""
 
 
 class Ticket(NamedTuple):
@@ -62,6 +64,7 @@ class Holding:
         "may_queue",
         "next_at",
         "published",
+        "queue_hold_ms",
         "queued",
         "round",
         "sent_at",
@@ -91,8 +94,8 @@ class Holding:
         """Who acknowledged it at all."""
         self.blockers: set[ClaimId] = set()
         """Conflicting claims that somebody disclosed."""
-        self.vouched: set[ClaimId] = set()
-        """Those whose owners somebody is connected to, though this peer may not be."""
+        self.vouched: dict[ClaimId, set[PeerId]] = {}
+        """Those whose owners somebody is connected to, though this peer may not be, with who says so."""
         self.yielded: set[ClaimId] = set()
         """Those of them that gave way to this round, as their owners said. To this round only: their owners know the claim, and
         wait for it, no longer than a round lasts."""
@@ -108,6 +111,8 @@ class Holding:
         self.may_queue = False
         """Whether the agent waits its turn."""
         self.queued = False
+        self.queue_hold_ms = QUEUED_HOLD_MS
+        """How long a round counts at others while it waits."""
         self.published = False
         self.yield_at: Instant | None = None
         """A higher priority waits: ends then."""
@@ -124,11 +129,17 @@ class Holding:
         """What was asked for."""
         return self.known.body
 
+    def queue(self, blocking: list[Known]) -> None:
+        """It waits its turn. A waiter that dies must not keep the holder from its renewal, which begins at half its ttl."""
+        self.queued = self.published = True
+        shortest = min(known.body.ttl_ms for known in blocking)
+        self.queue_hold_ms = max(LEAST_HOLD_MS, min(QUEUED_HOLD_MS, shortest // 3))
+
     def begin_round(self, number: int, now: Instant) -> None:
         """Answers to earlier rounds no longer count."""
         self.round = number
         self.sent_at = now
-        self.hold_ms = min(self.ttl_ms, QUEUED_HOLD_MS) if self.queued and not self.granted else self.ttl_ms
+        self.hold_ms = min(self.ttl_ms, self.queue_hold_ms) if self.queued and not self.granted else self.ttl_ms
         # From now on others count it no longer than this round lasts, though the one before may have lasted longer.
         self.valid_until = min(self.valid_until, now + self.hold_ms)
         self.acks.clear()
@@ -140,7 +151,7 @@ class Holding:
 
     def excuses(self, known: Known, view: View) -> bool:
         """Whether that claim need not be waited for: its owner is gone, for all that anybody knows."""
-        return known.owner in view.gone and known.body.id not in self.vouched
+        return known.owner in view.gone and self.vouched.get(known.body.id, set()) <= view.suspected
 
     def blocking(self, claims: Claims, now: Instant) -> list[Known]:
         """Live claims in the way."""

@@ -290,7 +290,10 @@ class Emit(Item, frozen=True, kw_only=True):
 
 
 class Stopped(Item, frozen=True, kw_only=True):
-    """The node is done: close the ports and leave."""
+    """The node is done: close the ports and leave. `record_left`: why own records may be on the branch
+    still; empty if none is."""
+
+    record_left: str = ""
 
 
 Effect: TypeAlias = Persist | Dial | HangUp | Admit | Send | Gossip | ReadBranch | Publish | Reply | Emit | Stopped

@@ -297,7 +297,7 @@ class LeaseManager(OwnLeases):
                 self._wake_at_expiry(known)
                 holding.blockers.add(disclosed.claim.id)
                 if disclosed.reachable:
-                    holding.vouched.add(disclosed.claim.id)
+                    holding.vouched.setdefault(disclosed.claim.id, set()).add(peer)
         if message.round == holding.round:
             if len(holding.yielded) < MAX_YIELDS:
                 holding.yielded.update(id_ for id_ in message.yields if owner_of(id_) == peer)

@@ -153,7 +153,7 @@ class Node:
         self._route(self._look_around(now), step, now)
         if self.stopping and not self._done and (self.discovery.stopped or now.instant >= (self._stop_by or 0)):
             self._done = True
-            step.effects.append(Stopped())
+            step.effects.append(Stopped(record_left=self.discovery.record_left))
         return step.finish()
 
     def deadline(self) -> Instant | None:

@@ -35,8 +35,6 @@ from sudocode_coordination.model import AgentId, Instant, Lease, Now, PeerId, Re
 
 RETRY_MS: Final = 1_000
 """A round that was not answered by all is repeated to the silent ones."""
-QUEUED_REFRESH_MS: Final = 5_000
-"""A waiting claim is asked anew: a third of what it counts at others."""
 DECIDE_MS: Final = 12_000
 """Who does not want to wait has an answer by then: longer than it takes to notice that a peer has frozen (7 s)."""
 MAX_NAMES_BYTES: Final = 24 << 10
@@ -210,7 +208,7 @@ class OwnLeases(LeaseBook):
                 return []
         elif holding.decide_by is not None and instant >= holding.decide_by:
             return self._deny(holding, self._blocking(holding, now), "timeout", now)
-        elif instant >= holding.sent_at + QUEUED_REFRESH_MS:
+        elif instant >= holding.sent_at + holding.queue_hold_ms // 3:
             self._dirty[holding.body.id] = None
             return self._refresh(holding, now)
         out: list[Output] = self._repeat(holding) if instant >= holding.next_at else []
@@ -228,7 +226,7 @@ class OwnLeases(LeaseBook):
             at = at[1:] if answered else at
             at = [t for t in at if t > holding.sent_at]
         else:
-            at += [holding.sent_at + QUEUED_REFRESH_MS] + ([holding.decide_by] if holding.decide_by is not None else [])
+            at += [holding.sent_at + holding.queue_hold_ms // 3] + ([holding.decide_by] if holding.decide_by is not None else [])
         self._wake_at(holding.known, min(at))
 
     def _meet_locally(self, holding: Holding, now: Now) -> list[Output]:
@@ -327,7 +325,7 @@ class OwnLeases(LeaseBook):
         if holding.may_queue:
             if holding.queued:
                 return out
-            holding.queued = holding.published = True
+            holding.queue(blocking)
             self._dirty[holding.body.id] = None
             return [
                 Write(root="leases", key=entry_key(holding.body.id), value=entry_of(holding), urgent=True),
