@@ -10,7 +10,8 @@ from sudocode_coordination.api.requests import ListIssues, ListLeases, UpdateIss
 from sudocode_coordination.core.agents import HybridClock
 from sudocode_coordination.core.claims import MAX_OWNER_CLAIMS
 from sudocode_coordination.core.facts import EntryChange
-from sudocode_coordination.core.io import DiskContents, StoredValue
+from sudocode_coordination.core.io import Dial, DialFailed, DiskContents, Stopped, StopRequested, StoredValue
+from sudocode_coordination.core.node import STOP_MS
 from sudocode_coordination.core.wire import (
     MAX_FRAME_BYTES,
     MAX_LAMPORT,
@@ -300,3 +301,17 @@ def test_an_answer_to_renewals_counts_once() -> None:
     for _ in range(100):
         bench.hears("alice", "bob", unsettled)
     assert len(bench.under_way("alice", "bob")) == 50, "each claim is told in full once"
+
+
+def test_a_node_that_stops_while_it_seeks_somebody_does_not_spin() -> None:
+    bench = NodeBench()
+    bench.reads(ann=ANN)
+    for _ in range(3):
+        bench.gives(DialFailed(peer=ANN.peer_id, reason="refused"))
+        bench.passes(2_000)
+    bench.remote = False
+    bench.gives(StopRequested())
+    bench.effects.clear()
+    bench.passes(STOP_MS)  # fails if a timer that has run is still due
+    assert any(isinstance(effect, Stopped) for effect in bench.effects)
+    assert not any(isinstance(effect, Dial) for effect in bench.effects)

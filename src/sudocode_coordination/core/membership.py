@@ -123,6 +123,8 @@ class Membership:
     def stop(self) -> None:
         """No more dials."""
         self._stopping = True
+        for peer in self._peers.values():
+            peer.wanted = False
 
     def ticked(self, now: Now, late_ms: int) -> list[Output]:
         """Dial, beat, and hang up on those who are silent."""

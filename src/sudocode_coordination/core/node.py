@@ -169,7 +169,7 @@ class Node:
         ]
         if not self.discovery.first_read_done and self._now.instant < self._started_at + READY_MS:
             times.append(self._started_at + READY_MS)
-        if self.membership.longing() >= 2:
+        if self.membership.longing() >= 2 and not self.stopping:
             times.append(self._seek_at())
         return None if self._done else min((t for t in times if t is not None), default=None)
 
