@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, NamedTuple
 
-from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome, ReleaseLease, SetWork, UpdateIssue
+from sudocode_coordination.api.requests import (
+    AcquireLease,
+    AttachAgent,
+    LeaseOutcome,
+    ReleaseLease,
+    RenewLease,
+    SetWork,
+    UpdateIssue,
+)
 from sudocode_coordination.config import CoordinationConfig, create_default_config
 from sudocode_coordination.core.io import Reply
-from sudocode_coordination.model import Instant, Resource
+from sudocode_coordination.core.node import STOP_MS
+from sudocode_coordination.model import Instant, PeerId, Resource
 from sudocode_coordination.sim.checkers import NoRevival, Violation, check_converged, check_exclusion
 from sudocode_coordination.sim.network import NetworkFaults
-from sudocode_coordination.sim.world import SimClock, SimNode, World
+from sudocode_coordination.sim.world import CLIENT, SimClock, SimNode, World
 
 TROUBLE_MS: Final = 120_000
 """How long agents work and faults happen."""
@@ -22,6 +31,11 @@ SETTLE_MS: Final = 45_000
 """A swarm that has been whole for so long has found and repaired every overlap."""
 FILES: Final = 4
 LONG_HOLDS: Final = 15
+FURTHER_FAULTS_FROM: Final = 400
+"""Seeds from here on have the faults of `_further` too. Those below keep the histories in which faults were found."""
+GUEST: Final = "-guest"
+GUEST_CLIENT: Final = 2
+"""Of agents that live no longer than their connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,7 @@ class Run:
         self._peace = False
         self._patient = seed % 5 == 4
         """Agents of this world hold leases for so long that an overlap is still there when the swarm has settled."""
+        self._more_dice = Random(seed * 104_729 + 3) if seed >= FURTHER_FAULTS_FROM else None
 
     def run(self) -> Outcome:
         """The whole history; a violation is in the outcome."""
@@ -103,6 +118,8 @@ class Run:
                 self._plan_agent(node, f"{node.name}-a{agent}", dice.randint(1_000, 6_000))
         for _ in range(dice.randint(0, 8)):
             scheduler.at(dice.randint(5_000, TROUBLE_MS - 20_000), self._misfortune)
+        if self._more_dice is not None:
+            self._plan_further(self._more_dice)
         self._until(TROUBLE_MS)
         self._make_peace()
         self._until(TROUBLE_MS + PEACE_MS)
@@ -167,6 +184,7 @@ class Run:
         self._count += 1
         number = self._count
         self._open[number] = _Asked(node, life, agent, self.world.scheduler.instant)
+        guest = agent.endswith(GUEST)
 
         def answered(reply: Reply) -> None:
             self._open.pop(number, None)
@@ -179,11 +197,20 @@ class Run:
                 self.denied += 1
                 self._plan_agent(node, agent, pause_ms)
 
-        node.ask(request, answered)
+        if guest:
+            node.ask(AttachAgent(agent=agent, bound=True), lambda _: None, client=GUEST_CLIENT)
+        node.ask(request, answered, client=GUEST_CLIENT if guest else CLIENT)
 
     def _release(self, node: SimNode, life: int, agent: str, resources: tuple[Resource, ...]) -> None:
-        if node.lives == life and node.node is not None:
-            node.ask(ReleaseLease(resources=resources, agent=agent), lambda _: None)
+        if node.lives != life or node.node is None:
+            return
+        more = self._more_dice
+        if more is not None and len(resources) > 1 and more.random() < 0.5:  # one after the other
+            first, resources = resources[:1], resources[1:]
+            node.ask(ReleaseLease(resources=first, agent=agent), lambda _: None)
+            self.world.scheduler.after(more.choice((0, 5, 500)), lambda: self._release(node, life, agent, resources))
+            return
+        node.ask(ReleaseLease(resources=resources, agent=agent), lambda _: None)
 
     # --- faults -----------------------------------------------------------------------------------------------------------
 
@@ -239,6 +266,94 @@ class Run:
             case "branch":
                 world.remote.delete_branch()
 
+    # --- further faults ---------------------------------------------------------------------------------------------------
+
+    def _plan_further(self, more: Random) -> None:
+        """Stops in order, full disks, clocks that are set, long suspends, clients that vanish, restarts while the swarm is split,
+        ttls that are made shorter."""
+        scheduler = self.world.scheduler
+        for node in self.world.nodes:
+            if more.random() < 0.5:
+                self._plan_agent(node, f"{node.name}{GUEST}", more.randint(1_000, 6_000))
+        for _ in range(more.randint(1, 8)):
+            scheduler.at(more.randint(5_000, TROUBLE_MS - 20_000), lambda: self._further(more))
+
+    def _further(self, more: Random) -> None:
+        if self._peace:
+            return
+        self._trouble()
+        world = self.world
+        node = more.choice(world.nodes)
+        duration_ms = more.choice((500, 3_000, 9_000, 30_000))
+        match more.choice(("stop", "stop", "stops", "full", "clock", "suspend", "client", "client", "restarts", "renew", "renew")):
+            case "stop":
+                self._stop(node, duration_ms)
+            case "stops":  # two of them, and who is left is split
+                self._split(more.sample([n.peer_id for n in world.nodes], len(world.nodes)), more.randint(1, len(world.nodes) - 1))
+                world.scheduler.after(duration_ms, self._heal)
+                for leaver in more.sample(world.nodes, min(2, len(world.nodes))):
+                    self._stop(leaver, duration_ms)
+            case "full":
+                node.disk.full = True
+                world.scheduler.after(duration_ms, lambda: self._disk_has_room(node))
+            case "clock":
+                node.clock = replace(node.clock, wall_off_ms=more.choice((-86_400_000, -60_000, 0, 60_000, 86_400_000)))
+            case "suspend":
+                if node.node is not None and not node.frozen:
+                    node.freeze()
+                    world.scheduler.after(more.choice((21_000, 45_000, 70_000)), lambda: self._thaw(node))
+            case "client":
+                self._client_gone(node)
+            case "restarts":
+                self._split(more.sample([n.peer_id for n in world.nodes], len(world.nodes)), more.randint(1, len(world.nodes) - 1))
+                for after_ms in (0, more.randint(1_000, 6_000), more.randint(7_000, 15_000)):
+                    world.scheduler.after(after_ms, lambda: self._restart(node, power_cut=more.random() < 0.3))
+                world.scheduler.after(more.randint(2_000, 30_000), self._heal)
+            case "renew":
+                if node.node is not None and not node.frozen:
+                    for lease in node.node.leases.leases(node.now.instant):
+                        if lease.mine and lease.state == "granted":
+                            ttl_ms = more.choice((2_000, 6_000, 20_000))
+                            node.ask(RenewLease(resources=lease.resources, ttl_ms=ttl_ms, agent=lease.agent_id), lambda _: None)
+
+    def _stop(self, node: SimNode, down_ms: int) -> None:
+        """In order; everything that waits there must be answered."""
+        if node.node is None or node.frozen:
+            return
+        node.stop()
+        waiting = [asked.agent for asked in self._open.values() if asked.node is node]
+        if waiting:
+            raise Violation(f"at {self.world.scheduler.instant}: {node.name} stops, and {waiting} have no answer")
+        self.world.scheduler.after(down_ms + STOP_MS + 1_000, lambda: self._start(node))
+
+    def _split(self, ids: list[PeerId], cut: int) -> None:
+        self.world.network.partition(tuple(ids[:cut]), tuple(ids[cut:]))
+        self._whole = False
+
+    def _restart(self, node: SimNode, *, power_cut: bool) -> None:
+        if self._peace:
+            return
+        if node.node is not None:
+            self._kill(node, power_cut=power_cut)
+        self._start(node)
+
+    def _client_gone(self, node: SimNode) -> None:
+        if node.node is None or node.frozen:
+            return
+        guest = f"{node.name}{GUEST}"
+        for number, asked in list(self._open.items()):
+            if asked.node is node and asked.agent == guest:
+                del self._open[number]
+                self._plan_agent(node, guest, 2_000)
+        node.client_gone(GUEST_CLIENT)
+        left = [h.body.id for h in node.node.leases.holdings() if h.body.agent == guest]
+        if left or guest in node.node.agents.local:
+            raise Violation(f"at {self.world.scheduler.instant}: the connection of {guest} is gone, and it has {left}")
+
+    def _disk_has_room(self, node: SimNode) -> None:
+        self._trouble()
+        node.disk.full = False
+
     def _thaw(self, node: SimNode) -> None:
         self._trouble()
         if node.frozen:
@@ -259,6 +374,7 @@ class Run:
         self._heal()
         self._remote_back()
         for node in self.world.nodes:
+            node.disk.full = False
             self._thaw(node)
             self._start(node)
 

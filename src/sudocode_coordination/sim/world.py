@@ -16,6 +16,7 @@ from sudocode_coordination.api.requests import CoreRequest
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import (
     Admit,
+    ClientGone,
     Dial,
     DiskFailed,
     Effect,
@@ -50,15 +51,17 @@ CLIENT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class SimClock:
-    """A machine's clock: `offset_ms` at virtual instant 0, and so many parts per million too fast."""
+    """A machine's clock: `offset_ms` at virtual instant 0, and so many parts per million too fast. `wall_off_ms`: how wrong the
+    time of day is; that alone can be set."""
 
     offset_ms: int = 0
     drift_ppm: int = 0
+    wall_off_ms: int = 0
 
     def read(self, instant: Instant) -> Now:
         """What it shows at a virtual instant."""
         local = instant + instant * self.drift_ppm // 1_000_000 + self.offset_ms
-        return Now(local, WALL_EPOCH_MS + local)
+        return Now(local, WALL_EPOCH_MS + local + self.wall_off_ms)
 
     def when(self, local: Instant) -> Instant:
         """The first virtual instant at which it shows at least that."""
@@ -107,6 +110,7 @@ class SimNode:
         self._world = world
         self._config = config
         self._answers: dict[int, Answered] = {}
+        self._client_of: dict[int, int] = {}
         self._asked = 0
         self._alarm = 0
         self._waiting: list[Input] = []
@@ -169,21 +173,31 @@ class SimNode:
         self.node = None
         self._alarm += 1
         self._answers.clear()
+        self._client_of.clear()
         self._waiting.clear()
         self.frozen = False
 
     # --- what its agents do -----------------------------------------------------------------------------------------------
 
-    def ask(self, request: CoreRequest, answered: Answered) -> int:
+    def ask(self, request: CoreRequest, answered: Answered, *, client: int = CLIENT) -> int:
         """A request; its number, to cancel it by."""
         self._asked += 1
         self._answers[self._asked] = answered
-        self.deliver(RequestReceived(client=CLIENT, request_id=self._asked, request=request))
+        self._client_of[self._asked] = client
+        self.deliver(RequestReceived(client=client, request_id=self._asked, request=request))
         return self._asked
+
+    def client_gone(self, client: int) -> None:
+        """That connection is closed: nobody hears its answers, and agents bound to it leave."""
+        for request_id in [id_ for id_, of in self._client_of.items() if of == client]:
+            self._answers.pop(request_id, None)
+            del self._client_of[request_id]
+        self.deliver(ClientGone(client=client))
 
     def cancel(self, request_id: int) -> None:
         """The agent waits no more."""
         if self._answers.pop(request_id, None) is not None:
+            self._client_of.pop(request_id, None)
             self.deliver(RequestCancelled(client=CLIENT, request_id=request_id))
 
     # --- the pump -----------------------------------------------------------------------------------------------------------
@@ -227,6 +241,7 @@ class SimNode:
                     self.git.publish(ticket, changes, final=final)
                 case Reply():
                     answered = self._answers.pop(effect.request_id, None)
+                    self._client_of.pop(effect.request_id, None)
                     if answered is not None:
                         answered(effect)
                 case Emit(event=event):
