@@ -214,7 +214,7 @@ def test_stop_is_answered_after_the_node_has_stopped(short_tmp: Path) -> None:
         with RawClient(served.path) as first, RawClient(served.path) as second:
             first.call(1, "ping")
             second.call(7, "stop")
-            assert second.answer() == Answered(7, b"{}")
+            assert second.answer() == Answered(7, b'{"recordLeft":""}')
             assert second.hear() is None
             assert first.answer().id == 1
             assert first.hear() is None

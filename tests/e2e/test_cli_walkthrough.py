@@ -53,11 +53,11 @@ def test_walk_through(pair: tuple[Clone, Clone]) -> None:
     for clone in pair:
         assert clone.git("status", "--porcelain") == ""
 
-    assert bob.json("stop") == {"stopped": True}
+    assert bob.json("stop") == {"stopped": True, "recordLeft": ""}
     assert records(alice) == {"agent-alice.json"}
     wait_for("bob's lease is free", lambda: alice.json("leases", "--all")["leases"] == [])
     assert alice.json("lease", "src/auth.py")["granted"] is True
-    assert alice.json("stop") == {"stopped": True}
+    assert alice.json("stop") == {"stopped": True, "recordLeft": ""}
     for clone in pair:
         assert clone.json("status", expect=4)["error"]["code"] == "no-daemon"
 

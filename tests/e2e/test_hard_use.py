@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 
 from tests.e2e.clones import Clone, connected, repository, wait_for
 
@@ -64,3 +67,31 @@ def test_doctor_sees_an_identity_that_the_next_start_refuses() -> None:
             broken = [finding["name"] for finding in ann.json("doctor", expect=1)["findings"] if not finding["ok"]]
             assert broken == ["identity"]
             assert ann.json("start", expect=1)["error"]["code"] == "storage"
+
+
+def test_a_stop_without_the_remote_does_not_claim_that_the_record_is_gone() -> None:
+    with repository("ann") as (ann,):
+        ann.start()
+        wait_for("the record is pushed", lambda: ann.json("status")["remote"]["pushes"])
+        remote = ann.folder.parent / "remote.git"
+        remote.rename(remote.with_name("away.git"))
+        names = [finding["name"] for finding in ann.json("doctor", expect=1)["findings"] if not finding["ok"]]
+        assert names.count("remote") == 1
+        said = ann.coord("stop").stdout
+        assert "leases released" in said
+        assert "may stay on the branch until its ttl is over: there is no such remote repository" in said
+        remote.with_name("away.git").rename(remote)
+        assert "agent-ann.json" in ann.git("--git-dir", str(remote), "ls-tree", "-r", "--name-only", "coordination")
+
+
+def test_check_does_not_wait_long_for_a_daemon_that_hangs() -> None:
+    with repository("ann") as (ann,):
+        ann.start()
+        pid = ann.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert ann.json("check", "a.py", expect=4)["error"]["code"] == "daemon-busy"
+            assert time.monotonic() - began < 10
+        finally:
+            os.kill(pid, signal.SIGCONT)

@@ -124,6 +124,13 @@ class CheckResult(Answer, frozen=True, kw_only=True):
         return bool(self.conflicts)
 
 
+class StopOutcome(Answer, frozen=True, kw_only=True):
+    """Answer to `Stop`."""
+
+    record_left: str = ""
+    """Why a peer record of this clone is on the branch still: the remote could not be reached. It ages out by its ttl."""
+
+
 class DoctorFinding(Answer, frozen=True, kw_only=True):
     """One line of `coord doctor`."""
 
@@ -301,10 +308,10 @@ class Subscribe(Request[Nothing], frozen=True, kw_only=True, tag="events"):
     replay: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
-class Stop(Request[Nothing], frozen=True, kw_only=True, tag="stop"):
-    """Stop the daemon; answered when leases are released and the record is removed."""
+class Stop(Request[StopOutcome], frozen=True, kw_only=True, tag="stop"):
+    """Stop the daemon; answered when leases are released and the record is removed, or can't be."""
 
-    answer = Nothing
+    answer = StopOutcome
 
 
 class Ping(Request[Nothing], frozen=True, kw_only=True, tag="ping"):

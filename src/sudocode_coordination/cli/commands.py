@@ -38,6 +38,8 @@ from sudocode_coordination.model import Json
 
 DONE = 0
 HELD = 3
+CHECK_TIMEOUT_MS = 3_000
+"""Of `coord check`, which runs at every edit: the daemon reads its memory only, and one that hangs must not hold up work."""
 
 
 def _show(session: Session, key: str | None, answer: Any, blocks: Sequence[Block]) -> int:
@@ -132,7 +134,7 @@ def check(session: Session, args: Namespace) -> int:
     )
     if not resources:
         raise UsageError("nothing to check", hint="for example `coord check src/auth.py`")
-    answer = session.ask(CheckConflicts(resources=resources, agent=session.agent))
+    answer = session.ask(CheckConflicts(resources=resources, agent=session.agent), timeout_ms=CHECK_TIMEOUT_MS)
     document = msgspec.to_builtins(answer)
     session.screen.show(document, [check_text(document["conflicts"], [resource_name(r) for r in resources])])
     return HELD if answer.conflicts else DONE

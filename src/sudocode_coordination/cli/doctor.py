@@ -81,9 +81,11 @@ def examine(session: Session, *, remote: str | None = None, branch: str | None =
     yield from _disk(clone)
     yield from _identity(clone)
     status, daemon_findings = _daemon(session, clone)
-    yield from daemon_findings
+    view, findings = _branch(clone, config) if has_git.ok and config is not None else (None, [])
+    # What is wrong with the remote is told once, by who has just asked it.
+    broken = {finding.name for finding in findings if not finding.ok}
+    yield from (finding for finding in daemon_findings if finding.ok or finding.name not in broken)
     if has_git.ok and config is not None:
-        view, findings = _branch(clone, config)
         # The daemon also checks signatures, and tells what it skips.
         yield from (finding for finding in findings if status is None or finding.name != "record-skipped")
         if view is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 API_VERSION = 1
 """As `api.codec.API_VERSION`, which is too costly to import; a test compares them."""
-ANSWER_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 2
 """The daemon reads its memory only; when it takes this long, the full command says what is wrong."""
 MAX_ANSWER_BYTES = 64 << 20
 """As the clients have it."""

@@ -182,11 +182,17 @@ def _reports(pipe: int, timeout_s: float) -> Iterator[dict[str, Any]]:
 def stop(session: Session, args: Namespace) -> int:
     """Stop the clone's daemon; returns when it has ended."""
     with session.screen.progress("stopping the daemon"):
-        session.ask(Stop(), timeout_ms=args.timeout)
+        outcome = session.ask(Stop(), timeout_ms=args.timeout)
         session.close()
         if not wait_ended(session.clone, LEAVING_S):
             raise DaemonError("the daemon has released everything, but its process has not ended", hint=_how_to_end(session.clone))
-    session.screen.show({"stopped": True}, ["stopped: leases released, peer record removed"])
+    lines: list[Block] = ["stopped: leases released, peer record removed"]
+    if outcome.record_left:
+        lines = [
+            "stopped: leases released",
+            f"the peer record may stay on the branch until its ttl is over: {clean(outcome.record_left, 400)}",
+        ]
+    session.screen.show({"stopped": True, **msgspec.to_builtins(outcome)}, lines)
     return 0
 
 

@@ -39,6 +39,7 @@ from sudocode_coordination.api.requests import (
     SetWork,
     Status,
     Stop,
+    StopOutcome,
     UpdateIssue,
     UpdateSpec,
 )
@@ -378,8 +379,8 @@ def _ping(_speaker: Speaker) -> Request[Nothing]:
     return Ping()
 
 
-def _stop(_speaker: Speaker) -> Request[Nothing]:
-    """Stop the daemon; answered when leases are released and the record is removed."""
+def _stop(_speaker: Speaker) -> Request[StopOutcome]:
+    """Stop the daemon; answered when leases are released and the record is removed, or can't be."""
     return Stop()
 
 

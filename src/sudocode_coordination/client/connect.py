@@ -286,4 +286,5 @@ def outcome(request: Request[R], answered: Answered | CoordinationError) -> R:
 
 def timed_out(timeout_s: float) -> DaemonBusyError:
     """The error of a call whose time is up."""
-    return DaemonBusyError(f"the daemon did not answer within {timeout_s:g} s", hint="`coord status`, or see daemon.log")
+    hint = "see daemon.log in the clone's state folder; `coord doctor` looks for what is wrong"
+    return DaemonBusyError(f"the daemon did not answer within {timeout_s:g} s", hint=hint)

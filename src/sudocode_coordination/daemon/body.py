@@ -250,7 +250,7 @@ class Daemon:
                     except NodeCrashed:
                         log.critical("stopped by a fault; what led to it is in %s", self._journal.path)
                         raise
-                    await server.farewell()
+                    await server.farewell(record_left=self._pump.record_left)
                     nursery.cancel_scope.cancel()
             if self._late is not None:
                 raise TimedOutError(self._late, hint="its leases end by their ttl, its record by the next discovery")

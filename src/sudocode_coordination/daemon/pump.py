@@ -112,6 +112,8 @@ class Pump:
         """Peers of whom a frame was dropped: nothing more from them until they are disconnected."""
         self.dropped_hints = 0
         self.stopped = False
+        self.record_left = ""
+        """Once stopped: why the own records are on the branch still."""
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
@@ -274,8 +276,9 @@ class Pump:
                 self._git.read_branch()
             case Emit(event=event):
                 self._emit(event)
-            case Stopped():
+            case Stopped(record_left=record_left):
                 self.stopped = True
+                self.record_left = record_left
             case _:
                 assert_never(effect)
         return failure

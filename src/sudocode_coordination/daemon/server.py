@@ -42,7 +42,7 @@ from sudocode_coordination.api.codec import (
     encode_result,
 )
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import Nothing, Ping, Stop, Subscribe
+from sudocode_coordination.api.requests import Nothing, Ping, Stop, StopOutcome, Subscribe
 from sudocode_coordination.core.io import ClientGone, Input, Reply, RequestCancelled, RequestReceived
 
 MAX_CLIENTS: Final = 256
@@ -187,11 +187,11 @@ class Server:
         for connection in tuple(self._connections.values()):
             connection.send_event(line)
 
-    async def farewell(self, problem: str | None = None) -> None:
+    async def farewell(self, problem: str | None = None, *, record_left: str = "") -> None:
         """The node has stopped: answer those who asked for it (`problem`: what did not go well), let answers out, close all."""
         for connection, call_id in self._stoppers:
             if problem is None:
-                self._answer(connection, call_id, Nothing())
+                self._answer(connection, call_id, StopOutcome(record_left=record_left))
             else:
                 self._answer(connection, call_id, error=RpcError(FAILED, problem, ErrorData("timeout")))
         with trio.move_on_after(GOODBYE_S):
