@@ -6,16 +6,18 @@ import pytest
 from tests.core.lease_bench import Bench, file
 from tests.core.node_bench import ANN, NodeBench
 
-from sudocode_coordination.api.requests import ListIssues, ListLeases, UpdateIssue
+from sudocode_coordination.api.requests import AcquireLease, ListIssues, ListLeases, UpdateIssue
+from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.agents import HybridClock
 from sudocode_coordination.core.claims import MAX_OWNER_CLAIMS
 from sudocode_coordination.core.facts import EntryChange
-from sudocode_coordination.core.io import Dial, DialFailed, DiskContents, Stopped, StopRequested, StoredValue
+from sudocode_coordination.core.io import Dial, DialFailed, DiskContents, Reply, Stopped, StopRequested, StoredValue
 from sudocode_coordination.core.node import STOP_MS
 from sudocode_coordination.core.wire import (
     MAX_FRAME_BYTES,
     MAX_LAMPORT,
     Ack,
+    Bye,
     Claim,
     ClaimBody,
     Renew,
@@ -24,6 +26,9 @@ from sudocode_coordination.core.wire import (
     encode_frame,
 )
 from sudocode_coordination.model import Json
+from sudocode_coordination.sim.checkers import check_exclusion
+from sudocode_coordination.sim.network import NetworkFaults
+from sudocode_coordination.sim.world import World
 
 # --- leases -----------------------------------------------------------------------------------------------------------------
 
@@ -315,3 +320,66 @@ def test_a_node_that_stops_while_it_seeks_somebody_does_not_spin() -> None:
     bench.passes(STOP_MS)  # fails if a timer that has run is still due
     assert any(isinstance(effect, Stopped) for effect in bench.effects)
     assert not any(isinstance(effect, Dial) for effect in bench.effects)
+
+
+def test_peers_that_stop_take_nobodys_claim_with_them() -> None:
+    """Of five, two acknowledged a claim and stop; the other two who are left never heard of it, and are a majority of three."""
+    config = {"lease_ttl_ms": 60_000, "max_lease_ttl_ms": 60_000, "peer_discovery_interval_ms": 15_000}
+    world = World(1, config=lambda name: create_default_config(name, **config), faults=NetworkFaults())
+    ann, ben, cid, dan, eve = nodes = [world.add(name) for name in ("ann", "ben", "cid", "dan", "eve")]
+
+    def passes(ms: int) -> None:
+        end = world.scheduler.instant + ms
+        while world.scheduler.instant < end and world.scheduler.step():
+            check_exclusion(world, settled=False)
+
+    for node in nodes:
+        node.start()
+    passes(300_000)
+    world.network.cut(ben.peer_id, dan.peer_id)
+    world.network.cut(ben.peer_id, eve.peer_id)
+    told: list[Reply] = []
+    ben.ask(AcquireLease(resources=(file("f"),)), told.append)
+    passes(2_000)
+    ann.stop()
+    cid.stop()
+    passes(10_000)
+    assert dan.node is not None
+    assert len(dan.node.leases.view.roster) == 3
+    dan.ask(AcquireLease(resources=(file("f"),), wait_ms=10_000), told.append)
+    passes(20_000)
+    assert [bool(reply.value) for reply in told] == [True, False]
+    assert told[0].value.lease.grade == "quorum"
+    assert [holder.peer_id for holder in told[1].value.holders] == [ben.peer_id]
+
+
+def test_what_a_leaver_could_not_tell_in_full_keeps_its_weight() -> None:
+    bench = NodeBench()
+    bench.reads(ann=ANN)
+    bench.connects(ANN)
+    bench.hears(ANN, Bye(partial=True))
+    assert ANN.peer_id in bench.node.leases.view.roster
+
+
+def test_a_peer_that_stops_is_no_voice_any_more() -> None:
+    bench = Bench("alice", "bob")
+    bench.does("alice", bench.of("alice").stop(bench.now))
+    bench.asks("bob", "f")
+    bench.delivers("bob", "alice")
+    (answer,) = bench.under_way("alice", "bob")
+    assert isinstance(answer, Ack)
+    assert not answer.counts
+
+
+def test_what_was_inherited_survives_a_restart() -> None:
+    bench = Bench("alice", "bob", "cora")
+    bench.asks("cora", "f", ttl_ms=60_000)
+    bench.delivers("cora", "bob")
+    bench.drops("cora", "alice")
+    testament, whole = bench.of("bob").testament(bench.now)
+    assert whole
+    taken, outputs = bench.of("alice").inherit(testament, bench.now)
+    bench.does("alice", outputs)
+    assert taken
+    bench.restarts("alice")
+    assert [known.owner for known in bench.of("alice").claims.all()] == ["cora"]

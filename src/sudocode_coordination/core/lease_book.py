@@ -48,6 +48,7 @@ class LeaseBook:
         self._round = 0
         self._lamport = 0
         self._forgetful_until: Instant = 0
+        self._leaving = False
 
     def memory_lost(self, now: Instant) -> None:
         """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
@@ -55,7 +56,7 @@ class LeaseBook:
 
     def remembers(self, now: Instant) -> bool:
         """Whether this peer's voice counts towards a quorum."""
-        return now >= self._forgetful_until
+        return now >= self._forgetful_until and not self._leaving
 
     # --- queries ----------------------------------------------------------------------------------------------------------
 

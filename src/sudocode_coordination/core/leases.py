@@ -9,6 +9,7 @@ exactly one side ends, the same whoever looks, and its agent is told; all resour
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Final, Literal, assert_never
 
 import msgspec
@@ -105,8 +106,40 @@ class LeaseManager(OwnLeases):
             out += self._tell_granted(peer)
         return out + self._settle(now)
 
+    def testament(self, now: Now) -> tuple[tuple[Disclosed, ...], bool]:
+        """Claims of others that this peer has acknowledged, and whether these are all."""
+        live = [k for k in self.claims.all() if k.source == "direct" and self.claims.live(k, now.instant)]
+        told = list(within(live, ACK_BYTES))
+        whole = len(told) == len(live) and self.remembers(now.instant)
+        return tuple(self._disclose(known, now.instant) for known in told), whole
+
+    def inherit(self, testament: tuple[Disclosed, ...], now: Now) -> tuple[bool, list[Output]]:
+        """What a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on disk too. False if
+        there is no room for it."""
+        whole = True
+        operations: list[StoredValue] = []
+        for disclosed in testament:
+            known = self.claims.learn(disclosed, now.instant, iso_from_ms(now.wall_ms))
+            if known is None:
+                gone = self.claims.is_ended(disclosed.claim.id) or owner_of(disclosed.claim.id) == self._me
+                whole = whole and gone
+                continue
+            if known.source == "own":
+                continue
+            self._wake_at_expiry(known)
+            known.hold_ms = max(known.hold_ms, disclosed.remaining_ms)
+            if known.stored_ms < known.hold_ms:
+                operations.append(_stored(known, known.granted, known.grade))
+            for rival in self.claims.conflicting(known.body, now.instant):
+                mine = self._own.get(rival.body.id)
+                if mine is not None and not (mine.granted and mine.grade == "quorum"):
+                    mine.blockers.add(known.body.id)
+                    self._dirty[mine.body.id] = None
+        return whole, [Persist(operations=tuple(operations))] if operations else []
+
     def stop(self, now: Now) -> list[Output]:
-        """End everything."""
+        """End everything; from now on this peer is no voice for anybody."""
+        self._leaving = True
         return [
             o for holding in list(self._own.values()) if holding.body.id in self._own for o in self._end(holding, "stopped", now)
         ]
@@ -262,13 +295,7 @@ class LeaseManager(OwnLeases):
         if now - since >= TOLD_WINDOW_MS:
             since, spent = now, 0
         room = min(ACK_BYTES, TOLD_BYTES - spent)
-        found: list[Known] = []
-        size = 0
-        for known in disclosed[:MAX_RESOURCES]:
-            size += known.size_bytes
-            if size > room:
-                break
-            found.append(known)
+        found = list(within(disclosed, room))
         if found:
             self._told[peer] = (since, spent + sum(known.size_bytes for known in found))
         return found
@@ -385,6 +412,15 @@ class LeaseManager(OwnLeases):
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
         return out
+
+
+def within(claims: list[Known], size_bytes: int) -> Iterator[Known]:
+    """The first of them, as many as a message may have and as fit."""
+    for known in claims[:MAX_RESOURCES]:
+        size_bytes -= known.size_bytes
+        if size_bytes < 0:
+            return
+        yield known
 
 
 def _stored(known: Known, granted: bool, grade: Grade) -> StoredValue:

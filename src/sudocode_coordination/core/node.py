@@ -261,11 +261,12 @@ class Node:
         self.stopping = True
         self._stop_by = now.instant + STOP_MS
         self.membership.stop()
+        known, whole = self.leases.testament(now)
         out = self.leases.stop(now)
         for agent in self.agents.local:
             out += self.agents.clear_work(agent)
         out += self.sync.flush(now)
-        out += [Say(peer=peer, message=Bye()) for peer in sorted(self.membership.connected_peers)]
+        out += [Say(peer=peer, message=Bye(known=known, partial=not whole)) for peer in sorted(self.membership.connected_peers)]
         return out + self.discovery.stop(now)
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
@@ -300,10 +301,12 @@ class Node:
                 return self.sync.received(peer, message, now)
             case Presence():
                 return self.membership.presence(peer, message, now)
-            case Bye():
+            case Bye(known=known, partial=partial):
                 self.membership.said_goodbye(peer)
-                self.roster.left(peer, now.instant)
-                return self.leases.peer_left(peer, now)
+                whole, out = self.leases.inherit(known, now)
+                if whole and not partial:
+                    self.roster.left(peer, now.instant)
+                return out + self.leases.peer_left(peer, now)
             case RecordOffer():
                 return self.discovery.offered(peer, message, now)
             case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():

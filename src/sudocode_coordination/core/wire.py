@@ -97,10 +97,6 @@ class Presence(Message, frozen=True, kw_only=True, tag="presence"):
     pong: Natural | None = None
 
 
-class Bye(Message, frozen=True, kw_only=True, tag="bye"):
-    """The sender leaves on purpose: its claims have ended, no need to suspect it first."""
-
-
 class RecordOffer(Message, frozen=True, kw_only=True, tag="record"):
     """Signed peer records for whoever publishes for all; one JSON file's text each."""
 
@@ -137,6 +133,15 @@ class Disclosed(msgspec.Struct, frozen=True, array_like=True):
     round: Natural = 0
     """The owner's refresh that the time is of; 0: known from the document alone. Who knows of that refresh already learns no
     longer time from this: else two who tell each other of a dead peer's claim would keep it alive."""
+
+
+class Bye(Message, frozen=True, kw_only=True, tag="bye"):
+    """The sender leaves on purpose: its claims have ended, no need to suspect it first. Its voice goes with it, so it tells
+    whose claims it has acknowledged: without that, those who stay could make a majority that knows nothing of them."""
+
+    known: Annotated[tuple[Disclosed, ...], Meta(max_length=MAX_RESOURCES)] = ()
+    partial: bool = False
+    """Not all of them are told: the sender is to be counted like one that vanished."""
 
 
 class Claim(Message, frozen=True, kw_only=True, tag="claim"):
