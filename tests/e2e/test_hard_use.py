@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 
-from tests.e2e.clones import Clone, connected, repository, wait_for
+from tests.e2e.clones import LOOPBACK, Clone, connected, repository, wait_for
 
 from sudocode_coordination.cli.doctor import IDENTITY_BYTES
 
@@ -54,6 +54,41 @@ def test_a_copied_clone_gets_an_identity_of_its_own() -> None:
         peer_id = copy.start()["peerId"]
         assert peer_id != ann.json("status")["peerId"]
         assert "copy" not in " ".join(finding["message"] for finding in ann.json("doctor")["findings"] if not finding["ok"])
+
+
+def test_a_copy_that_could_not_be_told_from_its_original_is_noticed_on_the_branch() -> None:
+    often = ("--discovery-interval", "1s")
+    with repository("ann") as clones:
+        [ann] = clones
+        ann.start(*often)
+        shutil.copytree(ann.folder, ann.folder.parent / "copy", ignore=shutil.ignore_patterns("*.sock", "home"))
+        copy = Clone(ann.folder.parent / "copy")
+        clones.append(copy)
+        assert copy.start(*often)["peerId"] == ann.json("status")["peerId"]
+        for clone in (ann, copy):
+            wait_for(
+                "it is told", lambda clone=clone: any("this one's identity" in p for p in clone.json("status")["problems"]), 90
+            )
+            assert not clone.json("doctor", expect=1)["ok"]
+
+
+def test_two_clones_with_one_agent_id_are_told() -> None:
+    often = ("--listen", LOOPBACK, "--discovery-interval", "1s")
+    with repository("ann", "bob") as (ann, bob):
+        ann.coord("start", "--agent-id", "one", *often)
+        wait_for("the record is pushed", lambda: ann.json("status")["remote"]["pushes"])
+        bob.coord("start", "--agent-id", "one", *often)
+        [problem] = wait_for("it is told", lambda: ann.json("status")["problems"])
+        assert "uses the agent id 'one' too" in problem
+        assert not ann.json("doctor", expect=1)["ok"]
+
+
+def test_a_stop_right_after_a_start_that_was_not_waited_for() -> None:
+    with repository("ann") as (ann,):
+        ann.coord("start", "--listen", LOOPBACK, "--timeout", "1ms", expect=1)
+        wait_for("it has begun", (ann.state_dir / "daemon.lock").exists)
+        ann.coord("stop")
+        ann.coord("status", expect=4)
 
 
 def test_doctor_sees_an_identity_that_the_next_start_refuses() -> None:

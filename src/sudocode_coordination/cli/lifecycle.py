@@ -25,7 +25,7 @@ from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.config import CoordinationConfig, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, DaemonError, TimedOutError, UsageError, error_from_code
-from sudocode_coordination.place import Clone, copied_from
+from sudocode_coordination.place import Clone, copied_from, socket_path
 
 LOCK_FILE: Final = "daemon.lock"
 """In the state folder; locked for as long as a daemon lives (`daemon/lifecycle.py`)."""
@@ -182,6 +182,7 @@ def _reports(pipe: int, timeout_s: float) -> Iterator[dict[str, Any]]:
 def stop(session: Session, args: Namespace) -> int:
     """Stop the clone's daemon; returns when it has ended."""
     with session.screen.progress("stopping the daemon"):
+        wait_listening(session.clone, args.timeout / 1000)
         outcome = session.ask(Stop(), timeout_ms=args.timeout)
         session.close()
         if not wait_ended(session.clone, LEAVING_S):
@@ -212,6 +213,13 @@ def wait_ended(clone: Clone, limit_s: float) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def wait_listening(clone: Clone, limit_s: float) -> None:
+    """A daemon that has just been started has the lock before it has its socket: wait for that, or for its end."""
+    deadline = time.monotonic() + limit_s
+    while not os.path.lexists(socket_path(clone)) and not _unlocked(clone) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _unlocked(clone: Clone) -> bool:

@@ -323,7 +323,7 @@ class Desk:
             remote=self._remote(),
             roster=node.leases.view.roster,
             partition_policy=self._config.partition_policy,
-            problems=tuple(self._problems()),
+            problems=tuple(self._problems(now)),
             started_at=iso_from_ms(node.started_wall_ms),
             version=__version__,
         )
@@ -342,9 +342,9 @@ class Desk:
             pushes=self._pushes,
         )
 
-    def _problems(self) -> list[str]:
+    def _problems(self, now: Now) -> list[str]:
         node = self._node
-        found = [*self._troubles, *node.sync.problems()]
+        found = [*node.discovery.clashes(now.instant), *self._troubles, *node.sync.problems()]
         if node.disk_trouble:
             found.append(f"the disk failed, {node.disk_trouble}")
         if node.agents.unreadable_drafts:
@@ -354,6 +354,7 @@ class Desk:
     def _findings(self, now: Now) -> tuple[DoctorFinding, ...]:
         node = self._node
         health = node.discovery.health
+        problems = self._problems(now)
         found = [
             DoctorFinding(
                 name="remote",
@@ -397,8 +398,9 @@ class Desk:
                 hint="remove it from the branch if it is yours",
             )
             for name, reason in sorted(node.discovery.skipped.items())
+            if reason not in problems  # told below
         ]
-        found += [DoctorFinding(name="problem", ok=False, message=problem) for problem in self._problems()]
+        found += [DoctorFinding(name="problem", ok=False, message=problem) for problem in problems]
         if not node.leases.remembers(now.instant):
             found.append(
                 DoctorFinding(

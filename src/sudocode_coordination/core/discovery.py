@@ -166,6 +166,10 @@ class Discovery:
         """Files on the branch that do not count -> why."""
         return MappingProxyType({**self._view.skipped, **self._own.conflicts})
 
+    def clashes(self, instant: Instant) -> list[str]:
+        """Agent ids, or a key, that another clone uses too."""
+        return self._own.clashes(instant)
+
     @property
     def first_read_done(self) -> bool:
         """Whether the remote has been tried once, with whatever success."""

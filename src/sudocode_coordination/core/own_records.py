@@ -6,6 +6,7 @@ of its ttl. Everything that is not right (missing, altered, of an earlier life) 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from random import Random
 from typing import Final, TypeAlias
@@ -13,7 +14,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.records import build_record, record_name
+from sudocode_coordination.core.records import build_record, parse_wall, record_name
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
 
 MAX_OFFER_BYTES: Final = 256 << 10
@@ -24,6 +25,10 @@ MAX_OFFER_RECORDS: Final = 256
 """As `wire.RecordOffer` has it."""
 OFFER_GAP_MS: Final = 5_000
 """Between two offers of one record that has changed."""
+TWIN_SIGHTINGS: Final = 2
+"""Records under our key that are newer than this life and not ours: one may be of an earlier life, if the clock was set back."""
+MAX_STAMPS: Final = 256
+"""Own times of signing that are remembered: many more than can still be on their way to the branch."""
 MAX_SIGNED: Final = 4
 """Versions of a record that are recognised on the branch: the publisher may push one that is a few old."""
 
@@ -68,6 +73,9 @@ class OwnRecords:
         self._in_push: frozenset[str] = frozenset()
         """Own names in the latest `changes`: if the agent left meanwhile, the record has to go again."""
         self._last_wall: WallMs = 0
+        self._stamps: deque[WallMs] = deque(maxlen=MAX_STAMPS)
+        self._twins: deque[tuple[Instant, str, str]] = deque(maxlen=TWIN_SIGHTINGS)
+        """When records were found that somebody else has signed with our key: instant, lastSeen, agent."""
         self.ever_published = False
         """Whether this life's records have been on the branch: others let us in."""
         self.conflicts: dict[str, str] = {}
@@ -124,6 +132,8 @@ class OwnRecords:
     def branch_read(self, own: Mapping[str, tuple[bytes, PeerRecord]], others: Mapping[str, PeerId], instant: Instant) -> None:
         """The branch has these files of ours, and these fresh ones of others."""
         self.conflicts = {}
+        for _, record in own.values():
+            self._look_for_twin(record, instant)
         for name, mine in self._mine.items():
             if name in own:
                 mine.on_branch = own[name][0]
@@ -138,6 +148,23 @@ class OwnRecords:
                 )
         self._leftover = {n: self._leftover.get(n, instant) for n in sorted(own) if n not in self._mine}
         self._note_wrong(instant)
+
+    def _look_for_twin(self, record: PeerRecord, instant: Instant) -> None:
+        stamp = parse_wall(record.last_seen) or 0
+        ours = not self._stamps or stamp <= self._stamps[0] or stamp in self._stamps
+        if not ours and record.last_seen not in {last_seen for _, last_seen, _ in self._twins}:
+            self._twins.append((instant, record.last_seen, record.agent_id))
+
+    def clashes(self, instant: Instant) -> list[str]:
+        """What stands between this clone and the others: an agent id, or the key, that another clone uses too."""
+        found = [reason for _, reason in sorted(self.conflicts.items())]
+        if len(self._twins) == TWIN_SIGHTINGS and instant - self._twins[-1][0] <= self._ttl:
+            found.append(
+                f"another clone (agent {self._twins[-1][2]!r}) has this one's identity, as a copy of its folder has, and leases "
+                "of both may overlap: in the copy, stop the daemon, remove the folder sudocode-coordination in the git "
+                "directory, and start it again"
+            )
+        return found
 
     def published_now(self, changes: Mapping[str, bytes | None], instant: Instant) -> None:
         """The branch has these changes; those of other peers among them are passed over."""
@@ -247,6 +274,7 @@ class OwnRecords:
     def _sign(self, name: str, mine: _Mine, now: Now) -> bytes:
         # A wall clock that was set back must not make a renewal look like an old record.
         self._last_wall = max(now.wall_ms, self._last_wall + 1)
+        self._stamps.append(self._last_wall)
         data = build_record(
             self._keyring,
             agent_id=self._agents[name],
