@@ -11,7 +11,18 @@ from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.agents import HybridClock
 from sudocode_coordination.core.claims import MAX_OWNER_CLAIMS
 from sudocode_coordination.core.facts import EntryChange
-from sudocode_coordination.core.io import Dial, DialFailed, DiskContents, Reply, Stopped, StopRequested, StoredValue
+from sudocode_coordination.core.io import (
+    Dial,
+    DialFailed,
+    DiskContents,
+    DiskFailed,
+    Reply,
+    Send,
+    Stopped,
+    StopRequested,
+    StoredValue,
+    Ticked,
+)
 from sudocode_coordination.core.node import STOP_MS
 from sudocode_coordination.core.wire import (
     MAX_FRAME_BYTES,
@@ -20,6 +31,7 @@ from sudocode_coordination.core.wire import (
     Bye,
     Claim,
     ClaimBody,
+    Heads,
     Renew,
     RenewAck,
     decode_frame,
@@ -383,3 +395,28 @@ def test_what_was_inherited_survives_a_restart() -> None:
     assert taken
     bench.restarts("alice")
     assert [known.owner for known in bench.of("alice").claims.all()] == ["cora"]
+
+
+def test_a_lease_whose_grant_could_not_be_told_is_not_held() -> None:
+    bench = NodeBench()
+    asked = bench.puts(AcquireLease(resources=(file("f"),)))
+    assert bench.answer(asked) is not None
+    bench.gives(DiskFailed(reason="full"))  # of that very step: the client has had an error instead
+    assert bench.node.leases.holdings() == []
+
+
+def test_a_lease_of_an_earlier_step_outlives_a_full_disk() -> None:
+    bench = NodeBench()
+    bench.puts(AcquireLease(resources=(file("f"),)))
+    bench.gives(Ticked(late_ms=0))
+    bench.gives(DiskFailed(reason="full"))
+    assert len(bench.node.leases.holdings()) == 1
+
+
+def test_many_questions_at_once_have_one_answer() -> None:
+    bench = NodeBench()
+    bench.reads(ann=ANN)
+    bench.connects(ANN)
+    step = bench.hears(ANN, *[Heads(reply=True)] * 500)
+    sent = [message for effect in step if isinstance(effect, Send) for message in decode_frame(effect.frame)]
+    assert sum(isinstance(message, Heads) for message in sent) == 1

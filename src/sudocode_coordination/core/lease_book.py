@@ -47,6 +47,8 @@ class LeaseBook:
         self._count = 0
         self._round = 0
         self._lamport = 0
+        self._answered: list[ClaimId] = []
+        """Leases whose grant was answered in this step."""
         self._forgetful_until: Instant = 0
         self._leaving = False
 

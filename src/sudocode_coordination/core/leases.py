@@ -43,6 +43,8 @@ from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, is
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
 MEETING_DELAY_MS: Final = 2_000
+MAX_INCARNATIONS: Final = 2_000
+"""Peers whose latest life is remembered; past that only those who count now."""
 MAX_YIELDS: Final = 20_000
 """Claims of others noted to have given way to one round: a peer may name any number."""
 ACK_BYTES: Final = 256 << 10
@@ -137,6 +139,17 @@ class LeaseManager(OwnLeases):
                     self._dirty[mine.body.id] = None
         return whole, [Persist(operations=tuple(operations))] if operations else []
 
+    def begin_step(self) -> None:
+        """What is granted from now on is answered in one step."""
+        self._answered.clear()
+
+    def disk_failed(self, now: Now) -> list[Output]:
+        """In the last step. Whoever was granted a lease in it was told that it failed, and must not hold it unknowingly."""
+        self.memory_lost(now.instant)
+        answered, self._answered = self._answered, []
+        held = [self._own[id_] for id_ in answered if id_ in self._own]
+        return [o for holding in held for o in self._end(holding, "released", now)] + self._settle(now)
+
     def stop(self, now: Now) -> list[Output]:
         """End everything; from now on this peer is no voice for anybody."""
         self._leaving = True
@@ -171,6 +184,9 @@ class LeaseManager(OwnLeases):
     def peer_started(self, peer: PeerId, incarnation: int, now: Now) -> list[Output]:
         """The peer's hello: claims of an earlier life of it have ended."""
         self._incarnations[peer] = max(incarnation, self._incarnations.get(peer, 0))
+        if len(self._incarnations) > MAX_INCARNATIONS:
+            here = self.claims.counted_owners | {peer}
+            self._incarnations = {p: at for p, at in self._incarnations.items() if p in here}
         earlier = [k for k in self.claims.of_owner(peer) if incarnation_of(k.body.id) < incarnation]
         return [o for known in earlier for o in self._forgotten(known, "restarted", now)] + self._settle(now)
 

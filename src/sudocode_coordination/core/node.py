@@ -146,6 +146,8 @@ class Node:
         """Take an input in; what is to be done, in order."""
         self._now = now
         step = _Step()
+        if not isinstance(given, DiskFailed):
+            self.leases.begin_step()
         if not isinstance(given, Started):
             late_ms = given.late_ms if isinstance(given, Ticked) else 0
             self._route(self._tick(now, late_ms), step, now)
@@ -232,9 +234,8 @@ class Node:
                 return self.desk.client_gone(client, now)
             case DiskFailed(reason=reason):
                 self.disk_trouble = f"{iso_from_ms(now.wall_ms)}: {reason}"
-                self.leases.memory_lost(now.instant)
                 self.sync.disk_failed(now)
-                return []
+                return self.leases.disk_failed(now)
             case StopRequested():
                 return self._stop(now)
             case _:
@@ -328,8 +329,11 @@ class Node:
             return []
         beat = (message.incarnation, message.count)
         before = self._presences.get(signed.peer)
-        if (beat <= before) if before is not None else len(self._presences) >= MAX_PRESENCES:
+        if before is not None and beat <= before:
             return []
+        if len(self._presences) >= MAX_PRESENCES:
+            known = self.discovery.known
+            self._presences = {peer: last for peer, last in self._presences.items() if peer in known}
         if not self._keyring.verify(signed.peer, _presence_bytes(signed.payload), signed.signature):
             return []
         self._presences[signed.peer] = beat

@@ -369,6 +369,7 @@ class OwnLeases(LeaseBook):
             answer = LeaseOutcome(granted=True, lease=self.describe(holding.known, now.instant), waited_ms=waited)
             out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
             self._tickets.pop(holding.ticket, None)
+            self._answered.append(body.id)
             holding.ticket = None
         out.append(Notify(type="lease-acquired", agent_id=body.agent, data=self._event_data(holding, now)))
         replaced = self._own.get(holding.succeeds) if holding.succeeds else None

@@ -64,6 +64,7 @@ class _Peer:
         self.ask_at: Instant | None = None
         self.asked_at: Instant | None = None
         self.asks = 0
+        self.replied_at: Instant | None = None
         self.answered_at: Instant | None = None
         self.answered_bytes = 0
 
@@ -249,7 +250,8 @@ class Sync:
         match message:
             case Heads():
                 outputs = self._compare(peer, state, message.heads, now)
-                if message.reply:
+                if message.reply and state.replied_at != now.instant:  # many questions at once have one answer
+                    state.replied_at = now.instant
                     outputs.append(Say(peer=peer, message=Heads(heads=self.hello())))
                 return outputs
             case Envelopes():
