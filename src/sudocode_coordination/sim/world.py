@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Final, assert_never
+
+import msgspec
 
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import CoreRequest
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import (
     Admit,
+    BranchPublishFailed,
     ClientGone,
     Dial,
     DiskFailed,
@@ -29,6 +33,7 @@ from sudocode_coordination.core.io import (
     ReadBranch,
     Reply,
     RequestCancelled,
+    RequestError,
     RequestReceived,
     Send,
     Started,
@@ -210,21 +215,26 @@ class SimNode:
             self._waiting.append(given)
             return
         node = self.node
-        self._carry_out(node.handle(given, self.now))
+        failure = self._carry_out(node.handle(given, self.now))
+        if failure is not None and self.node is node:
+            self._carry_out(node.handle(DiskFailed(reason=failure), self.now))
         if self.node is node:
             self._set_alarm()
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect]) -> str | None:
+        """Why the disk failed, if it did: then nothing goes out that this step would have vouched for."""
+        failure: str | None = None
         for effect in effects:
             match effect:
+                case Send() | Gossip() if failure is not None:
+                    pass
+                case Publish(ticket=ticket, final=False) if failure is not None:
+                    self._world.scheduler.after(0, partial(self.deliver, BranchPublishFailed(ticket=ticket, reason=failure)))
                 case Persist(operations=operations):
                     try:
                         self.disk.write(operations)
                     except StorageError as error:
-                        self._world.scheduler.after(0, lambda error=error: self.deliver(DiskFailed(reason=str(error))))  # type: ignore[misc]
-                        effects = [e for e in effects if isinstance(e, Reply | Emit)]
-                        self._carry_out(effects)
-                        return
+                        failure = str(error)
                 case Dial(peer=peer, addresses=addresses):
                     self.network.dial(peer, addresses)
                 case HangUp(peer=peer, reason=reason):
@@ -243,7 +253,7 @@ class SimNode:
                     answered = self._answers.pop(effect.request_id, None)
                     self._client_of.pop(effect.request_id, None)
                     if answered is not None:
-                        answered(effect)
+                        answered(effect if failure is None else _refused(effect, failure))
                 case Emit(event=event):
                     self.events.append(event)
                     self._world.trace.note(f"{self._world.scheduler.instant} {self.name} {event.type} {event.agent_id}")
@@ -252,9 +262,10 @@ class SimNode:
                     self._end()
                     self.disk.close()
                     self.network.crash()
-                    return
+                    return None
                 case _:
                     assert_never(effect)
+        return failure
 
     def _set_alarm(self) -> None:
         assert self.node is not None
@@ -270,6 +281,12 @@ class SimNode:
         deadline = self.node.deadline()
         late_ms = 0 if deadline is None else max(0, self.now.instant - deadline)
         self.deliver(Ticked(late_ms=late_ms))
+
+
+def _refused(reply: Reply, failure: str) -> Reply:
+    if reply.error is not None:
+        return reply
+    return msgspec.structs.replace(reply, value=None, error=RequestError(code="storage", message=failure, hint=""))
 
 
 class World:
