@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from functools import partial
 
 from tests.e2e.clones import LOOPBACK, Clone, connected, repository, wait_for
 
@@ -65,10 +66,12 @@ def test_a_copy_that_could_not_be_told_from_its_original_is_noticed_on_the_branc
         copy = Clone(ann.folder.parent / "copy")
         clones.append(copy)
         assert copy.start(*often)["peerId"] == ann.json("status")["peerId"]
+
+        def told(clone: Clone) -> bool:
+            return any("this one's identity" in problem for problem in clone.json("status")["problems"])
+
         for clone in (ann, copy):
-            wait_for(
-                "it is told", lambda clone=clone: any("this one's identity" in p for p in clone.json("status")["problems"]), 90
-            )
+            wait_for("it is told", partial(told, clone), 90)
             assert not clone.json("doctor", expect=1)["ok"]
 
 
