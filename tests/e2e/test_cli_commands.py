@@ -28,7 +28,7 @@ def test_status_and_peers(swarm: tuple[Clone, Clone]) -> None:
     assert status["agents"][0]["agentId"] == "alice"
     assert status["remote"]["name"] == "origin"
     text = alice.coord("status").stdout
-    assert text.startswith("active: alice\n")
+    assert text.startswith("active: alice")
     assert "1 of 1 other clones connected" in text
     peers = {peer["agentId"]: peer for peer in alice.json("peers")["peers"]}
     assert peers["bob"]["connection"] == "direct"
