@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sudocode_coordination.adapters import ports
 from sudocode_coordination.adapters.clock import BootClock
 from sudocode_coordination.adapters.identity import Identity, generate_identity, load_or_create_identity
+from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.peer_ids import key_from_peer_id, peer_id_from_key
 from sudocode_coordination.errors import StorageError
 from sudocode_coordination.sim.identity import SimKeyring
@@ -207,3 +208,13 @@ def test_the_clock_does_not_go_back() -> None:
     now = clock.now()
     assert now.instant >= instants[-1]
     assert now.wall_ms > 1_600_000_000_000
+
+
+def test_both_keyrings_are_what_the_core_asks_for(tmp_path: Path) -> None:
+    rings: list[Keyring] = [load_or_create_identity(tmp_path / "identity.key"), SimKeyring("alice")]
+    for ring in rings:
+        signature = ring.sign(b"said")
+        assert len(signature) == 64
+        assert ring.verify(ring.peer_id, b"said", signature)
+        assert not ring.verify(ring.peer_id, b"unsaid", signature)
+        assert ring.public_key_of(ring.peer_id) == ring.public_key

@@ -128,9 +128,10 @@ class SqliteDisk:
         # The daemon writes from one thread at a time, but not always from the one that opened it.
         connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None, check_same_thread=False)
         self._connection = connection
-        # Little is stored, in many tables and indexes: small pages waste less. Takes effect for new files only.
-        connection.execute("PRAGMA page_size = 1024")
-        connection.execute("PRAGMA auto_vacuum = FULL")
+        if self._path.stat().st_size == 0:
+            # Little is stored, in many tables and indexes: small pages, and no free ones, waste less.
+            connection.execute("PRAGMA page_size = 1024")
+            connection.execute("PRAGMA auto_vacuum = FULL")
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
