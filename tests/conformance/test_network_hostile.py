@@ -121,12 +121,10 @@ def test_a_peer_that_ignores_windows_is_closed(monkeypatch: pytest.MonkeyPatch) 
         unread = await host.new_stream(ID.from_base58(ann.peer_id), [TProtocol("/unread/1.0.0")])
         stream = unread.muxed_stream
         frame = struct.pack("!BBHII", 0, 0, 0, stream.stream_id, 60_000) + b"\x7f" * 60_000
-        handled = trio.current_time()
         with contextlib.suppress(Exception):
-            while trio.current_time() - handled < 10:
+            for _ in range(1_000):
                 await connection.muxed_conn._write_frame(frame)
         await bench.until(lambda: not swarm_of(bench, ann).get_connections(host.get_id()))
-        assert trio.current_time() - handled < 10
 
     hostile(attack)
 
