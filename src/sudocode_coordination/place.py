@@ -183,8 +183,8 @@ def copied_from(clone: Clone) -> str | None:
 def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.PathLike[str]) -> str:
     """A file's name in the repository, the same from every worktree of the clone and every current directory.
 
-    Links in the folders above it are resolved, the last part is kept as it is (it need not exist, and may be a pattern);
-    a slash at the end is kept: it means a folder.
+    Links in the folders above it are resolved, the last part is kept as it is (it need not exist), and so is everything from
+    the first part with a wildcard on: a pattern is not looked up. A slash at the end is kept: it means a folder.
 
     Args:
         clone: any worktree of it will do.
@@ -203,8 +203,12 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
         raise _bad_path(text, "is not UTF-8", "rename it: names that are no text can't be shared with other machines") from None
     slash = "/" if text.endswith("/") else ""
     absolute = os.path.join(cwd, text).rstrip("/") or "/"
-    parent, name = os.path.split(absolute)
-    real = os.path.realpath(absolute) if name in (".", "..", "") else os.path.join(os.path.realpath(parent), name)
+    folder = _plain_folder(os.path.join(cwd, ""), absolute)
+    if folder is not None:
+        real = os.path.normpath(os.path.join(os.path.realpath(folder), absolute[len(folder) :].lstrip("/")))
+    else:
+        parent, name = os.path.split(absolute)
+        real = os.path.realpath(absolute) if name in (".", "..", "") else os.path.join(os.path.realpath(parent), name)
     root = _worktree_root(clone, real)
     in_git_folder = real == clone.common_dir or real.startswith(clone.common_dir + "/")
     if in_git_folder and not (root is not None and root.startswith(clone.common_dir + "/")):  # worktrees may lie in a bare clone
@@ -216,6 +220,13 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
     if real == root:
         raise _bad_path(text, "is the repository itself", "give the path of a file or folder in it")
     return real[len(root) :].lstrip("/") + slash
+
+
+def _plain_folder(cwd: str, path: str) -> str | None:
+    """What of a path comes before the first part with a wildcard; None if there is none. The current directory has none."""
+    at = len(cwd) if path.startswith(cwd) else 0
+    specials = [i for i in map(path.find, "*?[\\", (at,) * 4) if i >= 0]
+    return path[: path.rindex("/", 0, min(specials)) + 1] if specials else None
 
 
 def _worktree_root(clone: Clone, path: str) -> str | None:

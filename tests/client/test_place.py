@@ -157,6 +157,8 @@ def test_hooks_environment_counts_only_without_an_explicit_start(
 def test_file_names_are_the_same_from_everywhere(repo: Path, short_tmp: Path) -> None:
     git(repo, "worktree", "add", "-q", str(short_tmp / "wt"))
     (repo / "linked").symlink_to("src")
+    (repo / "[x]").symlink_to("src")
+    (repo / "[y]" / "b").mkdir(parents=True)
     clone = find_clone(repo)
     cases = [
         (repo, "src/a.py", "src/a.py"),
@@ -171,11 +173,22 @@ def test_file_names_are_the_same_from_everywhere(repo: Path, short_tmp: Path) ->
         (repo, "src/", "src/"),
         (repo / "src", "./", "src/"),
         (repo, "src/*.py", "src/*.py"),
+        (repo / "src", "auth/*", "src/auth/*"),
+        (repo / "src", "*/", "src/*/"),
+        (repo / "src", "**", "src/**"),
+        (repo / "src", "../[ab]/./x?/../y.py", "[ab]/y.py"),
+        (repo, "**/*.py", "**/*.py"),
+        (repo, "linked/*/a.py", "src/*/a.py"),
+        (repo, "[x]/a.py", "[x]/a.py"),
+        (repo / "[y]", "a.py", "[y]/a.py"),
+        (repo / "[y]", "b/*", "[y]/b/*"),
+        (repo, str(repo / "src" / "*.py"), "src/*.py"),
+        (repo, "*/../../x", None),
         (repo, "src/../src/..", None),
     ]
     for cwd, path, expected in cases:
         if expected is None:
-            with pytest.raises(ResourceError, match="repository itself"):
+            with pytest.raises(ResourceError, match=r"repository itself|outside"):
                 repo_relative(clone, cwd, path)
         else:
             assert repo_relative(clone, cwd, path) == expected, path

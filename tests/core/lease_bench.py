@@ -23,6 +23,7 @@ from sudocode_coordination.core.holdings import Holding, Ticket, View
 from sudocode_coordination.core.io import DiskContents, Persist, Reply, StoredValue
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.own_leases import LeaseMessage
+from sudocode_coordination.core.resources import overlap
 from sudocode_coordination.core.wire import Claim, ClaimBody
 from sudocode_coordination.model import Json, Lease, LeaseMode, Now, PartitionPolicy, PeerId, Resource
 
@@ -240,7 +241,8 @@ class Bench:
         for (one, body), (other, rival) in combinations(valid, 2):
             shared = body.mode == rival.mode == "shared"
             same = one == other and body.agent == rival.agent
-            assert shared or same or not set(body.resources) & set(rival.resources), f"{body} and {rival} are held together"
+            clash = any(overlap(a, b) for a in body.resources for b in rival.resources)
+            assert shared or same or not clash, f"{body} and {rival} are held together"
 
     def drops(self, sender: PeerId, receiver: PeerId) -> None:
         """All that is under way on that link is lost."""

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sudocode_coordination.core.resources import MAX_PATH_CHARACTERS, Overlap, normalise, normalise_all
+from sudocode_coordination.core.overlap import Overlap
+from sudocode_coordination.core.resources import MAX_PATH_CHARACTERS, normalise, normalise_all
 from sudocode_coordination.errors import ResourceError
 from sudocode_coordination.model import Resource, ResourceType
 

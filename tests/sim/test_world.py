@@ -7,6 +7,7 @@ import pytest
 from sudocode_coordination.api.requests import AcquireLease, GetStatus, LeaseOutcome, Status
 from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.io import Reply
+from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.model import Resource
 from sudocode_coordination.sim.checkers import NoRevival, Violation, check_converged, check_exclusion, holdings
 from sudocode_coordination.sim.network import NetworkFaults
@@ -83,7 +84,7 @@ def test_the_exclusion_checker_sees_two_holders() -> None:
     assert bob.node is not None
     # Bob is made to believe that he is alone, and that nobody holds anything.
     bob.node.leases.claims._known.clear()
-    bob.node.leases.claims._overlap._claims.clear()
+    bob.node.leases.claims._overlap = Overlap()
     bob.node.leases.view = bob.node.leases.view._replace(roster=(bob.peer_id,), established=(), connected=frozenset())
     bob.node.leases.acquire("bob", AcquireLease(resources=(FILE,)), None, bob.now)
     with pytest.raises(Violation, match=r"alice .* and bob .* both hold"):

@@ -165,7 +165,7 @@ class AcquireLease(Request[LeaseOutcome], frozen=True, kw_only=True, tag="lease"
 
 
 class RenewLease(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="renew"):
-    """Start the ttl of the agent's leases on these resources anew."""
+    """Start the ttl of the agent's leases on what overlaps these resources anew."""
 
     answer = tuple[Lease, ...]
     resources: tuple[Resource, ...]
@@ -174,7 +174,7 @@ class RenewLease(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="ren
 
 
 class ReleaseLease(Request[Released], frozen=True, kw_only=True, tag="release"):
-    """Release the leases on these resources; `everything`: all that the agent has, queued ones too."""
+    """Release the leases on exactly these names; `everything`: all that the agent has, queued ones too."""
 
     answer = Released
     resources: tuple[Resource, ...] = ()
@@ -191,7 +191,7 @@ class ListLeases(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="lea
 
 
 class CheckConflicts(Request[CheckResult], frozen=True, kw_only=True, tag="check"):
-    """Who else holds or works on these; reads the local replica only."""
+    """Who else holds or works on what overlaps these; reads the local replica only."""
 
     answer = CheckResult
     resources: tuple[Resource, ...]

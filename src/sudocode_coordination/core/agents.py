@@ -15,6 +15,7 @@ import msgspec
 from sudocode_coordination.api.requests import SetWork
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Write
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
+from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.resources import normalise
 from sudocode_coordination.core.writer import check_key, encode_value
 from sudocode_coordination.errors import UsageError
@@ -240,23 +241,33 @@ class Agents:
         return sorted(found, key=lambda work: (work.agent_id, work.peer_id))
 
     def work_conflicts(self, agent: AgentId, resources: tuple[Resource, ...]) -> tuple[Conflict, ...]:
-        """Others that work on any of these."""
-        wanted = set(resources)
+        """Others that work on what overlaps any of these."""
+        return self._conflicts_with(agent, resources, self.work())
+
+    def _conflicts_with(self, agent: AgentId, resources: tuple[Resource, ...], everyone: list[ActiveWork]) -> tuple[Conflict, ...]:
+        wanted = Overlap()
+        wanted.add("wanted", resources)
         return tuple(
             Conflict(resource=resource, kind="work", agent_id=work.agent_id, peer_id=work.peer_id, note=work.status)
-            for work in self.work()
+            for work in everyone
             if not (work.agent_id == agent and work.peer_id == self._me)
             for resource in _touched(work)
-            if resource in wanted
+            if wanted.touches(resource)
         )
 
     def clashes(self) -> list[Output]:
         """`conflicts-detected` for every pair of agents, one of them of this clone, that newly work on the same thing."""
         everyone = self.work()
-        mine = [w for w in everyone if w.peer_id == self._me]
+        index = Overlap()
+        for number, work in enumerate(everyone):
+            index.add(str(number), tuple(_touched(work)))
         found: dict[tuple[AgentId, PeerId, AgentId, Resource], Conflict] = {}
-        for own in mine:
-            for conflict in self.work_conflicts(own.agent_id, tuple(_touched(own))):
+        for own in everyone:
+            if own.peer_id != self._me:
+                continue
+            touched = tuple(_touched(own))
+            near = [everyone[int(number)] for number in index.of(touched)]
+            for conflict in self._conflicts_with(own.agent_id, touched, near):
                 found[(own.agent_id, conflict.peer_id, conflict.agent_id, conflict.resource)] = conflict
         news = sorted(found.keys() - self._clashes)
         self._clashes = frozenset(found)

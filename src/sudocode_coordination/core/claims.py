@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from sudocode_coordination.core.resources import Overlap
+from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.wire import ClaimBody, Disclosed
 from sudocode_coordination.model import ClaimId, Grade, Instant, PeerId, Resource
 
@@ -186,7 +186,7 @@ class Claims:
         return known is not None and self.live(known, now)
 
     def conflicting(self, body: ClaimBody, now: Instant) -> list[Known]:
-        """Live claims that can't be held together with `body`: they share a resource, one of the two is exclusive, and they
+        """Live claims that can't be held together with `body`: their resources overlap, one of the two is exclusive, and they
         are not of the same agent of the same peer."""
         owner = owner_of(body.id)
         found = []
@@ -201,7 +201,7 @@ class Claims:
         return found
 
     def touching(self, resources: Iterable[Resource], now: Instant) -> list[Known]:
-        """Live claims on any of these resources."""
+        """Live claims on what overlaps any of these resources."""
         return [known for id_ in self._overlap.of(resources) if self.live(known := self._known[id_], now)]
 
     def of_owner(self, owner: PeerId) -> list[Known]:

@@ -100,7 +100,7 @@ class LeaseBook:
         return [self._own[id_] for id_ in self._of_agent.get(agent, ())]
 
     def _held_on(self, agent: AgentId, resources: Iterable[Resource], now: Instant) -> list[Holding]:
-        """Those that touch these, in no more time if the agent has many others."""
+        """Those on what overlaps these, in no more time if the agent has many others."""
         known = self.claims.touching(resources, now)
         return [self._own[k.body.id] for k in known if k.body.id in self._own and k.body.agent == agent]
 

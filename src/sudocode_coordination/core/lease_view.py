@@ -8,6 +8,7 @@ import msgspec
 
 from sudocode_coordination.core.claims import Claims, Known, claim_id, incarnation_of
 from sudocode_coordination.core.holdings import Holding
+from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.wire import ClaimBody, Id, Natural, Priority, Resources, Text, TtlMs
 from sudocode_coordination.model import ClaimId, Conflict, Grade, Instant, Json, Lease, LeaseMode, LeaseState, PeerId, Resource
 
@@ -105,8 +106,9 @@ def describe(known: Known, holding: Holding | None, now: Instant) -> Lease:
 def conflicts_of(
     blocking: Iterable[Known], resources: Iterable[Resource], own: dict[ClaimId, Holding], now: Instant
 ) -> tuple[Conflict, ...]:
-    """Who is in the way of these resources, holders first."""
-    wanted = set(resources)
+    """Who is in the way of these resources, holders first. What is named is what the other has: the folder, not the file in it."""
+    wanted = Overlap()
+    wanted.add("wanted", tuple(resources))
     found: list[Conflict] = []
     for known in blocking:
         lease = describe(known, own.get(known.body.id), now)
@@ -121,7 +123,7 @@ def conflicts_of(
                 note=lease.note,
             )
             for resource in lease.resources
-            if resource in wanted
+            if wanted.touches(resource)
         ]
     return tuple(sorted(found, key=lambda c: (c.kind != "lease", c.resource, c.agent_id)))
 

@@ -18,7 +18,7 @@ from sudocode_coordination.core.holdings import Holding, Ticket, standing
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.lease_book import LeaseBook
 from sudocode_coordination.core.lease_view import conflicts_of, entry_key, entry_of
-from sudocode_coordination.core.resources import normalise_all
+from sudocode_coordination.core.resources import all_covered, name_of, normalise_all
 from sudocode_coordination.core.wire import (
     MAX_LAMPORT,
     MAX_RENEWED,
@@ -93,7 +93,7 @@ class OwnLeases(LeaseBook):
     def renew(
         self, agent: AgentId, resources: tuple[Resource, ...], ttl_ms: int | None, now: Now
     ) -> tuple[list[Lease], list[Output]]:
-        """Start the ttl of the agent's leases on these anew; the leases, none if it holds none.
+        """Start the ttl of the agent's leases on what overlaps these anew; the leases, none if it holds none.
 
         Raises:
             ResourceError: a name that can't be leased.
@@ -111,19 +111,24 @@ class OwnLeases(LeaseBook):
     def release(
         self, agent: AgentId, resources: tuple[Resource, ...], now: Now, *, everything: bool = False
     ) -> tuple[list[Lease], list[Output]]:
-        """End the agent's leases on these, queued ones too; who waits for one of those is answered. Of a lease on more than
-        these, the rest stays held: a new claim in the old one's place in the queue takes over before the old one ends.
+        """End the agent's leases on exactly these names, queued ones too; who waits for one of those is answered. A slash at the
+        end of a path makes no difference. A lease on a folder does not end with a name in it, nor the other way round. Of a
+        lease on more than these, the rest stays held: a new claim in the old one's place in the queue takes over before the
+        old one ends.
 
         Raises:
             ResourceError: a name that can't be leased.
         """
-        wanted = set(normalise_all(resources))
+        wanted = {name_of(resource) for resource in normalise_all(resources)}
         out: list[Output] = []
         released: list[Lease] = []
         for holding in self._held_by(agent) if everything else self._held_on(agent, sorted(wanted), now.instant):
             if holding.succeeds is not None or holding.body.id not in self._own:
                 continue  # an heir: what it is to replace is among them, and decides
-            holding.let_go = holding.let_go | wanted
+            named = {r for r in holding.body.resources if name_of(r) in wanted}
+            if not (named or everything):
+                continue  # it only overlaps
+            holding.let_go = holding.let_go | named
             rest = tuple(r for r in holding.body.resources if r not in holding.let_go)
             released.append(self.describe(holding.known, now.instant))
             if everything or not rest:
@@ -139,8 +144,8 @@ class OwnLeases(LeaseBook):
         for holding in self._held_on(agent, resources, now):
             body = holding.body
             strong = body.mode == "exclusive" or request.mode == "shared"
-            left = set(body.resources) - holding.let_go
-            if holding.granted and strong and body.priority >= request.priority and set(resources) <= left:
+            left = [r for r in body.resources if r not in holding.let_go]
+            if holding.granted and strong and body.priority >= request.priority and all_covered(resources, left):
                 return holding
         return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sudocode_coordination.core.holdings import Holding
+from sudocode_coordination.core.resources import overlap
 from sudocode_coordination.model import ClaimId
 from sudocode_coordination.sim.world import SimNode, World
 
@@ -32,7 +33,7 @@ def holdings(node: SimNode) -> Iterator[Holding]:
 def _clash(one: Holding, two: Holding) -> bool:
     if one.body.mode == "shared" and two.body.mode == "shared":
         return False
-    return bool(set(one.body.resources) & set(two.body.resources))
+    return any(overlap(a, b) for a in one.body.resources for b in two.body.resources)
 
 
 def _pairs(world: World) -> Iterator[tuple[SimNode, Holding, SimNode, Holding]]:
@@ -54,7 +55,7 @@ def check_exclusion(world: World, *, settled: bool) -> None:
         if settled or (one.grade == "quorum" and two.grade == "quorum"):
             raise Violation(
                 f"at {world.scheduler.instant}: {one_node.name} ({one.grade}, {one.body.id}) and {two_node.name} "
-                f"({two.grade}, {two.body.id}) both hold {sorted(set(one.body.resources) & set(two.body.resources))}"
+                f"({two.grade}, {two.body.id}) both hold what {one.body.resources} and {two.body.resources} have in common"
             )
 
 
