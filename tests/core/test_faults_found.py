@@ -420,3 +420,15 @@ def test_many_questions_at_once_have_one_answer() -> None:
     step = bench.hears(ANN, *[Heads(reply=True)] * 500)
     sent = [message for effect in step if isinstance(effect, Send) for message in decode_frame(effect.frame)]
     assert sum(isinstance(message, Heads) for message in sent) == 1
+
+
+def test_a_second_restart_does_not_look_as_if_nothing_had_been_forgotten() -> None:
+    bench = Bench("alice", "bob", max_lease_ttl_ms=60_000)
+    bench.restarts("alice", intact=False)
+    bench.passes(10_000)
+    bench.restarts("alice")
+    assert not bench.of("alice").remembers(bench.instant)
+    bench.passes(60_000)
+    assert bench.of("alice").remembers(bench.instant), "nor is it longer than that"
+    bench.restarts("alice")
+    assert bench.of("alice").remembers(bench.instant)

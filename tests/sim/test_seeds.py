@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from sudocode_coordination.sim.__main__ import main, outcomes
-from sudocode_coordination.sim.scenario import Run
+from sudocode_coordination.sim.scenario import FURTHER_FAULTS_FROM, Run
 
 
 def _sim(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
@@ -35,17 +35,28 @@ def test_two_hundred_seeds_without_a_violation() -> None:
     assert summary["granted"] > 5_000
 
 
+@pytest.mark.timeout(600)
+def test_sixty_seeds_with_the_further_faults() -> None:
+    """Stops in order, full disks, set clocks, long suspends, vanished clients, restarts during a split, shortened ttls."""
+    ran = _sim("--first", str(FURTHER_FAULTS_FROM), "--seeds", "60", "--jobs", "2", "--json")
+    summary = json.loads(ran.stdout)
+    assert summary["failed"] == []
+    assert summary["granted"] > 1_500
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7_200)
 def test_two_thousand_more_seeds() -> None:
     assert [outcome for outcome in outcomes(range(200, 2_200), 2) if outcome.violation] == []
 
 
-# Histories that once failed, and what they found.
+# Seeds whose histories once failed, and what they found. The core has changed since, and with it what happens in them: that the
+# faults themselves stay away is held by tests of their own (`test_roster`, `test_leases_apart`, `test_node`, `test_faults_found`).
 FOUND = {
     78: "quorum of one over a branch that was deleted during a partition",
     183: "a record that stayed missing kept two peers apart; a holder was taken for gone although another was connected to it",
     286: "both hellos were lost, and the connection stayed without a word",
+    622: "a peer that had lost its disk was a voice again after its second restart",
 }
 
 

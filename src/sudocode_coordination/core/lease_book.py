@@ -27,6 +27,7 @@ class LeaseBook:
     def __init__(self, peer_id: PeerId, config: CoordinationConfig) -> None:
         self._me = peer_id
         self._config = config
+        self._longest_ms = stretch(stretch(config.max_lease_ttl_ms))
         self.claims = Claims(peer_id)
         self.view = View(roster=(peer_id,))
         self._own: dict[ClaimId, Holding] = {}
@@ -54,7 +55,7 @@ class LeaseBook:
 
     def memory_lost(self, now: Instant) -> None:
         """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
-        self._forgetful_until = max(self._forgetful_until, now + stretch(stretch(self._config.max_lease_ttl_ms)))
+        self._forgetful_until = max(self._forgetful_until, now + self._longest_ms)
 
     def remembers(self, now: Instant) -> bool:
         """Whether this peer's voice counts towards a quorum."""

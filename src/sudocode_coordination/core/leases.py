@@ -43,6 +43,8 @@ from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, is
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
 MEETING_DELAY_MS: Final = 2_000
+FORGETFUL_SPACE: Final = "forgetful"
+"""On disk: until when, by the clock of this boot, this peer is no voice."""
 MAX_INCARNATIONS: Final = 2_000
 """Peers whose latest life is remembered; past that only those who count now."""
 MAX_YIELDS: Final = 20_000
@@ -60,11 +62,15 @@ class LeaseManager(OwnLeases):
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def started(self, incarnation: int, contents: DiskContents, now: Now, *, newborn: bool = False) -> list[Output]:
-        """What was acknowledged before a restart still counts; own leases of before do not."""
+        """What was acknowledged before a restart still counts; own leases of before do not. That something was forgotten is
+        itself remembered: a second restart must not look as if nothing had been."""
         self._incarnation = incarnation
         if not (contents.intact or newborn):
             self.memory_lost(now.instant)
         for value in contents.values:
+            if value.space == FORGETFUL_SPACE and value.data.isdigit() and len(value.data) <= 16:
+                longest = now.instant + self._longest_ms
+                self._forgetful_until = max(self._forgetful_until, min(int(value.data), longest) if contents.intact else longest)
             if value.space != "claims":
                 continue
             try:
@@ -78,7 +84,10 @@ class LeaseManager(OwnLeases):
             self._lamport = max(self._lamport, stored.body.lamport)
             if self.claims.add(known):
                 self._wake_at_expiry(known)
-        return []
+        if self.remembers(now.instant):
+            return []
+        until = str(self._forgetful_until).encode()
+        return [Persist(operations=(StoredValue(space=FORGETFUL_SPACE, key="until", data=until),))]
 
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
