@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.core.discovery_bench import record
 from tests.core.lease_bench import Bench, file
 from tests.core.node_bench import ANN, NodeBench
 
@@ -12,12 +13,14 @@ from sudocode_coordination.core.agents import HybridClock
 from sudocode_coordination.core.claims import MAX_OWNER_CLAIMS
 from sudocode_coordination.core.facts import EntryChange
 from sudocode_coordination.core.io import (
+    BranchRead,
     Dial,
     DialFailed,
     DiskContents,
     DiskFailed,
     Reply,
     Send,
+    Started,
     Stopped,
     StopRequested,
     StoredValue,
@@ -40,7 +43,7 @@ from sudocode_coordination.core.wire import (
 from sudocode_coordination.model import Json
 from sudocode_coordination.sim.checkers import check_exclusion
 from sudocode_coordination.sim.network import NetworkFaults
-from sudocode_coordination.sim.world import World
+from sudocode_coordination.sim.world import SimClock, SimNode, World
 
 # --- leases -----------------------------------------------------------------------------------------------------------------
 
@@ -432,3 +435,24 @@ def test_a_second_restart_does_not_look_as_if_nothing_had_been_forgotten() -> No
     assert bench.of("alice").remembers(bench.instant), "nor is it longer than that"
     bench.restarts("alice")
     assert bench.of("alice").remembers(bench.instant)
+
+
+def test_a_process_that_finds_the_branch_gone_is_no_voice_for_those_it_no_longer_knows() -> None:
+    ann = SimNode(World(1, config=create_default_config, faults=NetworkFaults()), "ann", create_default_config("ann"), SimClock())
+    ann.start()
+    contents = ann.disk.load()
+    bench = NodeBench(start=False)
+    bench.remote = False
+    bench.gives(Started(contents=DiskContents(envelopes=contents.envelopes, intact=True), seed=1))
+    bench.gives(Ticked(late_ms=0))
+    assert bench.node.leases.remembers(bench.instant)
+    bench.gives(BranchRead(commit=None, records={}))
+    assert not bench.node.leases.remembers(bench.instant)
+
+
+def test_a_record_that_is_renewed_is_fresh_whatever_the_clocks_say() -> None:
+    bench = NodeBench()
+    for wall_ms in (0, 1_000):
+        bench.branch["agent-ann.json"] = record(ANN, "ann", wall_ms=bench.now.wall_ms - 86_400_000 + wall_ms)
+        bench.reads()
+    assert ANN.peer_id in bench.node.discovery.roster

@@ -84,10 +84,16 @@ class LeaseManager(OwnLeases):
             self._lamport = max(self._lamport, stored.body.lamport)
             if self.claims.add(known):
                 self._wake_at_expiry(known)
-        if self.remembers(now.instant):
-            return []
+        return [] if self.remembers(now.instant) else [self._note_forgetful()]
+
+    def forget(self, now: Now) -> list[Output]:
+        """What is known here is no ground for a voice, until the longest lease is over, whatever happens to this process."""
+        self.memory_lost(now.instant)
+        return [self._note_forgetful()]
+
+    def _note_forgetful(self) -> Output:
         until = str(self._forgetful_until).encode()
-        return [Persist(operations=(StoredValue(space=FORGETFUL_SPACE, key="until", data=until),))]
+        return Persist(operations=(StoredValue(space=FORGETFUL_SPACE, key="until", data=until),))
 
     def deadline(self) -> Instant | None:
         """When to be ticked next."""

@@ -102,6 +102,8 @@ STOP_MS: Final = 10_000
 SEEK_MS: Final = 2_000
 MAX_SEEK_MS: Final = 60_000
 """While a known peer does not answer, the branch may know a newer address: looked at ever more rarely."""
+RESERVED: Final = frozenset({"relays", "relay_service", "enable_file_diffs"})
+"""Configuration keys of what is still to come: who sets one is told."""
 MAX_PRESENCES: Final = 10_000
 """Peers whose gossiped beats are counted."""
 
@@ -215,9 +217,13 @@ class Node:
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
                 return self._gossip(topic, data, now)
-            case BranchRead(records=records):
+            case BranchRead(commit=commit, records=records):
                 self._listed = record_name(self._config.agent_id) in records
-                out = self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
+                out = []
+                if commit is None and self.discovery.roster_read_at is None and set(self.sync.known_owners()) - {self._me}:
+                    # Others there were, and nobody can tell who is left: the branch is gone, and this process knew no roster before.
+                    out += self.leases.forget(now)
+                out += self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
                 return out + self._drop_departed(now)
             case BranchReadFailed(reason=reason):
                 return self.discovery.branch_read_failed(given, now) + self.desk.branch_looked_at(reason, now)
@@ -244,6 +250,9 @@ class Node:
     def _start(self, given: Started, now: Now) -> list[Output]:
         self._rng.seed(given.seed)
         self._started_at, self.started_wall_ms = now.instant, now.wall_ms
+        for key in sorted(RESERVED):
+            if getattr(self._config, key):
+                self.desk.trouble(f"{key} is set, but has no effect in this version")
         out = self.sync.started(given.contents, now)
         incarnation = self.sync.incarnation
         for root in ("leases", "activeWork", "agentMetadata"):

@@ -105,7 +105,9 @@ class BranchView:
             before.listed = True
             before.data = data
             return before
-        born_stale = now.wall_ms - last_seen_ms > record.ttl + CLOCK_SKEW_MS
+        # One that was renewed between two reads here is fresh, whatever the two clocks say.
+        renewed = before is not None and before.peer == peer
+        born_stale = not renewed and now.wall_ms - last_seen_ms > record.ttl + CLOCK_SKEW_MS
         return _Seen(record=record, peer=peer, data=data, last_seen_ms=last_seen_ms, since=now.instant, born_stale=born_stale)
 
     def has(self, name: str, last_seen_ms: WallMs) -> bool:
