@@ -33,6 +33,8 @@ FILES: Final = 4
 LONG_HOLDS: Final = 15
 FURTHER_FAULTS_FROM: Final = 400
 """Seeds from here on have the faults of `_further` too. Those below keep the histories in which faults were found."""
+CLOCKS_OFF_MS: Final = (-400_000, -60_000, 0, 60_000, 400_000)
+"""Closer together than a record's ttl: further apart, a peer's record looks stale to one that starts, and is not counted."""
 GUEST: Final = "-guest"
 GUEST_CLIENT: Final = 2
 """Of agents that live no longer than their connection."""
@@ -297,7 +299,7 @@ class Run:
                 node.disk.full = True
                 world.scheduler.after(duration_ms, lambda: self._disk_has_room(node))
             case "clock":
-                node.clock = replace(node.clock, wall_off_ms=more.choice((-86_400_000, -60_000, 0, 60_000, 86_400_000)))
+                node.clock = replace(node.clock, wall_off_ms=more.choice(CLOCKS_OFF_MS))
             case "suspend":
                 if node.node is not None and not node.frozen:
                     node.freeze()
