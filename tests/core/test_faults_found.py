@@ -18,6 +18,7 @@ from sudocode_coordination.core.io import (
     DialFailed,
     DiskContents,
     DiskFailed,
+    Listening,
     Reply,
     Send,
     Started,
@@ -456,3 +457,14 @@ def test_a_record_that_is_renewed_is_fresh_whatever_the_clocks_say() -> None:
         bench.branch["agent-ann.json"] = record(ANN, "ann", wall_ms=bench.now.wall_ms - 86_400_000 + wall_ms)
         bench.reads()
     assert ANN.peer_id in bench.node.discovery.roster
+
+
+def test_who_looks_out_of_date_to_a_clone_that_starts_is_counted_for_a_while() -> None:
+    bench = NodeBench(start=False, max_lease_ttl_ms=60_000)
+    bench.branch["agent-ann.json"] = record(ANN, "ann", wall_ms=bench.now.wall_ms - 86_400_000)
+    bench.gives(Started(contents=DiskContents(), seed=1, newborn=True))
+    bench.gives(Listening(addresses=("/ip4/192.0.2.1/tcp/1",)))
+    bench.passes(1_500)
+    assert bench.node.leases.view.roster == tuple(sorted((ANN.peer_id, bench.me)))
+    bench.passes(600_000)
+    assert bench.node.leases.view.roster == (bench.me,)

@@ -221,7 +221,7 @@ class Node:
                 self._listed = record_name(self._config.agent_id) in records
                 out = []
                 if commit is None and self.discovery.roster_read_at is None and set(self.sync.known_owners()) - {self._me}:
-                    # Others there were, and nobody can tell who is left: the branch is gone, and this process knew no roster before.
+                    # Others there were; the branch is gone, this process knew no roster before: nobody can tell who is left.
                     out += self.leases.forget(now)
                 out += self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
                 return out + self._drop_departed(now)
@@ -366,7 +366,7 @@ class Node:
     def _view_changed(self, now: Now) -> list[Output]:
         instant, connected = now.instant, self.membership.connected_peers
         read_at = self.discovery.roster_read_at
-        self.roster.update(self.discovery.roster, looked=read_at is not None, now=instant)
+        self.roster.update(self.discovery.roster, looked=read_at is not None, now=instant, stale=self.discovery.known)
         self.sync.set_reachability(self._all_connected())
         members = self.roster.members
         lost = {peer for peer in members if peer != self._me and self.membership.peer(peer) is None}

@@ -37,8 +37,9 @@ class Roster:
         self._goodbyes: dict[PeerId, Instant] = {}
         self._looked = False
 
-    def update(self, listed: Iterable[PeerId], *, looked: bool, now: Instant) -> None:
-        """Who counts by the branch now. `looked`: the branch has been read."""
+    def update(self, listed: Iterable[PeerId], *, looked: bool, now: Instant, stale: Iterable[PeerId] = ()) -> None:
+        """Who counts by the branch now. `looked`: the branch has been read. `stale`: whose records look out of date; at the first
+        look that says no more than that the clocks differ, so they are counted like those who vanish then."""
         present = set(listed) - {self._me}
         for peer, at in list(self._goodbyes.items()):
             if peer not in present or now - at >= GOODBYE_MS:
@@ -46,7 +47,9 @@ class Roster:
         present -= self._goodbyes.keys()
         if looked and not self._looked:
             self._looked = True
-            self._since = dict.fromkeys(sorted(present))
+            lingering = sorted(set(stale) - present - self._goodbyes.keys() - {self._me})
+            self._since = dict.fromkeys([*sorted(present), *lingering])
+            self._vanished = dict.fromkeys(lingering, now)
             self._since[self._me] = now if present else None
         for peer in sorted(present):
             self._since.setdefault(peer, now)
