@@ -33,8 +33,8 @@ FILES: Final = 4
 LONG_HOLDS: Final = 15
 FURTHER_FAULTS_FROM: Final = 400
 """Seeds from here on have the faults of `_further` too. Those below keep the histories in which faults were found."""
-CLOCKS_OFF_MS: Final = (-400_000, -60_000, 0, 60_000, 400_000)
-"""Closer together than a record's ttl: further apart, a peer's record looks stale to one that starts, and is not counted."""
+CLOCKS_OFF_MS: Final = (-86_400_000, -60_000, 0, 60_000, 86_400_000)
+"""A day: records look stale, or of the future, to those who start then."""
 GUEST: Final = "-guest"
 GUEST_CLIENT: Final = 2
 """Of agents that live no longer than their connection."""
