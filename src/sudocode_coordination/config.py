@@ -71,11 +71,11 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     announce_addresses: tuple[Address, ...] = ()
     """Published instead of the interfaces' own addresses, if any are given."""
     relays: tuple[str, ...] = ()
-    """Multiaddrs of relays to use when no direct address answers."""
+    """Multiaddrs of relays to use when no direct address answers. Reserved: no effect yet."""
     relay_service: bool = False
-    """Whether this peer relays for others."""
+    """Whether this peer relays for others. Reserved: no effect yet."""
     enable_file_diffs: bool = False
-    """Share hunks of uncommitted work."""
+    """Share hunks of uncommitted work. Reserved: no effect yet."""
     max_peers: Annotated[int, Meta(ge=1, le=1_000)] = 200
     """Peers that are dialled or accepted at most."""
 

@@ -208,11 +208,11 @@ def test_bad_settings(pair: str, kind: type[UsageError]) -> None:
 
 
 def test_every_flag_is_a_key_of_the_configuration() -> None:
-    everything = "start --agent-id a --capabilities c --branch b --remote r --listen l --announce n --relay y --lease-ttl 1s"
+    everything = "start --agent-id a --capabilities c --branch b --remote r --listen l --announce n --lease-ttl 1s"
     more = "--discovery-interval 1s --heartbeat 1s --partition-policy open"
     flags = lifecycle.config_flags(build_parser().parse_args([*everything.split(), *more.split()]))
     assert set(flags) <= {field.name for field in msgspec.structs.fields(CoordinationConfig)}
-    assert len(flags) == 11
+    assert len(flags) == 10
 
 
 @pytest.mark.parametrize(

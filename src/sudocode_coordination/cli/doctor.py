@@ -263,8 +263,8 @@ def _addresses(status: Status) -> Iterator[DoctorFinding]:
     outside_of_reach = [p for p in status.peers if p.connection in ("connecting", "disconnected")]
     if outside_of_reach and not any(p.connection in ("direct", "relayed") for p in status.peers):
         hint = (
-            "if they run: let TCP through this machine's firewall for a fixed port (coord start --listen /ip4/0.0.0.0/tcp/4001), "
-            "or name a relay (--relay); one side that can be reached is enough"
+            "if they run: let TCP through this machine's firewall for a fixed port (coord start --listen /ip4/0.0.0.0/tcp/4001); "
+            "one side that can be reached is enough"
         )
         yield _finding("peers", f"none of {len(outside_of_reach)} known agents elsewhere is connected", hint)
 

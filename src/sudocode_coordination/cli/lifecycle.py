@@ -79,7 +79,6 @@ def config_flags(args: Namespace) -> dict[str, Any]:
         "git_remote": args.remote,
         "listen_addresses": word_list(args.listen),
         "announce_addresses": word_list(args.announce),
-        "relays": word_list(args.relay),
         "lease_ttl_ms": args.lease_ttl,
         "peer_discovery_interval_ms": args.discovery_interval,
         "heartbeat_interval_ms": args.heartbeat,

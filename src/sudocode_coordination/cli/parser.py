@@ -93,7 +93,6 @@ def _add_daemon_commands(commands: Any) -> None:
     start.add_argument("--remote", metavar="R", help="git remote that introduces the peers (origin)")
     start.add_argument("--listen", metavar="ADDR", action="append", help="libp2p address to listen on; may be repeated")
     start.add_argument("--announce", metavar="ADDR", action="append", help="address to publish instead of the interfaces' own")
-    start.add_argument("--relay", metavar="ADDR", action="append", help="relay to use when no direct address answers")
     start.add_argument("--lease-ttl", metavar="DUR", type=duration, help="of a lease that names none (5m)")
     start.add_argument("--discovery-interval", metavar="DUR", type=duration, help="between two looks at the branch (1m)")
     start.add_argument("--heartbeat", metavar="DUR", type=duration, help="between two presence beats (15s)")
