@@ -366,7 +366,8 @@ class Node:
     def _view_changed(self, now: Now) -> list[Output]:
         instant, connected = now.instant, self.membership.connected_peers
         read_at = self.discovery.roster_read_at
-        self.roster.update(self.discovery.roster, looked=self._listed and read_at is not None, now=instant, stale=self.discovery.known)
+        looked = self._listed and read_at is not None
+        self.roster.update(self.discovery.roster, looked=looked, now=instant, stale=self.discovery.known)
         self.sync.set_reachability(self._all_connected())
         members = self.roster.members
         lost = {peer for peer in members if peer != self._me and self.membership.peer(peer) is None}
