@@ -8,7 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hypothesis
 import psutil
@@ -95,6 +95,12 @@ def _ours() -> list[psutil.Process]:
     return found
 
 
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker found left over, the run has to tell."""
+    _leaks.extend(getattr(node, "workeroutput", {}).get("leaks", ()))
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process that is left over fails the run, and is ended."""
     _, alive = psutil.wait_procs(_ours(), timeout=LEAVING_S)
@@ -105,6 +111,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leaks"] = _leaks
     if _leaks and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     shutil.rmtree(_root, ignore_errors=True)

@@ -57,6 +57,8 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Of a lease that names none. Renewed at half of it while its holder lives."""
     max_lease_ttl_ms: Ms = 3_600_000
     """Longest ttl that is granted; also how long a peer that lost its memory is not counted towards a quorum."""
+    strict_lease_ttl_ms: Ms = 900_000
+    """Of a strict lease that names none. Renewed at a third of it, all of a clone in one push."""
     gone_grace_ms: Annotated[int, Meta(ge=1_000, le=WEEK_MS)] = 30_000
     """A holder unreachable for this long no longer blocks provisional grants (`docs/leases.md`)."""
     preempt_grace_ms: Annotated[int, Meta(ge=0, le=WEEK_MS)] = 0

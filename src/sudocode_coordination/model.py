@@ -44,9 +44,9 @@ class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 ResourceType: TypeAlias = Literal["file", "issue", "spec", "component"]
 LeaseMode: TypeAlias = Literal["exclusive", "shared"]
 LeaseState: TypeAlias = Literal["pending", "granted"]
-Grade: TypeAlias = Literal["quorum", "provisional"]
-"""quorum: a majority of the roster answered, exclusive. provisional: all that could be reached agreed; it may overlap
-another, which is found and repaired."""
+Grade: TypeAlias = Literal["strict", "quorum", "provisional"]
+"""strict: in the table on the git remote, with a fencing token. quorum: a majority of the roster answered, exclusive among fast
+ones. provisional: all that could be reached agreed; it may overlap another, which is found and repaired."""
 PartitionPolicy: TypeAlias = Literal["closed", "majority", "open"]
 RESOURCE_TYPES: Final[tuple[ResourceType, ...]] = ("file", "issue", "spec", "component")
 
@@ -59,6 +59,45 @@ class Resource(msgspec.Struct, frozen=True, order=True, array_like=True):
 
     def __str__(self) -> str:
         return self.path if self.type == "file" else f"{self.type}:{self.path}"
+
+
+class Handover(Value, frozen=True, kw_only=True):
+    """What the holder before left behind when it released."""
+
+    commit: str
+    """Object id of the commit, in hex."""
+    branch: str = ""
+    """The branch it is on, without `refs/heads/`; empty: unknown."""
+    agent_id: AgentId
+    """Who released."""
+    at: str
+    """ISO 8601 UTC, for people."""
+
+
+class HistoryEntry(Value, frozen=True, kw_only=True):
+    """One lease that was: who held what, from when to when, as its holder wrote and signed it."""
+
+    claim_id: ClaimId
+    peer_id: PeerId
+    agent_id: AgentId
+    resources: tuple[Resource, ...]
+    mode: LeaseMode = "exclusive"
+    priority: int = 0
+    grade: Grade = "provisional"
+    token: int | None = None
+    """The fencing token of a strict one."""
+    granted_at: str
+    """ISO 8601 UTC by the holder's clock."""
+    ended_at: str | None = None
+    """None: not yet."""
+    reason: str = ""
+    """Why it ended: released, expired, preempted, lost-conflict, …"""
+    commit: str | None = None
+    branch: str = ""
+    rival: str = ""
+    """Who got or kept it, where that is why it ended: agent id."""
+    signature: str
+    """By the peer's key over all of the above (`docs/leases.md`), base64."""
 
 
 class Lease(Value, frozen=True, kw_only=True):
@@ -80,6 +119,12 @@ class Lease(Value, frozen=True, kw_only=True):
     note: str = ""
     mine: bool = False
     """Whether an agent of this clone has it."""
+    strict: bool = False
+    """Decided by the git remote."""
+    token: int | None = None
+    """Fencing token of a strict one: greater than that of every lease granted before it."""
+    handover: Handover | None = None
+    """What the last holder of any of the resources left behind, when this was granted."""
 
 
 class ActiveWork(Value, frozen=True, kw_only=True):

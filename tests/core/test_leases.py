@@ -10,7 +10,8 @@ from tests.core.lease_bench import TTL, Bench, a_body, a_claim, any_order, every
 from sudocode_coordination.core.claims import stretch
 from sudocode_coordination.core.facts import Say
 from sudocode_coordination.core.io import Persist
-from sudocode_coordination.core.own_leases import DECIDE_MS, RETRY_MS
+from sudocode_coordination.core.lease_requests import DECIDE_MS
+from sudocode_coordination.core.own_leases import RETRY_MS
 from sudocode_coordination.core.wire import Ack, Claim, ClaimBody, Disclosed, End, Granted, RenewAck
 from sudocode_coordination.model import PartitionPolicy
 

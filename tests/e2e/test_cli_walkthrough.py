@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import psutil
@@ -80,9 +79,7 @@ def test_kill_of_a_holder(pair: tuple[Clone, Clone]) -> None:
     assert alice.json("lease", "src/auth.py")["granted"] is True
     bob.coord("lease", "src/auth.py", expect=3)
     alice.kill()
-    began = time.monotonic()
     assert bob.json("lease", "src/auth.py", "--wait", "30s")["granted"] is True
-    assert time.monotonic() - began < 4 + 5
     assert alice.coord("leases", expect=4).stdout == ""
     assert (alice.state_dir / "daemon.sock").exists(), "a killed daemon leaves its socket behind"
     alice.start(*QUICK)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from sudocode_coordination.core.io import DiskContents, DiskOperation, Input
+from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, SwapTable
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import Instant, Now, PeerId
 
-__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "Network"]
+__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Network"]
 
 Deliver: TypeAlias = Callable[[Input], None]
 """Hands an input to whoever owns the node. Never blocks; bounded by that owner."""
@@ -90,3 +90,22 @@ class GitRemote(Protocol):
 
     def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
         """Write (bytes) or remove (None) files under `peers/`."""
+
+
+class LeaseTable(Protocol):
+    """The table of strict leases on the git remote: one ref, an append-only chain of commits.
+
+    Delivers `TableRead`, `TableReadFailed`, `TableSwapped`, `TableSwapFailed`, `TableBuilt`. Laws: of two swaps from one parent at
+    most one lands; who is told `moved` or `refused` has not landed it and it will not land later; a swap that is sent again with
+    the same values is the same commit, and is told as landed if the first try has landed and is the tip; nothing hangs; the
+    user's repository sees no lock and no ref of it. Reads and swaps are answered in their order.
+    """
+
+    def read_table(self, *, whole: bool = False) -> None:
+        """Fetch and read what changed."""
+
+    def swap_table(self, change: SwapTable) -> None:
+        """Make the commit and push it."""
+
+    def build_table(self, change: BuildTable) -> None:
+        """Make the commit."""

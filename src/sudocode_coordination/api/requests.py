@@ -15,6 +15,7 @@ from sudocode_coordination.model import (
     AgentId,
     Conflict,
     Draft,
+    HistoryEntry,
     IssueUpdate,
     Json,
     Lease,
@@ -115,6 +116,21 @@ class Released(Answer, frozen=True, kw_only=True):
     released: tuple[Lease, ...]
 
 
+class PreparedPush(Answer, frozen=True, kw_only=True):
+    """Answer to `PreparePush`: what to push with the work, in one `--atomic` push, with `--force-with-lease=<ref>:<parent>`.
+    Without any strict lease of the agent: all empty."""
+
+    leases: tuple[Lease, ...] = ()
+    """The strict leases that it vouches for."""
+    ref: str = ""
+    """Full name of the table's ref on the remote."""
+    commit: str = ""
+    parent: str = ""
+    """The table's tip that the commit is built on."""
+    objects: str = ""
+    """Folder with the commit's objects, for GIT_ALTERNATE_OBJECT_DIRECTORIES."""
+
+
 class CheckResult(Answer, frozen=True, kw_only=True):
     """Answer to `CheckConflicts`."""
 
@@ -161,6 +177,8 @@ class AcquireLease(Request[LeaseOutcome], frozen=True, kw_only=True, tag="lease"
     mode: LeaseMode = "exclusive"
     wait_ms: Annotated[int, Meta(ge=0, le=MAX_MS)] | None = None
     note: Text = ""
+    strict: bool = False
+    """Decided by the git remote, with a fencing token."""
     agent: Agent = None
 
 
@@ -179,6 +197,10 @@ class ReleaseLease(Request[Released], frozen=True, kw_only=True, tag="release"):
     answer = Released
     resources: tuple[Resource, ...] = ()
     everything: bool = False
+    commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")] | None = None
+    """What is left behind for the next holder."""
+    branch: Annotated[str, Meta(max_length=250)] = ""
+    """Where that commit is, without `refs/heads/`."""
     agent: Agent = None
 
 
@@ -188,6 +210,29 @@ class ListLeases(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="lea
     answer = tuple[Lease, ...]
     everyone: bool = False
     agent: Agent = None
+
+
+class LeaseHistory(Request[tuple[HistoryEntry, ...]], frozen=True, kw_only=True, tag="leases.history"):
+    """Who held what overlaps these resources, the latest first; without resources: all that is known."""
+
+    answer = tuple[HistoryEntry, ...]
+    resources: tuple[Resource, ...] = ()
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+
+
+class PreparePush(Request[PreparedPush], frozen=True, kw_only=True, tag="push.prepare"):
+    """Make the commit that, pushed together with the work, proves that the agent's strict leases are still its own."""
+
+    answer = PreparedPush
+    agent: Agent = None
+
+
+class PushDone(Request[Nothing], frozen=True, kw_only=True, tag="push.done"):
+    """What became of a prepared push."""
+
+    answer = Nothing
+    commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")]
+    landed: bool
 
 
 class CheckConflicts(Request[CheckResult], frozen=True, kw_only=True, tag="check"):
@@ -325,6 +370,9 @@ CoreRequest: TypeAlias = (
     | RenewLease
     | ReleaseLease
     | ListLeases
+    | LeaseHistory
+    | PreparePush
+    | PushDone
     | CheckConflicts
     | SetWork
     | ClearWork

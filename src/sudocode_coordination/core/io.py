@@ -158,6 +158,53 @@ class BranchPublishFailed(Item, frozen=True, kw_only=True):
     reason: str
 
 
+class TableRead(Item, frozen=True, kw_only=True):
+    """The strict lease table as the remote has it.
+
+    `changed`: path in the commit's tree -> content, None: gone; against `base`, which is the commit of the `TableRead` or
+    `TableSwapped` delivered before this one; None: against nothing, so all of the table. `commit` None: there is no table.
+    """
+
+    commit: str | None
+    base: str | None = None
+    changed: dict[str, bytes | None] = {}
+    ref: str = ""
+    """Full name of the ref that it is under."""
+    rewound: bool = False
+    """The commit does not descend from the one before: somebody rewrote or deleted the ref."""
+
+
+class TableReadFailed(Item, frozen=True, kw_only=True):
+    """The table could not be read."""
+
+    reason: str
+
+
+class TableSwapped(Item, frozen=True, kw_only=True):
+    """A `SwapTable` landed: the table is at `commit`."""
+
+    ticket: int
+    commit: str
+
+
+class TableSwapFailed(Item, frozen=True, kw_only=True):
+    """A `SwapTable` or `BuildTable` did not come about. moved: the tip is not `parent` (or is locked by somebody's push). unknown:
+    no answer, it may have landed or may land yet. refused: the remote does not want it, and will not."""
+
+    ticket: int
+    kind: Literal["moved", "unknown", "refused"]
+    reason: str
+
+
+class TableBuilt(Item, frozen=True, kw_only=True):
+    """A `BuildTable` is done; `objects`: the folder that holds its objects."""
+
+    ticket: int
+    commit: str
+    ref: str
+    objects: str
+
+
 class RequestReceived(Item, frozen=True, kw_only=True):
     """A client asks. `client` names the connection; it may ask many things at once."""
 
@@ -203,6 +250,11 @@ Input: TypeAlias = (
     | BranchReadFailed
     | BranchPublished
     | BranchPublishFailed
+    | TableRead
+    | TableReadFailed
+    | TableSwapped
+    | TableSwapFailed
+    | TableBuilt
     | RequestReceived
     | RequestCancelled
     | ClientGone
@@ -266,6 +318,31 @@ class Publish(Item, frozen=True, kw_only=True):
     """The last one before the process ends: not to be put off."""
 
 
+class ReadTable(Item, frozen=True, kw_only=True):
+    """Fetch the strict lease table. `whole`: all of it, though part of it was delivered before."""
+
+    whole: bool = False
+
+
+class TableChange(Item, frozen=True, kw_only=True):
+    """A commit on the table: `parent` with `changes` (path in its tree -> content, None: remove). The same values make the same
+    commit, so that it can be sent again; `nonce` makes those of different tries different."""
+
+    ticket: int
+    parent: str | None
+    changes: dict[str, bytes | None]
+    nonce: str
+    wall_ms: int
+
+
+class SwapTable(TableChange, frozen=True, kw_only=True):
+    """Push the commit on the condition that the table's tip is `parent` (None: there is none)."""
+
+
+class BuildTable(TableChange, frozen=True, kw_only=True):
+    """Make the commit and do not push it: a client pushes it together with its work."""
+
+
 class RequestError(msgspec.Struct, frozen=True, kw_only=True):
     """An error as clients see it: `errors.error_from_code` makes the exception."""
 
@@ -296,4 +373,19 @@ class Stopped(Item, frozen=True, kw_only=True):
     record_left: str = ""
 
 
-Effect: TypeAlias = Persist | Dial | HangUp | Admit | Send | Gossip | ReadBranch | Publish | Reply | Emit | Stopped
+Effect: TypeAlias = (
+    Persist
+    | Dial
+    | HangUp
+    | Admit
+    | Send
+    | Gossip
+    | ReadBranch
+    | Publish
+    | ReadTable
+    | SwapTable
+    | BuildTable
+    | Reply
+    | Emit
+    | Stopped
+)

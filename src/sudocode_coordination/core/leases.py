@@ -25,8 +25,9 @@ from sudocode_coordination.core.claims import (
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Say
 from sudocode_coordination.core.holdings import Holding, View
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
+from sudocode_coordination.core.lease_requests import LeaseRequests
 from sudocode_coordination.core.lease_view import known_from_entry
-from sudocode_coordination.core.own_leases import LeaseMessage, OwnLeases, message_of
+from sudocode_coordination.core.own_leases import LeaseMessage, message_of
 from sudocode_coordination.core.wire import (
     MAX_HOLD_MS,
     MAX_RESOURCES,
@@ -56,7 +57,7 @@ TOLD_BYTES: Final = 4 << 20
 TOLD_WINDOW_MS: Final = 1_000
 
 
-class LeaseManager(OwnLeases):
+class LeaseManager(LeaseRequests):
     """The leases of this peer's agents, and what it knows of those of others."""
 
     # --- life ---------------------------------------------------------------------------------------------------------
