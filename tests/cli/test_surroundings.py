@@ -18,7 +18,7 @@ import pytest
 from sudocode_coordination.cli import commands, lifecycle, screen
 from sudocode_coordination.cli.branch import last_line, parse_time, read_branch
 from sudocode_coordination.cli.doctor import examine
-from sudocode_coordination.cli.git import git, remote_environment
+from sudocode_coordination.client.git import git, remote_environment
 from sudocode_coordination.cli.parser import build_parser
 from sudocode_coordination.cli.passing import next_sudocode
 from sudocode_coordination.cli.session import Session

@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
+import anyio.to_thread
+
 from sudocode_coordination.agent.handlers import Emitter, Emitting
 from sudocode_coordination.agent.session import Session
-from sudocode_coordination.api.requests import CheckResult, Request
+from sudocode_coordination.api.requests import CheckResult, Released, ReleaseLease, Request
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.client.blocking import Client
-from sudocode_coordination.client.calls import Awaits, Blocks, Calls
+from sudocode_coordination.client.calls import Awaits, Blocks, Calls, What
+from sudocode_coordination.client.checkout import left_behind
 from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.model import ActiveWork, IssueUpdate, Json, Lease, PeerInfo, SpecUpdate
+from sudocode_coordination.model import ActiveWork, IssueUpdate, Json, Lease, PeerInfo, ResourceType, SpecUpdate
 from sudocode_coordination.place import Clone
 
 R = TypeVar("R")
@@ -107,9 +110,8 @@ class _LeaseTable:
     acquire_lease = Calls.acquire_lease
     acquire_leases = Calls.acquire_lease
     renew_lease = Calls.renew_lease
-    release_lease = Calls.release_lease
-    release_leases = Calls.release_lease
     release_all = Calls.release_all
+    lease_history = Calls.lease_history
 
 
 class _LeaseReads(_Member, Emitting):
@@ -138,6 +140,24 @@ class LeaseManager(_LeaseTable, _LeaseReads, Awaits):
         own = AsyncClient(self.clone, agent=self.agent, folder=self.folder, connection=self._owner.session.connection)
         return await own.call(request, timeout_s=timeout_s)
 
+    async def release_lease(
+        self,
+        what: What | Iterable[What],
+        type: ResourceType = "file",
+        *,
+        commit: str | None = None,
+        branch: str = "",
+        leave_commit: bool = True,
+    ) -> Released:
+        """Give leases back, with a commit for the next holder; see `BlockingLeaseManager.release_lease`."""
+        resources = self.resources(what, type)
+        if commit is None and leave_commit:
+            found = await anyio.to_thread.run_sync(left_behind, self.folder, resources)
+            commit, branch = found or (None, branch)
+        return await self.call(ReleaseLease(resources=resources, commit=commit, branch=branch, agent=self.agent))
+
+    release_leases = release_lease
+
 
 class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
     """Leases; every call waits."""
@@ -145,6 +165,31 @@ class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
     def call(self, request: Request[R], *, timeout_s: float | None = DEFAULT_TIMEOUT_S) -> R:
         """See `Blocks.call`."""
         return self._owner.calls.call(request, timeout_s=timeout_s)
+
+    def release_lease(
+        self,
+        what: What | Iterable[What],
+        type: ResourceType = "file",
+        *,
+        commit: str | None = None,
+        branch: str = "",
+        leave_commit: bool = True,
+    ) -> Released:
+        """Give leases back, with a commit for the next holder. Those that are not held are left out of the answer.
+
+        Args:
+            what: path or id, or several.
+            type: what the strings are.
+            commit: its id; without one it is the latest commit of the checked-out branch that touched any of them.
+            branch: where a given commit is.
+            leave_commit: False leaves none that is not given.
+        """
+        resources = self.resources(what, type)
+        if commit is None and leave_commit:
+            commit, branch = left_behind(self.folder, resources) or (None, branch)
+        return self.call(ReleaseLease(resources=resources, commit=commit, branch=branch, agent=self.agent))
+
+    release_leases = release_lease
 
 
 def _camel_keys(named: Mapping[str, Json]) -> dict[str, Json]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,14 +31,18 @@ from sudocode_coordination.api.requests import (
 from sudocode_coordination.cli import render
 from sudocode_coordination.cli.arguments import key_values, parse_duration
 from sudocode_coordination.cli.conflicts import check_text
+from sudocode_coordination.cli.history import history
 from sudocode_coordination.cli.screen import Block, error_document
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, resource_name
+from sudocode_coordination.client.checkout import contains, left_behind, named_commit
 from sudocode_coordination.errors import HeldError, UsageError
 from sudocode_coordination.model import Json
 
 DONE = 0
 HELD = 3
+STRICT_TIMEOUT_MS = 120_000
+"""Of a strict lease that need not wait: pushes to a remote that answers slowly, and races for it."""
 CHECK_TIMEOUT_MS = 3_000
 """Of `coord check`, which runs at every edit: the daemon reads its memory only, and one that hangs must not hold up work."""
 
@@ -71,14 +76,20 @@ def lease(session: Session, args: Namespace) -> int:
         mode="shared" if args.shared else "exclusive",
         wait_ms=wait_ms,
         note=args.note,
+        strict=args.strict,
         agent=session.agent,
     )
-    timeout_ms = None if wait_ms == 0 else (wait_ms or 0) + 30_000
+    timeout_ms = None if wait_ms == 0 else (wait_ms or 0) + (STRICT_TIMEOUT_MS if args.strict else 30_000)
     with session.screen.progress(f"waiting for {render.resource_names(resources)}"):
         outcome = session.ask(request, timeout_ms=timeout_ms)
     document = msgspec.to_builtins(outcome)
     if outcome.granted and outcome.lease is not None:
-        session.screen.show(document, [render.granted_line(outcome.lease, outcome.waited_ms)])
+        blocks: list[Block] = [render.granted_line(outcome.lease, outcome.waited_ms)]
+        handover = outcome.lease.handover
+        if handover is not None:
+            document["handoverContained"] = held = contains(Path.cwd(), handover.commit)
+            blocks += render.handover_lines(handover, held)
+        session.screen.show(document, blocks)
         return DONE
     message, hint = render.denial(outcome, resources)
     error = HeldError(message, hint=hint)
@@ -114,13 +125,34 @@ def renew(session: Session, args: Namespace) -> int:
 def release(session: Session, args: Namespace) -> int:
     if bool(args.resources) == args.all:
         raise UsageError("give RESOURCEs or --all", hint="`coord leases` lists what can be released")
+    if args.commit is not None and args.no_commit:
+        raise UsageError("--commit and --no-commit exclude each other", hint="give one of them")
     resources = session.resources(args.resources, args.type)
-    answer = session.ask(ReleaseLease(resources=resources, everything=args.all, agent=session.agent))
+    left = None
+    if args.commit is not None:
+        left = named_commit(Path.cwd(), args.commit)
+    elif not args.no_commit:
+        released = resources or [r for lease in session.ask(ListLeases(agent=session.agent)) for r in lease.resources]
+        left = left_behind(Path.cwd(), released)
+    request = ReleaseLease(
+        resources=resources,
+        everything=args.all,
+        commit=left.commit if left else None,
+        branch=left.branch if left else "",
+        agent=session.agent,
+    )
+    answer = session.ask(request)
     lines: list[Block] = [f"released {render.resource_names(ended.resources)}" for ended in answer.released]
+    if lines and left is not None:
+        lines.append(f"left behind for whoever takes it next: {left.commit[:10]} {clean(left.branch)}".rstrip())
     return _show(session, None, answer, lines or ["nothing to release"])
 
 
 def leases(session: Session, args: Namespace) -> int:
+    if args.history is not None:
+        return history(session, args)
+    if args.at is not None:
+        raise UsageError("--at goes with --history", hint="for example `coord leases --history src/auth.py --at 2026-01-31T14:05`")
     answer = session.ask(ListLeases(everyone=args.all, agent=session.agent))
     none = "nobody holds a lease" if args.all else "no leases (--all shows everyone's)"
     return _show(session, "leases", answer, render.leases_blocks(answer, none=none))

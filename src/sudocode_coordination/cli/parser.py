@@ -126,6 +126,7 @@ def _add_lease_commands(commands: Any) -> None:
     lease.add_argument("--priority", metavar="N", type=int, default=0, help="a higher one takes over from a lower one (0)")
     lease.add_argument("--ttl", metavar="DUR", type=duration, help="how long it lasts without renewal (5m); the daemon renews it")
     lease.add_argument("--shared", action="store_true", help="others may hold it shared too")
+    lease.add_argument("--strict", action="store_true", help="decided by the git remote, with a fencing token (see `coord push`)")
     lease.add_argument("--wait", metavar="DUR", nargs="?", const="", help="wait until it is free, that long at most")
     lease.add_argument("--note", metavar="TEXT", default="", help="what for; others see it")
     renew = _command(commands, "renew", "start the ttl of own leases anew", run="renew")
@@ -136,8 +137,32 @@ def _add_lease_commands(commands: Any) -> None:
     release.add_argument("resources", metavar="RESOURCE", nargs="*")
     _add_type(release)
     release.add_argument("--all", action="store_true", help="all that the agent holds or waits for")
-    leases = _command(commands, "leases", "own leases; with --all everyone's, and who waits", run="leases")
+    release.add_argument("--commit", metavar="REV", help="what the next holder builds on (the last one here that touched it)")
+    release.add_argument("--no-commit", action="store_true", help="leave nothing behind")
+    leases = _command(
+        commands,
+        "leases",
+        "own leases; with --all everyone's, and who waits",
+        run="leases",
+        examples=[
+            "coord leases --all                                  who holds what, and who waits",
+            "coord leases --history src/auth.py                  who held it when",
+            "coord leases --history src/ --at 2026-01-31T14:05   who held what lies in there then",
+        ],
+    )
     leases.add_argument("--all", action="store_true", help="everyone's")
+    leases.add_argument("--history", metavar="RESOURCE", nargs="?", const="", help="who held this when; of everything, without one")
+    leases.add_argument("--at", metavar="TIME", help="with --history: who held it then")
+    _add_type(leases)
+    push = _command(
+        commands,
+        "push",
+        "push the branch and the strict leases in one atomic push: a stale holder is refused",
+        run="push",
+        examples=["coord push", "coord push origin feature/login", "coord push -u origin HEAD"],
+    )
+    # Only for `coord help`: `run.py` hands everything that is not ours to git as it stands.
+    push.add_argument("arguments", metavar="ARGUMENT", nargs="*", help="arguments of `git push`")
     check = _command(
         commands,
         "check",

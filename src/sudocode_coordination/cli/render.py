@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -11,7 +12,18 @@ from sudocode_coordination.api.requests import LeaseOutcome, Status
 from sudocode_coordination.cli.conflicts import conflict_lines
 from sudocode_coordination.cli.screen import Block, Cell, Styled, Table
 from sudocode_coordination.cli.text import clean, resource_name, shown_duration
-from sudocode_coordination.model import ActiveWork, Draft, FieldUpdate, IssueUpdate, Json, Lease, PeerInfo, Resource, SpecUpdate
+from sudocode_coordination.model import (
+    ActiveWork,
+    Draft,
+    FieldUpdate,
+    Handover,
+    IssueUpdate,
+    Json,
+    Lease,
+    PeerInfo,
+    Resource,
+    SpecUpdate,
+)
 
 MAX_RESOURCES_SHOWN = 4
 """Names of one lease or work entry that a table shows; the rest as a number."""
@@ -95,6 +107,8 @@ def _lease_state(lease: Lease) -> Cell:
     if lease.state == "pending":
         return Styled("waiting", "yellow")
     shared = ", shared" if lease.mode == "shared" else ""
+    if lease.grade == "strict":
+        return Styled(f"strict {lease.token}{shared}", "bold green")
     return Styled(f"held{shared}", "green") if lease.grade == "quorum" else Styled(f"provisional{shared}", "cyan")
 
 
@@ -150,8 +164,22 @@ def _remote_line(status: Status) -> Cell:
 
 def granted_line(lease: Lease, waited_ms: int) -> str:
     waited = f" after {shown_duration(waited_ms)}" if waited_ms >= 1_000 else ""
-    sure = "" if lease.grade == "quorum" else " (provisional: it may overlap with one of a peer that can't be reached)"
-    return f"leased {resource_names(lease.resources)} to {clean(lease.agent_id)} for {shown_duration(lease.ttl_ms)}{waited}{sure}"
+    sure = "" if lease.grade != "provisional" else " (provisional: it may overlap with one of a peer that can't be reached)"
+    token = f", fencing token {lease.token}" if lease.token is not None else ""
+    held = f"leased {resource_names(lease.resources)} to {clean(lease.agent_id)} for {shown_duration(lease.ttl_ms)}"
+    return held + token + waited + sure
+
+
+def handover_lines(handover: Handover, contained: bool | None) -> list[Block]:
+    """What the holder before left behind, and what to do if the checkout lacks it."""
+    where = f" on {clean(handover.branch)}" if handover.branch else ""
+    what = f"{clean(handover.agent_id)} left commit {clean(handover.commit[:10])}{where} behind {ago(handover.at)}"
+    if contained:
+        return [f"{what}; this checkout has it"]
+    if contained is None:
+        return [what]
+    source = shlex.quote(handover.branch or handover.commit)
+    return [Styled(f"{what}; this checkout does not contain it yet: git fetch, then git merge {clean(source)}", "yellow")]
 
 
 def denial(outcome: LeaseOutcome, asked: Sequence[Resource]) -> tuple[str, str]:

@@ -23,6 +23,7 @@ _ELSEWHERE: Final = {
     "events": "events",
     "doctor": "doctor",
     "demo": "demo",
+    "push": "pushing",
 }
 """Commands whose function is not in `commands.py`, with their module."""
 
@@ -48,6 +49,7 @@ def _run(argv: list[str], prog: str, screen: Screen) -> int:
     if argv[:1] == ["sim"]:
         os.execv(sys.executable, [sys.executable, "-m", "sudocode_coordination.sim", *argv[1:]])
     parser = build_parser(prog)
+    argv, for_git = _of_git_push(argv)
     if argv[:1] == ["help"]:
         argv = [*argv[1:], "--help"]
     try:
@@ -57,11 +59,35 @@ def _run(argv: list[str], prog: str, screen: Screen) -> int:
     if args.command is None:
         parser.print_help(sys.stderr)
         return USAGE
+    if for_git is not None:
+        args.arguments = for_git
     session = Session(screen, getattr(args, "agent", None))
     try:
         return command(args.run)(session, args)
     finally:
         session.close()
+
+
+def _of_git_push(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """Of `coord push …` what is ours, and what is git's: argparse would refuse options that it does not know."""
+    at = next((i for i, word in enumerate(argv) if not word.startswith("-") and argv[i - 1 : i] != ["--agent"]), None)
+    if at is None or argv[at] != "push":
+        return argv, None
+    own, rest = argv[: at + 1], argv[at + 1 :]
+    for_git: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            for_git += [word, *rest]
+            break
+        if word in ("--json", "--help", "-h") or word.startswith("--agent="):
+            own.append(word)
+        elif word == "--agent":
+            own += [word, *rest[:1]]
+            del rest[:1]
+        else:
+            for_git.append(word)
+    return own, for_git
 
 
 def command(name: str) -> Command:

@@ -20,6 +20,7 @@ from sudocode_coordination.api.requests import (
     DoctorFinding,
     GetFindings,
     GetStatus,
+    LeaseHistory,
     LeaseOutcome,
     ListDrafts,
     ListIssues,
@@ -48,6 +49,7 @@ from sudocode_coordination.errors import ResourceError
 from sudocode_coordination.model import (
     ActiveWork,
     Draft,
+    HistoryEntry,
     IssueUpdate,
     Json,
     Lease,
@@ -182,6 +184,8 @@ class Named(Generic[P, R]):
         return method  # type: ignore[return-value]
 
 
+STRICT_TIMEOUT_S: Final = 120.0
+"""Pushes to a remote that answers slowly, and races for it."""
 STOP_TIMEOUT_S: Final = 20.0
 """The daemon gives itself twelve seconds."""
 
@@ -192,8 +196,8 @@ def patience(request: Request[R]) -> float | None:
     match asked:
         case AcquireLease(wait_ms=0):
             return None
-        case AcquireLease(wait_ms=int(wait_ms)):
-            return DEFAULT_TIMEOUT_S + wait_ms / 1000
+        case AcquireLease(wait_ms=wait_ms, strict=strict):
+            return (STRICT_TIMEOUT_S if strict else DEFAULT_TIMEOUT_S) + (wait_ms or 0) / 1000
         case Stop():
             return STOP_TIMEOUT_S
         case _:
@@ -221,6 +225,7 @@ def _acquire(
     wait: bool = False,
     wait_ms: int | None = None,
     note: str = "",
+    strict: bool = False,
 ) -> Request[LeaseOutcome]:
     """Lease a resource, or several at once: all or none.
 
@@ -232,6 +237,7 @@ def _acquire(
         mode: `shared` leases stand beside each other.
         wait: in line, for as long as it takes; or `wait_ms`: for that long.
         note: for people who meet the lease.
+        strict: decided by the git remote, with a fencing token.
 
     Returns:
         Truthy if granted; else `holders` says who is in the way.
@@ -240,7 +246,14 @@ def _acquire(
         wait_ms = 0
     resources = speaker.resources(what, type)
     return AcquireLease(
-        resources=resources, priority=priority, ttl_ms=ttl_ms, mode=mode, wait_ms=wait_ms, note=note, agent=speaker.agent
+        resources=resources,
+        priority=priority,
+        ttl_ms=ttl_ms,
+        mode=mode,
+        wait_ms=wait_ms,
+        note=note,
+        strict=strict,
+        agent=speaker.agent,
     )
 
 
@@ -259,9 +272,18 @@ def _release(
     speaker: Speaker,
     what: What | Iterable[What],
     type: ResourceType = "file",
+    *,
+    commit: str | None = None,
+    branch: str = "",
 ) -> Request[Released]:
-    """Give leases back. Those that are not held are left out of the answer."""
-    return ReleaseLease(resources=speaker.resources(what, type), agent=speaker.agent)
+    """Give leases back. Those that are not held are left out of the answer.
+
+    Args:
+        what: path or id, or several.
+        type: what the strings are.
+        commit: id of the commit that the next holder should build on; `branch`: where it is.
+    """
+    return ReleaseLease(resources=speaker.resources(what, type), commit=commit, branch=branch, agent=speaker.agent)
 
 
 def _release_all(speaker: Speaker) -> Request[Released]:
@@ -272,6 +294,13 @@ def _release_all(speaker: Speaker) -> Request[Released]:
 def _leases(speaker: Speaker, *, everyone: bool = False) -> Request[tuple[Lease, ...]]:
     """Own leases; with `everyone` those of all agents, and who waits."""
     return ListLeases(everyone=everyone, agent=speaker.agent)
+
+
+def _lease_history(
+    speaker: Speaker, what: What | Iterable[What] = (), type: ResourceType = "file"
+) -> Request[tuple[HistoryEntry, ...]]:
+    """Who held what overlaps these, the latest first; without any: all that is known."""
+    return LeaseHistory(resources=speaker.resources(what, type))
 
 
 def _check(
@@ -394,6 +423,7 @@ class Calls:
     release_lease = Named(_release)
     release_all = Named(_release_all)
     leases = Named(_leases)
+    lease_history = Named(_lease_history)
     check_conflicts = Named(_check)
     set_work = Named(_set_work)
     clear_work = Named(_clear_work)

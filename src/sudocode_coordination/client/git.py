@@ -1,4 +1,4 @@
-"""Asking git something from the command line: never a prompt, never longer than its time limit."""
+"""Asking git something: never a prompt, never longer than its time limit."""
 
 from __future__ import annotations
 

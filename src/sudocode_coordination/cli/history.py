@@ -1,0 +1,87 @@
+"""`coord leases --history`: who held this when."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from sudocode_coordination.api.requests import LeaseHistory
+from sudocode_coordination.cli.render import ago, resource_names
+from sudocode_coordination.cli.screen import Block, Cell, Styled, Table
+from sudocode_coordination.cli.session import Session
+from sudocode_coordination.cli.text import clean, shown_duration
+from sudocode_coordination.errors import UsageError
+from sudocode_coordination.model import HistoryEntry
+
+SHOWN_COMMIT = 10
+"""Digits of a commit id in a table."""
+
+
+def history(session: Session, args: Namespace) -> int:
+    """Leases on what overlaps the resource, the latest first; with `--at` those that were held then."""
+    resources = session.resources([args.history], args.type) if args.history else ()
+    answer = session.ask(LeaseHistory(resources=resources))
+    entries = list(answer)
+    if args.at is not None:
+        moment = parse_instant(args.at)
+        entries = [entry for entry in entries if held_at(entry, moment)]
+    session.screen.show({"history": msgspec.to_builtins(entries)}, history_blocks(entries))
+    return 0
+
+
+def parse_instant(text: str) -> datetime:
+    """A time as people write it: ISO 8601, without a zone in the local one.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no time", hint="write it like 2026-01-31T14:05 or 2026-01-31T13:05:00Z") from None
+    return moment.astimezone(UTC)
+
+
+def held_at(entry: HistoryEntry, moment: datetime) -> bool:
+    """Whether the lease was held then, by its holder's clock."""
+    begin, end = _instant(entry.granted_at), _instant(entry.ended_at)
+    return begin is not None and begin <= moment and (entry.ended_at is None or (end is not None and moment < end))
+
+
+def _instant(iso: str | None) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(iso) if iso else None
+    except ValueError:
+        return None
+    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
+
+
+def history_blocks(entries: Sequence[HistoryEntry]) -> list[Block]:
+    """A table, the latest first."""
+    if not entries:
+        return ["nobody is known to have held it"]
+    rows: list[tuple[Cell, ...]] = []
+    for entry in entries:
+        begin, end = _instant(entry.granted_at), _instant(entry.ended_at)
+        lasted = "-" if begin is None or end is None else shown_duration((end - begin).total_seconds() * 1000)
+        grade = f"strict, token {entry.token}" if entry.token is not None else entry.grade
+        commit = clean(entry.commit[:SHOWN_COMMIT]) if entry.commit else "-"
+        ended: Cell = Styled("held", "green") if entry.ended_at is None else clean(entry.reason or "ended")
+        if entry.rival:
+            ended = f"{ended} ({clean(entry.rival)})"
+        rows.append(
+            (
+                clean(entry.agent_id),
+                resource_names(entry.resources),
+                clean(entry.granted_at, 30),
+                ago(entry.granted_at),
+                lasted,
+                ended,
+                grade + (", shared" if entry.mode == "shared" else ""),
+                f"{commit} {clean(entry.branch, 60)}".strip() if entry.commit else "-",
+            )
+        )
+    return [Table(("agent", "resource", "from", "when", "for", "end", "grade", "left behind"), tuple(rows), frozenset(("grade",)))]

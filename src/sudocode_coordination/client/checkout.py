@@ -1,0 +1,70 @@
+"""What a checkout knows about commits: which one a release leaves behind, and whether it has one already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from sudocode_coordination.client.git import git
+from sudocode_coordination.errors import UsageError
+from sudocode_coordination.model import Resource
+
+LOOK_TIMEOUT_S: Final = 3.0
+"""The history of one path in a large repository can take long; a release does not wait for it."""
+MAX_PATHSPECS: Final = 500
+"""On one command line; of a lease on more, the head of the branch is what is left behind."""
+_WILD: Final = frozenset("*?[\\")
+
+
+class LeftBehind(NamedTuple):
+    """A commit for the next holder, and the branch that it is on (empty: a detached HEAD)."""
+
+    commit: str
+    branch: str
+
+
+def left_behind(folder: str | os.PathLike[str], resources: Iterable[Resource]) -> LeftBehind | None:
+    """The latest commit of the checked-out branch that touched any of the files and specs; None if there is none, or git does not
+    say in time."""
+    paths = [resource.path for resource in resources if resource.type in ("file", "spec")]
+    if not paths:
+        return None
+    pathspecs = [_pathspec(path) for path in paths] if len(paths) <= MAX_PATHSPECS else []
+    answer = git(os.fspath(folder), "log", "-1", "--format=%H", "HEAD", "--", *pathspecs, timeout_s=LOOK_TIMEOUT_S)
+    return LeftBehind(answer.text, _branch(folder)) if answer.ok and answer.text else None
+
+
+def named_commit(folder: str | os.PathLike[str], revision: str) -> LeftBehind:
+    """The commit that a revision names.
+
+    Raises:
+        UsageError: it names none in this checkout.
+    """
+    answer = git(os.fspath(folder), "rev-parse", "--verify", "--quiet", "--end-of-options", revision + "^{commit}")
+    if not answer.ok:
+        raise UsageError(f"{revision!r} names no commit here", hint="give a branch, a tag or a commit id that `git log` shows")
+    is_branch = git(os.fspath(folder), "show-ref", "--verify", "--quiet", f"refs/heads/{revision}").ok
+    return LeftBehind(answer.text, revision if is_branch else _branch(folder))
+
+
+def contains(folder: str | os.PathLike[str], commit: str) -> bool | None:
+    """Whether what is checked out has the commit in its history; None if git does not say."""
+    answer = git(os.fspath(folder), "merge-base", "--is-ancestor", "--end-of-options", commit, "HEAD", timeout_s=LOOK_TIMEOUT_S)
+    if answer.code in (0, 1):
+        return answer.code == 0
+    # Not even fetched: then it is surely not contained.
+    known = git(os.fspath(folder), "cat-file", "-e", commit + "^{commit}", timeout_s=LOOK_TIMEOUT_S)
+    return None if known.code is None or known.ok else False
+
+
+def _branch(folder: str | os.PathLike[str]) -> str:
+    answer = git(os.fspath(folder), "symbolic-ref", "--quiet", "--short", "HEAD")
+    return answer.text if answer.ok else ""
+
+
+def _pathspec(path: str) -> str:
+    plain = path.removesuffix("/")
+    if path == "./":
+        return ":(top)"
+    return f":(top,{'glob' if _WILD & set(plain) else 'literal'}){plain}"
