@@ -1,7 +1,7 @@
 """A swarm in one process, in virtual time: the real node over the simulated ports. A seed is a whole history.
 
 Every node has a clock of its own (offset and rate). What the world does to a node (crash, freeze, power cut) is done here;
-what the wires do is `network.py`'s, what the remote does `remote.py`'s.
+what the wires do is `network.py`'s, what the remote does `remote.py`'s and `table.py`'s.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublishFailed,
+    BuildTable,
     ClientGone,
     Dial,
     DiskFailed,
@@ -31,6 +32,7 @@ from sudocode_coordination.core.io import (
     Persist,
     Publish,
     ReadBranch,
+    ReadTable,
     Reply,
     RequestCancelled,
     RequestError,
@@ -39,6 +41,8 @@ from sudocode_coordination.core.io import (
     Started,
     Stopped,
     StopRequested,
+    SwapTable,
+    TableSwapFailed,
     Ticked,
 )
 from sudocode_coordination.core.node import Node
@@ -49,6 +53,7 @@ from sudocode_coordination.sim.identity import SimKeyring
 from sudocode_coordination.sim.network import NetworkFaults, SimNetwork, SimNetworkWorld
 from sudocode_coordination.sim.remote import SimGitPort, SimGitRemote
 from sudocode_coordination.sim.scheduler import WALL_EPOCH_MS, Scheduler
+from sudocode_coordination.sim.table import SimTablePort, SimTableRemote
 
 Answered = Callable[[Reply], None]
 CLIENT: Final = 1
@@ -108,6 +113,7 @@ class SimNode:
         self.disk = SimDisk(world.scheduler.random)
         self.network = SimNetwork(world.network, self.peer_id, self.deliver)
         self.git = SimGitPort(world.remote, self.deliver)
+        self.table = SimTablePort(world.table, self.deliver)
         self.node: Node | None = None
         self.events: list[Event] = []
         self.lives = 0
@@ -133,6 +139,7 @@ class SimNode:
         self.lives += 1
         self.node = Node(self._config, self.keyring)
         self.git = SimGitPort(self._world.remote, self.deliver)
+        self.table = SimTablePort(self._world.table, self.deliver)
         seed = self._world.scheduler.random.getrandbits(32)
         self.deliver(Started(contents=self.disk.load(), seed=seed, newborn=self.lives == 1))
         if self.lives == 1:
@@ -149,6 +156,7 @@ class SimNode:
             self.disk.kill()
         self.network.crash(noticed=not power_cut)
         self.git.crash()
+        self.table.crash()
 
     def lose_disk(self) -> None:
         """While it is down."""
@@ -230,6 +238,9 @@ class SimNode:
                     pass
                 case Publish(ticket=ticket, final=False) if failure is not None:
                     self._world.scheduler.after(0, partial(self.deliver, BranchPublishFailed(ticket=ticket, reason=failure)))
+                case SwapTable(ticket=ticket) | BuildTable(ticket=ticket) if failure is not None:
+                    failed = TableSwapFailed(ticket=ticket, kind="unknown", reason=failure)
+                    self._world.scheduler.after(0, partial(self.deliver, failed))
                 case Persist(operations=operations):
                     try:
                         self.disk.write(operations)
@@ -249,6 +260,12 @@ class SimNode:
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, final=final):
                     self.git.publish(ticket, changes, final=final)
+                case ReadTable(whole=whole):
+                    self.table.read_table(whole=whole)
+                case SwapTable():
+                    self.table.swap_table(effect)
+                case BuildTable():
+                    self.table.build_table(effect)
                 case Reply():
                     answered = self._answers.pop(effect.request_id, None)
                     self._client_of.pop(effect.request_id, None)
@@ -262,6 +279,7 @@ class SimNode:
                     self._end()
                     self.disk.close()
                     self.network.crash()
+                    self.table.crash()
                     return None
                 case _:
                     assert_never(effect)
@@ -305,6 +323,7 @@ class World:
         self.scheduler = Scheduler(seed)
         self.network = SimNetworkWorld(self.scheduler, faults)
         self.remote = SimGitRemote(self.scheduler)
+        self.table = SimTableRemote(self.scheduler)
         self.trace = Trace([] if words else None)
         self.nodes: list[SimNode] = []
         self.listeners: list[Callable[[SimNode, Event], None]] = []
