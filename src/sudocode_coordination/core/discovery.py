@@ -106,6 +106,7 @@ class Discovery:
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
         self._changed = True
         self._known: dict[PeerId, KnownPeer] = {}
+        self._roster: tuple[PeerId, ...] = (self._self,)
         self._publisher = self._self
         self._removable: list[str] = []
         self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
@@ -126,10 +127,8 @@ class Discovery:
         self._in_flight: Publish | None = None
         self._not_before: Instant = 0
         self._publish_failures = 0
-        self._publish_error = ""
-        self._waits_for_view = False
-        self._stopping = False
-        self._stopped = False
+        self._publish_error, self._waits_for_view = "", False
+        self._stopping = self._stopped = False
         self.record_left = "the git remote did not answer in time"
         """After `stop`: why own records are on the branch still; empty once they are removed."""
         self._health = BranchHealth(state="unknown", since_ms=0)
@@ -144,7 +143,7 @@ class Discovery:
     @property
     def roster(self) -> tuple[PeerId, ...]:
         """All peers that count, this one included, sorted."""
-        return tuple(sorted({self._self, *(p for p, known in self._known.items() if known.fresh)}))
+        return self._roster
 
     @property
     def roster_read_at(self) -> Instant | None:
@@ -475,6 +474,7 @@ class Discovery:
         self._publisher = min(candidates, default=self._self)
         changed = shape(known) != shape(self._known)
         self._known = known
+        self._roster = tuple(sorted({self._self, *(peer for peer, entry in known.items() if entry.fresh)}))
         if not changed:
             return []
         outputs: list[Output] = [RosterChanged()]

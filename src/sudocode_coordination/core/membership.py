@@ -87,6 +87,7 @@ class Membership:
         self._config = config
         self._rng = rng
         self._peers: dict[PeerId, Peer] = {}
+        self._connected: frozenset[PeerId] = frozenset()
         self._agents: dict[PeerId, tuple[AgentId, ...]] = {}
         self._admitted: tuple[PeerId, ...] = ()
         self._incarnation = 0
@@ -105,9 +106,10 @@ class Membership:
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
         times = [self._next_beat] if self._incarnation else []
+        silent_ms = SILENT_BEATS * self._beat_ms()
         for peer in self._peers.values():
             if peer.connected:
-                times.append(peer.heard_at + SILENT_BEATS * self._beat_ms())
+                times.append(peer.heard_at + silent_ms)
             elif peer.wanted and not peer.dialling:
                 times.append(peer.next_dial_at)
         return min(times, default=None)
@@ -115,6 +117,8 @@ class Membership:
     def view_deadline(self, now: Instant) -> Instant | None:
         """When suspicions change by the mere passing of time."""
         times: list[Instant] = []
+        if len(self._connected) == len(self._peers):
+            return None
         for peer in self._peers.values():
             if not peer.connected:
                 times += [peer.away_since + REFUSED_MS, peer.away_since + SUSPECT_MS, peer.away_since + self._config.gone_grace_ms]
@@ -168,6 +172,7 @@ class Membership:
         """A connection is there; the first beat measures its round trip."""
         peer = self._peers.setdefault(given.peer, Peer(now))
         peer.connected, peer.address, peer.relayed = True, given.address, given.relayed
+        self._connected |= {given.peer}
         peer.dialling, peer.failures, peer.left, peer.reason = False, 0, False, None
         peer.heard_at, peer.heard_wall_ms = now.instant, now.wall_ms
         data = {"peerId": given.peer, "agentIds": list(self._agents.get(given.peer, ())), "address": given.address}
@@ -179,6 +184,7 @@ class Membership:
         if peer is None or not peer.connected:
             return []
         peer.connected, peer.address, peer.latency_ms, peer.reason = False, None, None, given.reason
+        self._connected -= {given.peer}
         peer.away_since = now.instant
         peer.next_dial_at = now.instant + self._jittered(FIRST_BACKOFF_MS // 4)
         peer.dialling = False
@@ -224,14 +230,18 @@ class Membership:
     @property
     def connected_peers(self) -> frozenset[PeerId]:
         """Peers with a working stream."""
-        return frozenset(id_ for id_, peer in self._peers.items() if peer.connected)
+        return self._connected
 
     def suspected(self, now: Instant) -> frozenset[PeerId]:
         """Tried, and not reached."""
+        if len(self._connected) == len(self._peers):
+            return frozenset()
         return frozenset(id_ for id_, peer in self._peers.items() if self._suspects(peer, now))
 
     def gone(self, now: Instant) -> frozenset[PeerId]:
         """Not reached for longer than the grace, or left on purpose."""
+        if len(self._connected) == len(self._peers):
+            return frozenset()
         grace = self._config.gone_grace_ms
         return frozenset(
             id_ for id_, peer in self._peers.items() if self._suspects(peer, now) and (peer.left or now - peer.away_since >= grace)
@@ -252,6 +262,8 @@ class Membership:
 
     def longing(self) -> int:
         """How often the most wanted unconnected peer has been tried in vain: its address may have changed."""
+        if len(self._connected) == len(self._peers):
+            return 0
         return max((peer.failures for peer in self._peers.values() if peer.wanted and not peer.connected), default=0)
 
     # --- inside -------------------------------------------------------------------------------------------------------------
@@ -274,8 +286,7 @@ class Membership:
         return [Dial(peer=id_, addresses=peer.addresses)]
 
     def _beat_ms(self) -> int:
-        crowd = sum(1 for peer in self._peers.values() if peer.connected)
-        return max(self._config.heartbeat_interval_ms, BEAT_PER_PEER_MS * crowd)
+        return max(self._config.heartbeat_interval_ms, BEAT_PER_PEER_MS * len(self._connected))
 
     def _beat(self, now: Now) -> list[Output]:
         self._beats += 1

@@ -135,6 +135,8 @@ class Node:
         """Connected peers that have not said hello, and until when they may."""
         self._stop_by: Instant | None = None
         self._done = False
+        self._times: tuple[Instant | None, ...] | None = None
+        """The machines' deadlines, from the end of one step to the next."""
         self._listed = False
         """The last look at the branch has shown the own record."""
         self.listening: tuple[str, ...] = ()
@@ -146,13 +148,14 @@ class Node:
 
     def handle(self, given: Input, now: Now) -> list[Effect]:
         """Take an input in; what is to be done, in order."""
+        due, self._times = self._deadlines(), None
         self._now = now
         step = _Step()
         if not isinstance(given, DiskFailed):
             self.leases.begin_step()
         if not isinstance(given, Started):
             late_ms = given.late_ms if isinstance(given, Ticked) else 0
-            self._route(self._tick(now, late_ms), step, now)
+            self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
         self._route(self._look_around(now), step, now)
         if self.stopping and not self._done and (self.discovery.stopped or now.instant >= (self._stop_by or 0)):
@@ -163,11 +166,8 @@ class Node:
     def deadline(self) -> Instant | None:
         """When it wants a `Ticked`; None: it waits for inputs only."""
         times = [
-            self.discovery.deadline(),
-            self.membership.deadline(),
+            *self._deadlines(),
             self.membership.view_deadline(self._now.instant),
-            self.sync.deadline(),
-            self.leases.deadline(),
             self._stop_by,
             min(self._greet_by.values(), default=None),
         ]
@@ -177,17 +177,24 @@ class Node:
             times.append(self._seek_at())
         return None if self._done else min((t for t in times if t is not None), default=None)
 
+    def _deadlines(self) -> tuple[Instant | None, ...]:
+        if self._times is None:
+            machines = (self.membership, self.leases, self.sync, self.discovery)
+            self._times = tuple(machine.deadline() for machine in machines)
+        return self._times
+
     # --- in ---------------------------------------------------------------------------------------------------------------
 
-    def _tick(self, now: Now, late_ms: int) -> list[Output]:
+    def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
+        membership, leases, sync, discovery = (_due(at, now) for at in due)
         out: list[Output] = []
-        if _due(self.membership.deadline(), now) or late_ms:
+        if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
-        if _due(self.leases.deadline(), now):
+        if leases:
             out += self.leases.ticked(now)
-        if _due(self.sync.deadline(), now):
+        if sync:
             out += self.sync.ticked(now)
-        if _due(self.discovery.deadline(), now) or late_ms:
+        if discovery or late_ms:
             out += self.discovery.ticked(now, late_ms)
         for peer in sorted(peer for peer, by in self._greet_by.items() if by <= now.instant):
             del self._greet_by[peer]

@@ -5,6 +5,7 @@ Own code, so that nothing has to import libp2p to know a peer (https://github.co
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from sudocode_coordination.model import PeerId
@@ -19,6 +20,8 @@ _DIGITS: Final = {character: value for value, character in enumerate(_ALPHABET)}
 _ID_BYTES: Final = len(_PREFIX) + KEY_BYTES
 _MAX_ID_CHARACTERS: Final = 60
 """Ids of Ed25519 keys have 52; decoding base58 costs the square of the length."""
+_MAX_CACHED_IDS: Final = 1_024
+"""A few times the largest swarm: every record that is read names its peer."""
 
 
 def _base58_encode(data: bytes) -> str:
@@ -41,6 +44,7 @@ def peer_id_from_key(key: bytes) -> PeerId:
     return _base58_encode(_PREFIX + key)
 
 
+@lru_cache(_MAX_CACHED_IDS)
 def key_from_peer_id(peer_id: PeerId) -> bytes | None:
     """The raw public key that an id holds; None if it holds no Ed25519 key or is not written canonically."""
     if not 0 < len(peer_id) <= _MAX_ID_CHARACTERS:
