@@ -63,6 +63,9 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """A holder unreachable for this long no longer blocks provisional grants (`docs/leases.md`)."""
     preempt_grace_ms: Annotated[int, Meta(ge=0, le=WEEK_MS)] = 0
     """How long a holder may finish after a higher priority asked."""
+    lease_history: Annotated[int, Meta(ge=0, le=2_000)] = 50
+    """Ended leases of this clone that everyone can still ask about: `coord leases --history`. Each takes about 300 bytes with every
+    peer; with resources and branches of long names fewer are kept, as if each took 512."""
     partition_policy: PartitionPolicy = "open"
     """Without a majority of the roster: `open` grants provisionally when all that can be reached agree; `majority`
     grants nothing; `closed` grants nothing unless every live peer of the last view agrees."""
@@ -76,6 +79,9 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Multiaddrs of relays to use when no direct address answers. Reserved: no effect yet."""
     relay_service: bool = False
     """Whether this peer relays for others. Reserved: no effect yet."""
+    ignore_case: bool | None = None
+    """Whether names of files that differ in case alone are one. If it is not set: as git has it for this clone (`core.ignorecase`,
+    read when the daemon starts)."""
     enable_file_diffs: bool = False
     """Share hunks of uncommitted work. Reserved: no effect yet."""
     max_peers: Annotated[int, Meta(ge=1, le=1_000)] = 200

@@ -74,6 +74,20 @@ class Handover(Value, frozen=True, kw_only=True):
     """ISO 8601 UTC, for people."""
 
 
+class Overlapped(Value, frozen=True, kw_only=True):
+    """Another lease that was held on the same at the same time: both were provisional, or one of them was, granted apart."""
+
+    claim_id: ClaimId
+    peer_id: PeerId
+    agent_id: AgentId
+    since: str
+    """From when both held, as far as the writer knew: ISO 8601 UTC. If it knew of its own grant alone, that."""
+    until: str
+    """When the one that lost ended, by its holder's clock."""
+    base: str | None = None
+    """The commit that the other one had been handed, if that is known."""
+
+
 class HistoryEntry(Value, frozen=True, kw_only=True):
     """One lease that was: who held what, from when to when, as its holder wrote and signed it."""
 
@@ -96,8 +110,18 @@ class HistoryEntry(Value, frozen=True, kw_only=True):
     branch: str = ""
     rival: str = ""
     """Who got or kept it, where that is why it ended: agent id."""
+    base: str | None = None
+    """The commit that it was handed when it was granted."""
+    overlaps: tuple[Overlapped, ...] = ()
+    """Leases that were held on the same at the same time."""
+    stamp: int = 0
+    """Hybrid logical time of the end: milliseconds since 1970, and more than those of all ends known to the holder. 0: not yet."""
+    fold: bool = False
+    """The holder's clone ignores case."""
     signature: str
     """By the peer's key over all of the above (`docs/leases.md`), base64."""
+    lapsed: bool = False
+    """Not ended by its holder, but no more in force as the peer that answers sees it: the holder vanished. Not signed."""
 
 
 class Lease(Value, frozen=True, kw_only=True):

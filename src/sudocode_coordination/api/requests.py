@@ -213,11 +213,12 @@ class ListLeases(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="lea
 
 
 class LeaseHistory(Request[tuple[HistoryEntry, ...]], frozen=True, kw_only=True, tag="leases.history"):
-    """Who held what overlaps these resources, the latest first; without resources: all that is known."""
+    """Who held what overlaps these resources, the latest first; without resources: all that is known. Each entry's signature is
+    checked for the answer, which is why there is a limit."""
 
     answer = tuple[HistoryEntry, ...]
     resources: tuple[Resource, ...] = ()
-    limit: Annotated[int, Meta(ge=1, le=10_000)] = 1_000
+    limit: Annotated[int, Meta(ge=1, le=2_000)] = 1_000
 
 
 class PreparePush(Request[PreparedPush], frozen=True, kw_only=True, tag="push.prepare"):

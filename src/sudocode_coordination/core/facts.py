@@ -6,11 +6,11 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from sudocode_coordination.api.events import EventType
 from sudocode_coordination.api.requests import CoreRequest
-from sudocode_coordination.core.io import Effect, Item
-from sudocode_coordination.core.wire import WireMessage
-from sudocode_coordination.model import AgentId, Json, PeerId
+from sudocode_coordination.core.io import Effect, Item, RequestError
+from sudocode_coordination.core.wire import ClaimBody, WireMessage
+from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Json, PeerId
 
-Root: TypeAlias = Literal["activeWork", "issueUpdates", "specUpdates", "leases", "fileDiffs", "agentMetadata"]
+Root: TypeAlias = Literal["activeWork", "issueUpdates", "specUpdates", "leases", "leaseHistory", "fileDiffs", "agentMetadata"]
 ROOTS: Final[tuple[Root, ...]] = get_args(Root)
 """The root maps of the shared Yjs document."""
 
@@ -67,6 +67,60 @@ class Respond(Item, frozen=True, kw_only=True):
     request: CoreRequest
 
 
-Fact: TypeAlias = Say | Notify | RosterChanged | EntriesChanged | Write | Respond
+class StrictWanted(Item, frozen=True, kw_only=True):
+    """A fast claim is effective and wants its place in the table on the remote."""
+
+    claim: ClaimBody
+    decide_by: Instant | None
+    """The agent wants an answer by then; None: it waits."""
+    waits: bool
+    """The agent waits its turn if somebody holds it."""
+
+
+class StrictDropped(Item, frozen=True, kw_only=True):
+    """A claim has ended that was in the table, or on its way there."""
+
+    claim: ClaimId
+
+
+class StrictGranted(Item, frozen=True, kw_only=True):
+    """It is in the table; also told when it was renewed."""
+
+    claim: ClaimId
+    token: int
+    valid_until: Instant
+
+
+class StrictRefused(Item, frozen=True, kw_only=True):
+    """It won't get into the table: somebody holds it, or (`error`) the table can't be written."""
+
+    claim: ClaimId
+    holders: tuple[Conflict, ...] = ()
+    reason: str = ""
+    error: RequestError | None = None
+
+
+class StrictLost(Item, frozen=True, kw_only=True):
+    """It is in the table no more, or is wanted by a higher priority (preempted: the holder may have a grace)."""
+
+    claim: ClaimId
+    reason: Literal["expired", "preempted", "lost-conflict"]
+    holder: str = ""
+    """Agent id of who has it or wants it, if known."""
+
+
+Fact: TypeAlias = (
+    Say
+    | Notify
+    | RosterChanged
+    | EntriesChanged
+    | Write
+    | Respond
+    | StrictWanted
+    | StrictDropped
+    | StrictGranted
+    | StrictRefused
+    | StrictLost
+)
 Output: TypeAlias = Effect | Fact
 """What a machine's methods return lists of."""

@@ -6,7 +6,7 @@ skipped and unknown fields ignored, so that an older peer can talk to a newer on
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias, get_args
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +28,12 @@ MAX_RENEWED: Final = 20_000
 MAX_HOLD_MS: Final = 7 * 24 * 3_600_000
 """Longest time for which a claim may count without a refresh."""
 MAX_LAMPORT: Final = (1 << 53) - 1
+MAX_AGED: Final = 2_000_000
+"""Levels of priority gained by waiting: as many as there are."""
+MAX_STRICT_CLAIMS: Final = 2_000
+"""Strict leases in one operation on the table; a peer with more sends several."""
+MAX_IN_THE_WAY: Final = 20
+"""Entries of the table that a refusal names: people read them."""
 MAX_HEADS: Final = 10_000
 """Feeds a peer may tell of: two hundred peers, and long memory of those who left."""
 
@@ -119,6 +125,11 @@ class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
     lamport: Natural
     ttl_ms: TtlMs
     note: Text = ""
+    fold: bool = False
+    """Its owner's clone ignores case (git's `core.ignorecase`). Two claims are compared without case if it is set in either."""
+    aged: Annotated[int, Meta(ge=0, le=MAX_AGED)] = 0
+    """Levels of priority that it has gained by waiting: they count for its place in the queue and against being taken over, never
+    for taking over."""
 
 
 class Disclosed(msgspec.Struct, frozen=True, array_like=True):
@@ -174,11 +185,23 @@ class Granted(Message, frozen=True, kw_only=True, tag="granted"):
     grade: Grade
 
 
+class Left(msgspec.Struct, frozen=True, array_like=True):
+    """What the holder leaves behind for the next one. The same is in its feed; who waits must not have to wait for that, too."""
+
+    commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")]
+    branch: Annotated[str, Meta(max_length=250)]
+    at: Annotated[str, Meta(max_length=40)]
+    stamp: Natural
+    resources: Annotated[tuple[Resource, ...], Meta(max_length=MAX_RESOURCES)] = ()
+    """Those that it was left on, if they are not all that the claim was on."""
+
+
 class End(Message, frozen=True, kw_only=True, tag="end"):
     """The claim has ended for good; it also counts as a yield."""
 
     id: Id
     reason: Text = ""
+    left: Left | None = None
 
 
 class Renew(Message, frozen=True, kw_only=True, tag="renew"):
@@ -200,7 +223,104 @@ class RenewAck(Message, frozen=True, kw_only=True, tag="renewack"):
     counts: bool = True
 
 
-WireMessage: TypeAlias = Hello | Heads | Envelopes | Presence | Bye | RecordOffer | Claim | Ack | Granted | End | Renew | RenewAck
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of the strict table that may be taken over if it is still as it was: its owner was not seen to renew it for longer
+    than it counts. `renewals` -1: whatever it is, for its owner has said that it ended."""
+
+    claim: Id
+    token: Natural = 0
+    renewals: Annotated[int, Meta(ge=-1, lt=1 << 53)] = -1
+
+
+class StrictAcquire(msgspec.Struct, frozen=True, array_like=True, tag="acquire"):
+    """Put a claim into the table. Its id is the operation's: however often it is sent, it is granted once. `ask` counts the
+    times that its owner sent it, so that the owner knows since when it may be there."""
+
+    claim: ClaimBody
+    ask: Natural
+    gone: Annotated[tuple[Seen, ...], Meta(max_length=MAX_RESOURCES)] = ()
+    since: Id = "-"
+
+
+class StrictRenew(msgspec.Struct, frozen=True, array_like=True, tag="renew"):
+    """Let entries count for their ttl anew: all of a peer at once."""
+
+    id: Id
+    claims: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_STRICT_CLAIMS)]
+
+
+class StrictRelease(msgspec.Struct, frozen=True, array_like=True, tag="release"):
+    """Take entries out. One that is not there is not to come any more either."""
+
+    id: Id
+    claims: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_STRICT_CLAIMS)]
+
+
+StrictOp: TypeAlias = StrictAcquire | StrictRenew | StrictRelease
+
+
+class InTheWay(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of the table, as far as a refusal names it."""
+
+    claim: Id
+    agent: Id
+    resources: Annotated[tuple[Resource, ...], Meta(max_length=MAX_IN_THE_WAY)]
+    priority: Priority
+    token: Natural
+    renewals: Natural
+    ttl_ms: TtlMs
+    note: Text = ""
+
+
+class Lost(msgspec.Struct, frozen=True, array_like=True):
+    """An entry that was not renewed: it is gone, or a higher priority wants it. `agent`, `token`: who has or wants it, if known."""
+
+    claim: Id
+    reason: Literal["gone", "preempted"]
+    agent: Text = ""
+    token: Natural = 0
+
+
+class StrictResult(msgspec.Struct, frozen=True, array_like=True):
+    """What became of an operation. held: `holders` are in the way; ended: it was released or taken over since; full: no room."""
+
+    kind: Literal["done", "held", "ended", "full"]
+    token: Natural = 0
+    ask: Natural = 0
+    holders: Annotated[tuple[InTheWay, ...], Meta(max_length=MAX_IN_THE_WAY)] = ()
+    lost: Annotated[tuple[Lost, ...], Meta(max_length=MAX_STRICT_CLAIMS)] = ()
+
+
+class StrictAsk(Message, frozen=True, kw_only=True, tag="sask"):
+    """Do this on the strict table for me: the receiver does what several peers want in one push."""
+
+    op: StrictOp
+
+
+class StrictAnswer(Message, frozen=True, kw_only=True, tag="sanswer"):
+    """What became of the operation of that id, or (`result` None) why it could not be done here."""
+
+    id: Id
+    result: StrictResult | None = None
+    reason: Text = ""
+
+
+WireMessage: TypeAlias = (
+    Hello
+    | Heads
+    | Envelopes
+    | Presence
+    | Bye
+    | RecordOffer
+    | Claim
+    | Ack
+    | Granted
+    | End
+    | Renew
+    | RenewAck
+    | StrictAsk
+    | StrictAnswer
+)
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True):
