@@ -16,7 +16,7 @@ from sudocode_coordination.api.requests import SetWork
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Write
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.overlap import Overlap
-from sudocode_coordination.core.resources import normalise
+from sudocode_coordination.core.resources import name_of, normalise
 from sudocode_coordination.core.writer import check_key, encode_value
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import (
@@ -115,11 +115,20 @@ class LocalAgent:
 class Agents:
     """Agents of this clone, and all that agents publish but leases."""
 
-    def __init__(self, peer_id: PeerId, default: AgentId, capabilities: tuple[str, ...], document: Entries) -> None:
+    def __init__(
+        self,
+        peer_id: PeerId,
+        default: AgentId,
+        capabilities: tuple[str, ...],
+        document: Entries,
+        *,
+        fold_case: bool = False,
+    ) -> None:
         self._me = peer_id
         self.default = default
         self._capabilities = capabilities
         self._document = document
+        self._fold_case = fold_case
         self._local: dict[AgentId, LocalAgent] = {default: LocalAgent(capabilities)}
         self._drafts: dict[str, Draft] = {}
         self._clock = HybridClock()
@@ -246,13 +255,13 @@ class Agents:
 
     def _conflicts_with(self, agent: AgentId, resources: tuple[Resource, ...], everyone: list[ActiveWork]) -> tuple[Conflict, ...]:
         wanted = Overlap()
-        wanted.add("wanted", resources)
+        wanted.add("wanted", resources, fold_case=self._fold_case)
         return tuple(
             Conflict(resource=resource, kind="work", agent_id=work.agent_id, peer_id=work.peer_id, note=work.status)
             for work in everyone
             if not (work.agent_id == agent and work.peer_id == self._me)
             for resource in _touched(work)
-            if wanted.touches(resource)
+            if wanted.touches(resource, fold_case=self._fold_case)
         )
 
     def clashes(self) -> list[Output]:
@@ -260,13 +269,13 @@ class Agents:
         everyone = self.work()
         index = Overlap()
         for number, work in enumerate(everyone):
-            index.add(str(number), tuple(_touched(work)))
+            index.add(str(number), tuple(_touched(work)), fold_case=self._fold_case)
         found: dict[tuple[AgentId, PeerId, AgentId, Resource], Conflict] = {}
         for own in everyone:
             if own.peer_id != self._me:
                 continue
             touched = tuple(_touched(own))
-            near = [everyone[int(number)] for number in index.of(touched)]
+            near = [everyone[int(number)] for number in index.of(touched, fold_case=self._fold_case)]
             for conflict in self._conflicts_with(own.agent_id, touched, near):
                 found[(own.agent_id, conflict.peer_id, conflict.agent_id, conflict.resource)] = conflict
         news = sorted(found.keys() - self._clashes)
@@ -291,7 +300,7 @@ class Agents:
         if not fields:
             raise UsageError("there is nothing to update", hint="give at least one field")
         if kind == "spec":
-            target = normalise(Resource("spec", target)).path
+            target = name_of(normalise(Resource("spec", target))).path
         root: Root = "issueUpdates" if kind == "issue" else "specUpdates"
         key = f"{agent}|{target}"
         before = _convert(self._document.get(root, self._me, key), UpdateEntry)

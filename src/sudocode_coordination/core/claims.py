@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from sudocode_coordination.core.overlap import Overlap
+from sudocode_coordination.core.resources import pattern_count
 from sudocode_coordination.core.wire import ClaimBody, Disclosed
 from sudocode_coordination.model import ClaimId, Grade, Instant, PeerId, Resource
 
@@ -25,6 +26,11 @@ MAX_OWNER_BYTES: Final = 16 << 20
 """Of the claims of one owner, as they are sent."""
 MAX_CLAIM_BYTES: Final = 48 << 10
 """Of one claim: twice what `own_leases` makes. Larger ones could not be disclosed in numbers."""
+MAX_OWNER_PATTERNS: Final = 2_000
+"""Patterns in the claims of one owner: names are found by bisection, but a pattern may have to be compared with every name. An
+own claim past it is refused; another's is not learnt, and has no voice of this peer for it."""
+MAX_OWN_PATTERNS: Final = MAX_OWNER_PATTERNS // 2
+"""A claim that gives up a part of another stands beside it for a moment, and counts twice at others."""
 MAX_TOMBSTONES: Final = 20_000
 """Ended claims remembered, so that a late copy does not revive one. An older one is held dead by its owner, who never renews it."""
 
@@ -54,7 +60,12 @@ def incarnation_of(claim: ClaimId) -> int:
 
 def key_of(body: ClaimBody) -> tuple[int, int, PeerId, ClaimId]:
     """Order in the queue: priority, then first come first served, then by name. Lower goes first."""
-    return (-body.priority, body.lamport, owner_of(body.id), body.id)
+    return (-priority_of(body), body.lamport, owner_of(body.id), body.id)
+
+
+def priority_of(body: ClaimBody) -> int:
+    """The priority it was asked for with, and what it has gained by waiting."""
+    return body.priority + body.aged
 
 
 def rank_of(body: ClaimBody, grade: Grade) -> tuple[int, tuple[int, int, PeerId, ClaimId]]:
@@ -73,6 +84,7 @@ class Known:
         "granted",
         "hold_ms",
         "owner",
+        "patterns",
         "round",
         "since",
         "size_bytes",
@@ -98,6 +110,7 @@ class Known:
         self.since = since
         self.size_bytes = 150 + sum(20 + len(r.path) for r in body.resources) + len(body.note)
         """About, as it is sent."""
+        self.patterns = pattern_count(body.resources)
         self.stored_ms = 0
         """For how long the disk says that it counts."""
         self.timer_at: Instant | None = None
@@ -122,7 +135,10 @@ class Claims:
         self._known: dict[ClaimId, Known] = {}
         self._overlap = Overlap()
         self._of_owner: dict[PeerId, dict[ClaimId, None]] = {}
+        self._waiting: dict[ClaimId, None] = {}
+        """Not granted when last looked at."""
         self._owner_bytes: dict[PeerId, int] = {}
+        self._owner_patterns: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[ClaimId, None] = OrderedDict()
         self.counted_owners: frozenset[PeerId] = frozenset()
         """Peers of the roster: claims that only the document tells of count if their owner is one of these."""
@@ -143,13 +159,20 @@ class Claims:
             return False
         if known.source != "own":
             crowded = len(self._known) >= MAX_CLAIMS or len(self._of_owner.get(known.owner, ())) >= MAX_OWNER_CLAIMS
-            if crowded or known.size_bytes > MAX_CLAIM_BYTES or size_bytes > MAX_OWNER_BYTES:
+            large = known.size_bytes > MAX_CLAIM_BYTES or size_bytes > MAX_OWNER_BYTES
+            if crowded or large or not self.room_for_patterns(known.owner, known.patterns):
                 return False
         self._owner_bytes[known.owner] = size_bytes
+        self._owner_patterns[known.owner] = self._owner_patterns.get(known.owner, 0) + known.patterns
         self._known[id_] = known
         self._of_owner.setdefault(known.owner, {})[id_] = None
-        self._overlap.add(id_, known.body.resources)
+        self._waiting[id_] = None
+        self._overlap.add(id_, known.body.resources, fold_case=known.body.fold)
         return True
+
+    def room_for_patterns(self, owner: PeerId, count: int, most: int = MAX_OWNER_PATTERNS) -> bool:
+        """Whether that many patterns more are within what an owner may have."""
+        return not count or self._owner_patterns.get(owner, 0) + count <= most
 
     def end(self, claim: ClaimId) -> Known | None:
         """It has ended, for good. What was known of it, if anything was."""
@@ -162,14 +185,16 @@ class Claims:
     def forget(self, claim: ClaimId) -> Known | None:
         """It was not heard of for too long. Unlike an ended one it counts again if its owner refreshes it."""
         known = self._known.pop(claim, None)
+        self._waiting.pop(claim, None)
         if known is not None:
             known.ended = True
-            self._overlap.remove(claim, known.body.resources)
+            self._overlap.remove(claim, known.body.resources, fold_case=known.body.fold)
             of_owner = self._of_owner[known.owner]
             of_owner.pop(claim, None)
             self._owner_bytes[known.owner] -= known.size_bytes
+            self._owner_patterns[known.owner] -= known.patterns
             if not of_owner:
-                del self._of_owner[known.owner], self._owner_bytes[known.owner]
+                del self._of_owner[known.owner], self._owner_bytes[known.owner], self._owner_patterns[known.owner]
         return known
 
     def live(self, known: Known, now: Instant) -> bool:
@@ -190,7 +215,7 @@ class Claims:
         are not of the same agent of the same peer."""
         owner = owner_of(body.id)
         found = []
-        for id_ in self._overlap.of(body.resources):
+        for id_ in self._overlap.of(body.resources, fold_case=body.fold):
             other = self._known[id_]
             if id_ == body.id or (other.body.agent == body.agent and other.owner == owner):
                 continue
@@ -200,9 +225,16 @@ class Claims:
                 found.append(other)
         return found
 
-    def touching(self, resources: Iterable[Resource], now: Instant) -> list[Known]:
-        """Live claims on what overlaps any of these resources."""
-        return [known for id_ in self._overlap.of(resources) if self.live(known := self._known[id_], now)]
+    def touching(self, resources: Iterable[Resource], now: Instant, *, fold_case: bool = False) -> list[Known]:
+        """Live claims on what overlaps any of these resources. `fold_case`: case does not count to whoever asks."""
+        found = self._overlap.of(resources, fold_case=fold_case)
+        return [known for id_ in found if self.live(known := self._known[id_], now)]
+
+    def waiting(self, now: Instant) -> list[Known]:
+        """Live claims that are not granted, in the order of the queue."""
+        found = [self._known[id_] for id_ in self._waiting]
+        self._waiting = {known.body.id: None for known in found if not known.granted}  # a granted one never waits again
+        return sorted((k for k in found if not k.granted and self.live(k, now)), key=lambda known: key_of(known.body))
 
     def of_owner(self, owner: PeerId) -> list[Known]:
         """All that is known of one peer's claims."""

@@ -41,7 +41,7 @@ from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
-from sudocode_coordination.core.resources import normalise, normalise_all
+from sudocode_coordination.core.resources import name_of, normalise, normalise_all
 from sudocode_coordination.errors import CoordinationError, RemoteError, UsageError
 from sudocode_coordination.model import AgentId, IssueUpdate, Json, Now, PeerId, PeerInfo, Resource, SpecUpdate, WallMs, iso_from_ms
 
@@ -228,14 +228,14 @@ class Desk:
                 found = node.agents.issues(request.issue_id)
                 return found[0] if found else IssueUpdate(issue_id=request.issue_id, fields={})
             case UpdateSpec():
-                path = normalise(Resource("spec", request.spec_path)).path
+                path = name_of(normalise(Resource("spec", request.spec_path))).path
                 specs = node.agents.specs(path)
                 return specs[0] if specs else SpecUpdate(spec_path=path, fields={})
             case ListIssues():
                 return node.agents.issues(request.issue_id)
             case ListSpecs():
                 path_asked = request.spec_path
-                return node.agents.specs(None if path_asked is None else normalise(Resource("spec", path_asked)).path)
+                return node.agents.specs(None if path_asked is None else name_of(normalise(Resource("spec", path_asked))).path)
             case ListDrafts():
                 return node.agents.drafts(request.agent)
             case AttachAgent():

@@ -28,6 +28,7 @@ class LeaseBook:
         self._me = peer_id
         self._config = config
         self._longest_ms = stretch(stretch(config.max_lease_ttl_ms))
+        self._fold_case = config.ignore_case is True
         self.claims = Claims(peer_id)
         self.view = View(roster=(peer_id,))
         self._own: dict[ClaimId, Holding] = {}
@@ -93,7 +94,7 @@ class LeaseBook:
 
     def conflicts(self, agent: AgentId, resources: tuple[Resource, ...], now: Instant) -> tuple[Conflict, ...]:
         """What the agent would run into."""
-        return conflicts_on(self.claims, resources, agent, self._me, self._own, now)
+        return conflicts_on(self.claims, resources, agent, self._me, self._own, now, fold_case=self._fold_case)
 
     # --- for the machine ---------------------------------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class LeaseBook:
 
     def _held_on(self, agent: AgentId, resources: Iterable[Resource], now: Instant) -> list[Holding]:
         """Those on what overlaps these, in no more time if the agent has many others."""
-        known = self.claims.touching(resources, now)
+        known = self.claims.touching(resources, now, fold_case=self._fold_case)
         return [self._own[k.body.id] for k in known if k.body.id in self._own and k.body.agent == agent]
 
     def _wake_at(self, known: Known, at: Instant) -> None:

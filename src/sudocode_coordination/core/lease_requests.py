@@ -9,7 +9,8 @@ from sudocode_coordination.core.facts import Output
 from sudocode_coordination.core.holdings import Holding, Ticket
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.own_leases import OwnLeases
-from sudocode_coordination.core.resources import all_covered, name_of, normalise_all
+from sudocode_coordination.core.claims import MAX_OWN_PATTERNS
+from sudocode_coordination.core.resources import all_covered, name_of, normalise_all, pattern_count
 from sudocode_coordination.core.wire import MAX_LAMPORT
 from sudocode_coordination.errors import ResourceError
 from sudocode_coordination.model import AgentId, Instant, Lease, Now, Resource
@@ -37,6 +38,10 @@ class LeaseRequests(OwnLeases):
         if held is not None:
             answer = LeaseOutcome(granted=True, lease=self.describe(held.known, now.instant))
             return [Reply(client=ticket.client, request_id=ticket.request_id, value=answer)] if ticket else []
+        if not self.claims.room_for_patterns(self._me, pattern_count(resources), MAX_OWN_PATTERNS):
+            raise ResourceError(
+                f"agents of this clone hold {MAX_OWN_PATTERNS} patterns between them", hint="release some, or lease folders instead"
+            )
         self._lamport = min(self._lamport + 1, MAX_LAMPORT)  # a peer may have driven it there; then the name decides
         holding = self._claim_for(agent, resources, request, ttl_ms, self._lamport, ticket, now)
         if request.wait_ms is None:
@@ -91,13 +96,14 @@ class LeaseRequests(OwnLeases):
         Raises:
             ResourceError: a name that can't be leased.
         """
-        wanted = {name_of(resource) for resource in normalise_all(resources)}
+        given = normalise_all(resources)
+        wanted = {name_of(resource, fold_case=self._fold_case) for resource in given}
         out: list[Output] = []
         released: list[Lease] = []
-        for holding in self._held_by(agent) if everything else self._held_on(agent, sorted(wanted), now.instant):
+        for holding in self._held_by(agent) if everything else self._held_on(agent, given, now.instant):
             if holding.succeeds is not None or holding.body.id not in self._own:
                 continue  # an heir: what it is to replace is among them, and decides
-            named = {r for r in holding.body.resources if name_of(r) in wanted}
+            named = {r for r in holding.body.resources if name_of(r, fold_case=self._fold_case) in wanted}
             if not (named or everything):
                 continue  # it only overlaps
             holding.let_go = holding.let_go | named
@@ -117,7 +123,12 @@ class LeaseRequests(OwnLeases):
             body = holding.body
             strong = body.mode == "exclusive" or request.mode == "shared"
             left = [r for r in body.resources if r not in holding.let_go]
-            if holding.granted and strong and body.priority >= request.priority and all_covered(resources, left):
+            if (
+                holding.granted
+                and strong
+                and body.priority >= request.priority
+                and all_covered(resources, left, fold_case=self._fold_case)
+            ):
                 return holding
         return None
 

@@ -9,14 +9,14 @@ import msgspec
 from sudocode_coordination.core.claims import Claims, Known, claim_id, incarnation_of
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.overlap import Overlap
-from sudocode_coordination.core.wire import ClaimBody, Id, Natural, Priority, Resources, Text, TtlMs
+from sudocode_coordination.core.wire import Aged, ClaimBody, Id, Natural, Priority, Resources, Text, TtlMs
 from sudocode_coordination.model import ClaimId, Conflict, Grade, Instant, Json, Lease, LeaseMode, LeaseState, PeerId, Resource
 
 MAX_KEY_CHARACTERS = 40
 """Of an entry's key: two numbers below 2^53 and a dot."""
 
 
-class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """A lease in the document's `leases` root, under `<incarnation>.<number>`. Renewals never enter it. Bounded as a claim is:
     it is disclosed to others as one."""
 
@@ -30,6 +30,8 @@ class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     grade: Grade
     since: str
     note: Text = ""
+    fold: bool = False
+    aged: Aged = 0
 
 
 def entry_key(claim: ClaimId) -> str:
@@ -51,6 +53,8 @@ def entry_of(holding: Holding) -> Json:
         grade=holding.grade,
         since=holding.known.since,
         note=body.note,
+        fold=body.fold,
+        aged=body.aged,
     )
     return msgspec.to_builtins(entry)
 
@@ -71,6 +75,8 @@ def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretch
             lamport=entry.lamport,
             ttl_ms=entry.ttl_ms,
             note=entry.note,
+            fold=entry.fold,
+            aged=entry.aged,
         )
     except (msgspec.ValidationError, ValueError):
         return None
@@ -104,11 +110,17 @@ def describe(known: Known, holding: Holding | None, now: Instant) -> Lease:
 
 
 def conflicts_of(
-    blocking: Iterable[Known], resources: Iterable[Resource], own: dict[ClaimId, Holding], now: Instant
+    blocking: Iterable[Known],
+    resources: Iterable[Resource],
+    own: dict[ClaimId, Holding],
+    now: Instant,
+    *,
+    fold_case: bool = False,
 ) -> tuple[Conflict, ...]:
-    """Who is in the way of these resources, holders first. What is named is what the other has: the folder, not the file in it."""
+    """Who is in the way of these resources, holders first. What is named is what the other has: the folder, not the file in it.
+    `fold_case`: of the claim or the clone that wants them."""
     wanted = Overlap()
-    wanted.add("wanted", tuple(resources))
+    wanted.add("wanted", tuple(resources), fold_case=fold_case)
     found: list[Conflict] = []
     for known in blocking:
         lease = describe(known, own.get(known.body.id), now)
@@ -123,14 +135,22 @@ def conflicts_of(
                 note=lease.note,
             )
             for resource in lease.resources
-            if wanted.touches(resource)
+            if wanted.touches(resource, fold_case=known.body.fold)
         ]
     return tuple(sorted(found, key=lambda c: (c.kind != "lease", c.resource, c.agent_id)))
 
 
 def conflicts_on(
-    claims: Claims, resources: tuple[Resource, ...], agent: str, me: PeerId, own: dict[ClaimId, Holding], now: Instant
+    claims: Claims,
+    resources: tuple[Resource, ...],
+    agent: str,
+    me: PeerId,
+    own: dict[ClaimId, Holding],
+    now: Instant,
+    *,
+    fold_case: bool = False,
 ) -> tuple[Conflict, ...]:
     """What an agent of this peer would run into on these resources."""
-    others = [k for k in claims.touching(resources, now) if not (k.owner == me and k.body.agent == agent)]
-    return conflicts_of(others, resources, own, now)
+    touching = claims.touching(resources, now, fold_case=fold_case)
+    others = [k for k in touching if not (k.owner == me and k.body.agent == agent)]
+    return conflicts_of(others, resources, own, now, fold_case=fold_case)

@@ -425,7 +425,7 @@ class LeaseManager(LeaseRequests):
     def _note_granted(self, known: Known, granted: Granted, now: Now) -> list[Output]:
         news = not known.granted
         known.granted, known.grade = True, granted.grade
-        self._wake(known.body.resources, now)
+        self._wake(known.body, now)
         if not news:
             return []
         data = {"lease": msgspec.to_builtins(self.describe(known, now.instant))}
@@ -438,7 +438,7 @@ class LeaseManager(LeaseRequests):
             self.claims.end(known.body.id)
         else:
             self.claims.forget(known.body.id)
-        self._wake(known.body.resources, now)
+        self._wake(known.body, now)
         out: list[Output] = [Persist(operations=(ForgottenValue(space="claims", key=known.body.id),))]
         if known.granted:
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"

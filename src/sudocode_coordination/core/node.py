@@ -122,7 +122,7 @@ class Node:
         self.membership = Membership(self._me, config, rng)
         self.leases = LeaseManager(self._me, config)
         self.departed = Departed()
-        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync)
+        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
         self.desk = Desk(self, config)
         self._roster_fresh_ms = 2 * config.peer_discovery_interval_ms + ROSTER_SLACK_MS
         self.roster = Roster(self._me, self._roster_fresh_ms + stretch(stretch(config.max_lease_ttl_ms)))

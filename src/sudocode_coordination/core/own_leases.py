@@ -64,6 +64,7 @@ class OwnLeases(LeaseBook):
             lamport=lamport,
             ttl_ms=ttl_ms,
             note=request.note,
+            fold=self._fold_case,
         )
         known = Known(body, "own", 0, iso_from_ms(now.wall_ms))
         holding = Holding(known, ticket, now.instant)
@@ -280,7 +281,7 @@ class OwnLeases(LeaseBook):
         return out
 
     def _deny(self, holding: Holding, blocking: list[Known], reason: str, now: Now) -> list[Output]:
-        holders = conflicts_of(blocking, holding.body.resources, self._own, now.instant)
+        holders = conflicts_of(blocking, holding.body.resources, self._own, now.instant, fold_case=holding.body.fold)
         if not blocking and reason == "timeout":
             reason = "no-answer"
         data = self._event_data(holding, now, blocking=blocking) | {"reason": reason}
@@ -319,17 +320,15 @@ class OwnLeases(LeaseBook):
             out.append(Notify(type="lease-expired", agent_id=body.agent, data=lease))
         if holding.granted and reason in ("preempted", "lost-conflict", "expired"):
             out.append(Notify(type="lease-lost", agent_id=body.agent, data=lease))
-        self._wake(body.resources, now)
+        self._wake(body, now)
         return out
 
-    def _wake(self, resources: tuple[Resource, ...], now: Now) -> None:
-        for known in self.claims.touching(resources, now.instant):
+    def _wake(self, ended: ClaimBody, now: Now) -> None:
+        for known in self.claims.touching(ended.resources, now.instant, fold_case=ended.fold):
             if known.body.id in self._own:
                 self._dirty[known.body.id] = None
 
-    def _judge(
-        self, mine: Holding, claim: ClaimBody, granted: bool, grade: Grade, now: Now
-    ) -> tuple[bool, list[Output]]:
+    def _judge(self, mine: Holding, claim: ClaimBody, granted: bool, grade: Grade, now: Now) -> tuple[bool, list[Output]]:
         """An own claim meets another: whether it gives way, and what follows."""
         if mine.granted and now.instant >= mine.valid_until:
             return True, self._end(mine, "expired", now)

@@ -3,6 +3,9 @@
 Source of the meaning: gitglossary(7) "pathspec", and git's `wildmatch.c` with WM_PATHNAME, which `parse` follows step by step.
 One difference is meant: git compares bytes, this compares characters, so that `?` stands for `ü` too.
 
+Where case does not count (`folded`), an automaton matches a folded path if and only if the pattern matches some path that
+folds to it. So whatever meets with case meets without it, and `[!a]` then stands for `a` as well: it matches `A`.
+
 `meet` walks the product of two automata, all states of one at a time as the bits of an integer. Both are linear: state n
 leads to n + 1 by a character or for free, or back to itself, or for free over a `**/`. It takes one step for each token of
 the shorter one, so its cost is bounded by what `MAX_PATTERN_CHARACTERS` and `MAX_WILDCARDS` allow.
@@ -17,6 +20,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, TypeAlias
 
@@ -30,6 +34,8 @@ SPECIAL: Final = frozenset("*?[\\")
 STEPS_KEPT: Final = 512
 """Characters for which an automaton remembers what they lead to."""
 _LAST: Final = 0x10FFFF
+_LAST_CASED: Final = 0x1F000
+"""No letter with another case lies beyond it."""
 _SLASH: Final = ord("/")
 
 
@@ -66,9 +72,50 @@ _ASCII_CLASSES: Final[dict[str, Spans]] = {
 """As git has them: ASCII, whatever the locale."""
 
 
+def _fold_one(char: str) -> str:
+    for found in (char.casefold(), char.lower()):
+        if len(found) == 1:
+            return found
+    return char
+
+
 def fold(text: str) -> str:
-    """Lower case for ASCII letters alone: what git ignores where `core.ignorecase` is set."""
-    return text.lower() if text.isascii() else "".join(c.lower() if c.isascii() else c for c in text)
+    """Without regard to case: every letter by itself, by Unicode's simple folding.
+
+    Git's `core.ignorecase` folds ASCII only, file systems of macOS and Windows more; this folds as much as any of those that go
+    letter by letter, and so finds an overlap rather than none. Letters whose other case is several (`ß` and `SS`) are
+    themselves alone: a wildcard for one character must match as much with folding as without.
+    """
+    return text.lower() if text.isascii() else "".join(map(_fold_one, text))
+
+
+@lru_cache(1)
+def _cased() -> list[tuple[int, int, int]]:
+    """Runs of letters that fold to others, with how far away those are. A run may take every second letter: the ones between
+    are what it folds to."""
+    runs: list[tuple[int, int, int]] = []
+    for code in range(_LAST_CASED):
+        by = ord(_fold_one(chr(code))) - code
+        if not by:
+            continue
+        if runs and runs[-1][2] == by and (code - runs[-1][1] == 1 or (code - runs[-1][1] == 2 and by == 1)):
+            runs[-1] = (runs[-1][0], code, by)
+        else:
+            runs.append((code, code, by))
+    return runs
+
+
+def _with_folded(spans: Spans) -> Spans:
+    """With what the characters fold to. What they are themselves may stay: no folded path has it."""
+    more: list[tuple[int, int]] = []
+    for low, high in spans:
+        if low == high:
+            more.append((code := ord(_fold_one(chr(low))), code))
+        elif high < 128:
+            more.append((max(low, 65) + 32, min(high, 90) + 32))
+        else:
+            more += [(max(low, a) + by, min(high, b) + by) for a, b, by in _cased() if a <= high and b >= low]
+    return _merged([*spans, *((a, b) for a, b in more if a <= b)])
 
 
 def is_pattern(path: str) -> bool:
@@ -93,23 +140,25 @@ def _without(spans: Spans, low: int, high: int) -> Spans:
     return tuple((x, y) for x, y in cut if x <= y)
 
 
-def _joined(spans: list[tuple[int, int]], *, negated: bool, folded: bool) -> Spans:
-    """In order, merged, without the slash; of the letters A to Z nothing is left if they are folded."""
-    if folded:
-        spans = spans + [(max(a, 65) + 32, min(b, 90) + 32) for a, b in spans if a <= 90 and b >= 65]
+def _merged(spans: list[tuple[int, int]]) -> Spans:
     merged: list[tuple[int, int]] = []
     for a, b in sorted(spans):
         if merged and a <= merged[-1][1] + 1:
             merged[-1] = (merged[-1][0], max(b, merged[-1][1]))
         else:
             merged.append((a, b))
-    found: Spans = tuple(merged)
+    return tuple(merged)
+
+
+def _joined(spans: list[tuple[int, int]], *, negated: bool, folded: bool) -> Spans:
+    """In order, merged, without the slash; with what they fold to."""
+    merged = found = _merged(spans)
     if negated:
         found = ((0, _LAST),)
         for a, b in merged:
             found = _without(found, a, b)
     found = _without(found, _SLASH, _SLASH)
-    return _without(found, 65, 90) if folded else found
+    return _with_folded(found) if folded else found
 
 
 def _bracket(text: str, at: int, folded: bool) -> tuple[Spans, int] | None:
@@ -149,9 +198,7 @@ def _bracket(text: str, at: int, folded: bool) -> tuple[Spans, int] | None:
 
 
 def parse(text: str, folded: bool) -> list[Token] | None:
-    """The automaton's tokens; None if no path matches."""
-    if folded:
-        text = fold(text)
+    """The automaton's tokens; None if no path matches. `folded`: what the paths fold to that the pattern matches."""
     tokens: list[Token] = []
     # git compares what comes before the first wildcard by itself, and begins to look for wildcards there: so the stars of
     # `a**` are at the beginning of a pattern, and match slashes too, those of `a*b**` are not. gitglossary(7) leaves that open.
@@ -184,7 +231,7 @@ def parse(text: str, folded: bool) -> list[Token] | None:
             at += char == "\\"
             if at >= len(text):
                 return None
-            tokens.append(text[at])
+            tokens.append(_fold_one(text[at]) if folded else text[at])
             at += 1
     # A name that must be empty is none. `\/` is the only way to write one that is still here.
     forced = not tokens or tokens[0] == "/" or tokens[-1] == "/" or any(a == b == "/" for a, b in pairwise(tokens))

@@ -1,16 +1,28 @@
 """Names of what can be leased, made comparable, and which of them overlap.
 
-A file or spec is named by a path: it stands for the file, or for the folder of that name and everything below it. `src/a` and
-`src/a/` are the same: a repository has either a file or a folder `src/a`, and whoever turns the one into the other is in the
-way of both. A path with `*`, `?`, `[` or `\\` is a pattern with the meaning of git's pathspec magic `glob` (`patterns.py`), and
-as in git it also stands for itself, letter by letter: `app/[id]/page.tsx` may be leased as it is. What lies below a path that
-a pattern matches is not meant, unless the pattern has a slash at its end (git: only if the match is letter by letter). Issues
-and components are exact names.
+Files and specs are named by paths, from the root of the repository:
+
+| name | means |
+|---|---|
+| `src/a`, a plain name | that path; towards other plain names and what lies wholly below it also the folder of that name |
+| `src/a/` | the path, and all below it |
+| `src/*.py`, a pattern (`*`, `?`, `[` or `\\` in it) | what git's pathspec magic `glob` matches (`patterns.py`), and its own letters |
+| `src/*/` | the same, and all below |
+
+Two names overlap if and only if some path is meant by both, or one is a plain name and the other lies wholly in it: its path, or
+the folder that all of a pattern lies in (its parts before the first with a wildcard), is that name or below it. The second
+half is for `src/a` beside `src/a/b.py` or `src/a/*`: git can't have a file and a folder of one name, so whoever makes the one is in
+the way of whoever makes the other. It is not for `src/a.py` beside `**/*.md`, which git could take for overlapping: nobody means a
+folder there, and a pattern would be in the way of every file. Clients write the slash to names of folders that are there.
+
+Where case does not count (`fold_case`), two names overlap if and only if two paths that are equal but for case would make them.
+
+Issues and components are names without parts, and case never counts in them; an issue's number is the same with and without `#`.
 
 Laws: `normalise` is idempotent; two names that git would take for the same path have one normal form, but for the slash at the
-end; `overlap` is symmetric, and true if and only if some path is meant by both; `Overlap.of` finds a claim if and only if it
-overlaps (types are name spaces of their own). What is not in normal form (an older or a hostile peer sent it) raises nothing
-and overlaps itself alone.
+end; `overlap` is symmetric, and holds with `fold_case` wherever it holds without; if one name covers another, it overlaps all that
+the other does; `Overlap.of` finds a claim if and only if it overlaps (types are name spaces of their own). What is not in normal
+form (an older or a hostile peer sent it) raises nothing and overlaps itself alone.
 """
 
 from __future__ import annotations
@@ -110,9 +122,10 @@ class Shape(NamedTuple):
     """Without the slash at the end, and folded where case does not count; "" is the whole repository."""
     folder: str
     """Of a pattern: the folder that all it stands for lies in. Else as `key`."""
-    pattern: bool
+    pattern: str
+    """Of a pattern: it, without the slash at the end and not folded. Else ""."""
     deep: bool
-    """Whether what lies below is meant: always, but for a pattern without a slash at its end."""
+    """Whether what lies below is meant in any case: the name has a slash at its end."""
 
 
 @lru_cache(SHAPES_KEPT)
@@ -127,8 +140,13 @@ def shape_of(resource: Resource, fold_case: bool) -> Shape | None:
         return None
     path = "" if resource.path == "./" else resource.path.removesuffix("/")
     key = fold(path) if fold_case else path
-    pattern = is_pattern(key)
-    return Shape(key, literal_folder(key) if pattern else key, pattern, not pattern or resource.path.endswith("/"))
+    pattern = is_pattern(path)
+    return Shape(key, literal_folder(key) if pattern else key, path if pattern else "", resource.path.endswith("/"))
+
+
+def folded(shape: Shape) -> Shape:
+    """The same name where case does not count."""
+    return Shape(fold(shape.key), fold(shape.folder), shape.pattern, shape.deep)
 
 
 def below(key: str, folder: str) -> bool:
@@ -137,8 +155,9 @@ def below(key: str, folder: str) -> bool:
 
 
 @lru_cache(SHAPES_KEPT)
-def _wild(shape: Shape, folded: bool) -> Automaton | None:
-    tokens = parse(shape.key, folded) if shape.pattern else None
+def automaton_of(shape: Shape, fold_case: bool) -> Automaton | None:
+    """What a pattern matches; None if nothing, and for a plain name."""
+    tokens = parse(shape.pattern, fold_case) if shape.pattern else None
     return None if tokens is None else Automaton(tokens, below=shape.deep)
 
 
@@ -150,14 +169,20 @@ def _meets_name(wild: Automaton, key: str, deep: bool) -> bool:
     return bool(states & wild.accepts) or (deep and states != 0 and wild.step(states, "/") != 0)
 
 
+def lies_in(inner: Shape, outer: Shape) -> bool:
+    """Whether `outer` is a plain name, and all that `inner` means is that path or lies below it; or whether `inner` does so
+    letter by letter, and `outer` is a pattern with a slash at its end."""
+    return below(inner.key, outer.key) and outer.deep if outer.pattern else below(inner.folder, outer.key)
+
+
 @lru_cache(ANSWERS_KEPT)
 def shapes_overlap(one: Shape, two: Shape, fold_case: bool) -> bool:
-    """Whether some path is meant by both."""
-    if one.key == two.key or (one.deep and below(two.key, one.key)) or (two.deep and below(one.key, two.key)):
-        return True  # also of patterns: they stand for themselves as well
+    """`overlap`, of files or of specs."""
+    if one.key == two.key or lies_in(one, two) or lies_in(two, one):
+        return True
     if not (below(one.folder, two.folder) or below(two.folder, one.folder)):
         return False
-    first, second = _wild(one, fold_case), _wild(two, fold_case)
+    first, second = automaton_of(one, fold_case), automaton_of(two, fold_case)
     return (
         (first is not None and _meets_name(first, two.key, two.deep))
         or (second is not None and _meets_name(second, one.key, one.deep))
@@ -166,38 +191,40 @@ def shapes_overlap(one: Shape, two: Shape, fold_case: bool) -> bool:
 
 
 def overlap(one: Resource, two: Resource, *, fold_case: bool = False) -> bool:
-    """Whether some path is meant by both; for issues, components and what is not in normal form: whether they are equal.
+    """Whether the two can't be leased apart, as the module says; for what is not in normal form: whether they are equal.
 
     Args:
-        fold_case: the repository ignores the case of ASCII letters, as git's `core.ignorecase` does.
+        fold_case: case does not count in files and specs.
     """
     if one == two:
         return True
     if one.type != two.type:
         return False
     first, second = shape_of(one, fold_case), shape_of(two, fold_case)
-    return first is not None and second is not None and shapes_overlap(first, second, fold_case)
+    if first is None or second is None:
+        return exact_name(one) == exact_name(two)
+    return shapes_overlap(first, second, fold_case)
 
 
 def matches(resource: Resource, path: str, *, fold_case: bool = False) -> bool:
-    """Whether a path is meant by a file's or spec's name in normal form.
+    """Whether git takes a file for meant by a file's or spec's name in normal form; a plain name means what lies below, too.
 
     Args:
-        path: from the repository's root, NFC, without a slash at the end.
+        path: of a file, from the repository's root, NFC, without a slash at the end.
         fold_case: as for `overlap`.
     """
     shape = shape_of(resource, fold_case)
     if shape is None:
         return resource.path == path
     asked = fold(path) if fold_case else path
-    if asked == shape.key or (shape.deep and below(asked, shape.key)):
+    if asked == shape.key or ((shape.deep or not shape.pattern) and below(asked, shape.key)):
         return True
-    wild = _wild(shape, fold_case)
+    wild = automaton_of(shape, fold_case)
     return wild is not None and _meets_name(wild, asked, False)
 
 
 def covers(one: Resource, two: Resource, *, fold_case: bool = False) -> bool:
-    """Whether every path that `two` means is meant by `one`.
+    """Whether whatever overlaps `two` overlaps `one`: who holds `one` need not ask for `two`.
 
     Never true without reason. Of two different patterns it is true only if `one` has the meaning of a folder that all of
     `two` lies in; whether one pattern is a part of another is not found out.
@@ -208,15 +235,16 @@ def covers(one: Resource, two: Resource, *, fold_case: bool = False) -> bool:
         return False
     outer, inner = shape_of(one, fold_case), shape_of(two, fold_case)
     if outer is None or inner is None:
-        return False
-    if not outer.pattern:
+        return exact_name(one) == exact_name(two)
+    if not outer.pattern and outer.deep:
         return below(inner.folder, outer.key)
-    if inner.pattern:
-        return outer.key == inner.key and outer.deep
-    if outer.deep and below(inner.key, outer.key):
-        return True
-    wild = _wild(outer, fold_case)
-    return wild is not None and _holds_all_of(wild, inner.key)
+    if outer.pattern and not inner.pattern:
+        wild = automaton_of(outer, fold_case)
+        if wild is None or not _holds_all_of(wild, inner.key):
+            return False
+        # A plain name above it is in its way as a folder, and may be out of a wildcard's.
+        return all(shapes_overlap(outer, Shape(folder, folder, "", False), fold_case) for folder in folders_of(inner.key))
+    return outer.key == inner.key and outer.pattern == inner.pattern and (outer.deep or not inner.deep)
 
 
 def _holds_all_of(wild: Automaton, key: str) -> bool:
@@ -226,36 +254,52 @@ def _holds_all_of(wild: Automaton, key: str) -> bool:
     return bool(states & wild.accepts) and wild.ends_in_all(wild.step(states, "/"))
 
 
-def name_of(resource: Resource) -> Resource:
-    """The resource without the slash at the end of its path, where that says nothing; equal for those that are one name."""
-    if resource.type not in ("file", "spec") or is_pattern(resource.path) or resource.path == "./":
+def exact_name(resource: Resource) -> Resource:
+    """What has to be equal where nothing else makes two names overlap: for issues and components without regard to case, and
+    of an issue's number with its `#`."""
+    if resource.type not in ("issue", "component"):
         return resource
-    return Resource(resource.type, resource.path.removesuffix("/")) if resource.path.endswith("/") else resource
+    text = unicodedata.normalize("NFC", resource.path).strip()
+    number = resource.type == "issue" and text.isascii() and text.isdecimal()
+    return Resource(resource.type, f"#{text}" if number else text.casefold())
+
+
+def name_of(resource: Resource, *, fold_case: bool = False) -> Resource:
+    """Equal for what is released by one name: a path with and without a slash at its end (for a pattern the slash says
+    something), an issue or component however it is written."""
+    if resource.type in ("issue", "component"):
+        return exact_name(resource)
+    path = resource.path if resource.path == "./" or is_pattern(resource.path) else resource.path.removesuffix("/")
+    return Resource(resource.type, fold(path) if fold_case else path)
 
 
 def all_covered(resources: Iterable[Resource], by: Iterable[Resource], *, fold_case: bool = False) -> bool:
     """Whether each of the resources is covered by a single one of the others."""
     outer = tuple(by)
-    exact = set(outer)
-    keys: set[tuple[str, str]] = set()
-    others: list[Resource] = []
+    exact: set[Resource] = set()
+    folders: set[tuple[str, str]] = set()
+    patterns: list[Resource] = []
     for one in outer:
         shape = shape_of(one, fold_case)
-        if shape is not None and shape.pattern:
-            others.append(one)
-        elif shape is not None:
-            keys.add((one.type, shape.key))
+        if shape is None or not (shape.pattern or shape.deep):
+            exact.add(_written(one, shape))
+        elif shape.pattern:
+            patterns.append(one)
+        else:
+            folders.add((one.type, shape.key))
     for two in resources:
-        if two in exact:
-            continue
         shape = shape_of(two, fold_case)
-        if shape is None:
-            return False
-        if any((two.type, folder) in keys for folder in folders_of(shape.folder)):
+        if (shape is None or not (shape.pattern or shape.deep)) and _written(two, shape) in exact:
             continue
-        if not any(covers(one, two, fold_case=fold_case) for one in others):
+        if shape is not None and any((two.type, folder) in folders for folder in folders_of(shape.folder)):
+            continue
+        if not any(covers(one, two, fold_case=fold_case) for one in patterns):
             return False
     return True
+
+
+def _written(resource: Resource, shape: Shape | None) -> Resource:
+    return exact_name(resource) if shape is None else Resource(resource.type, shape.key)
 
 
 def folders_of(key: str) -> list[str]:

@@ -33,7 +33,7 @@ def holdings(node: SimNode) -> Iterator[Holding]:
 def _clash(one: Holding, two: Holding) -> bool:
     if one.body.mode == "shared" and two.body.mode == "shared":
         return False
-    return any(overlap(a, b) for a in one.body.resources for b in two.body.resources)
+    return any(overlap(a, b, fold_case=one.body.fold or two.body.fold) for a in one.body.resources for b in two.body.resources)
 
 
 def _pairs(world: World) -> Iterator[tuple[SimNode, Holding, SimNode, Holding]]:
