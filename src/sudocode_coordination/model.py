@@ -149,6 +149,8 @@ class Lease(Value, frozen=True, kw_only=True):
     """Fencing token of a strict one: greater than that of every lease granted before it."""
     handover: Handover | None = None
     """What the last holder of any of the resources left behind, when this was granted."""
+    position: int | None = None
+    """Of one that waits, in lists: its place among those who wait for any of the same, 1 is next. Priority first, then age."""
 
 
 class ActiveWork(Value, frozen=True, kw_only=True):

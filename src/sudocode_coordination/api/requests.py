@@ -97,6 +97,18 @@ class Status(Answer, frozen=True, kw_only=True):
     version: str
 
 
+class Waits(Answer, frozen=True, kw_only=True):
+    """One side of a circle of agents that wait for each other: `agent_id` waits for what `holder_id` has."""
+
+    agent_id: AgentId
+    peer_id: PeerId
+    resource: Resource
+    """What is waited for, as the holder named it."""
+    holder_id: AgentId
+    held: bool
+    """Whether the holder has it; else it waits for it too, and goes first."""
+
+
 class LeaseOutcome(Answer, frozen=True, kw_only=True):
     """Answer to `AcquireLease`: truthy if granted. If not, `holders` says who is in the way."""
 
@@ -104,7 +116,12 @@ class LeaseOutcome(Answer, frozen=True, kw_only=True):
     lease: Lease | None = None
     holders: tuple[Conflict, ...] = ()
     reason: str = ""
+    """Why not: `held`; `timeout` (the wait's limit); `no-answer` (too few peers answered); `deadlock`; `released`, `stopped` (taken
+    back by another process of the agent, or with the daemon)."""
     waited_ms: int = 0
+    cycle: tuple[Waits, ...] = ()
+    """If `deadlock`: who waits for whom, the asker first. The last one waits for what the asker has: if the asker releases that,
+    the others go on. It still holds all that it held."""
 
     def __bool__(self) -> bool:
         return self.granted
@@ -192,11 +209,13 @@ class RenewLease(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="ren
 
 
 class ReleaseLease(Request[Released], frozen=True, kw_only=True, tag="release"):
-    """Release the leases on exactly these names; `everything`: all that the agent has, queued ones too."""
+    """Release the leases on exactly these names; `everything`: all that the agent has, queued ones too. `to_shared`: give back only
+    that they are exclusive; they are kept, shared, without a gap."""
 
     answer = Released
     resources: tuple[Resource, ...] = ()
     everything: bool = False
+    to_shared: bool = False
     commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")] | None = None
     """What is left behind for the next holder."""
     branch: Annotated[str, Meta(max_length=250)] = ""

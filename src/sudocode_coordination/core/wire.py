@@ -112,6 +112,7 @@ class RecordOffer(Message, frozen=True, kw_only=True, tag="record"):
 Resources = Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=MAX_RESOURCES)]
 Priority = Annotated[int, Meta(ge=-1_000_000, le=1_000_000)]
 TtlMs = Annotated[int, Meta(ge=1, le=MAX_HOLD_MS)]
+Aged = Annotated[int, Meta(ge=0, le=MAX_AGED)]
 
 
 class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
@@ -127,7 +128,7 @@ class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
     note: Text = ""
     fold: bool = False
     """Its owner's clone ignores case (git's `core.ignorecase`). Two claims are compared without case if it is set in either."""
-    aged: Annotated[int, Meta(ge=0, le=MAX_AGED)] = 0
+    aged: Aged = 0
     """Levels of priority that it has gained by waiting: they count for its place in the queue and against being taken over, never
     for taking over."""
 
