@@ -1,6 +1,7 @@
 """Where a clone keeps its things: its git folders, our state folder, the daemon's socket, and names of its files.
 
-Imports `os` alone: `coord check` runs at every edit of an agent and pays for what is loaded here. It never runs git.
+Imports `os` alone: `coord check` runs at every edit of an agent and pays for what is loaded here. Git is run for names in a
+bare repository alone.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ SOCKET_POINTER: Final = "socket-path"
 HOME_FILE: Final = "home"
 """File in the state folder that says where that folder was when a daemon last ran: how a copy is told from its original."""
 IDENTITY_FILE: Final = "identity.key"
+TABLE_FOLDER: Final = "leases.git"
+"""Bare repository in the state folder: the table of strict leases, as far as this clone has it."""
 MAX_SOCKET_PATH_BYTES: Final = 100
 """`sun_path` holds 108 bytes on Linux and 104 elsewhere; a few are kept free."""
+HEAD_TIMEOUT_S: Final = 3.0
+"""For git to say what a name is in HEAD: trees are small, and without an answer the name is taken as it is."""
 MAX_POINTER_BYTES: Final = 4_096
 """Of a git pointer file (`.git`, `commondir`): one path."""
 
@@ -184,7 +189,12 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
     """A file's name in the repository, the same from every worktree of the clone and every current directory.
 
     Links in the folders above it are resolved, the last part is kept as it is (it need not exist), and so is everything from
-    the first part with a wildcard on: a pattern is not looked up. A slash at the end is kept: it means a folder.
+    the first part with a wildcard on: a pattern is not looked up.
+
+    A slash at the end means a folder and all below (`core/resources.py`). What is there decides: a folder of that very name gets
+    one, also if the name has wildcards (`app/[id]`, as git reads it), anything else loses it, and of what is not there it is as it
+    was given. A link to a folder is no folder, but with a slash it stands for that folder. In a bare repository HEAD's tree is
+    asked: the one case in which a git process runs.
 
     Args:
         clone: any worktree of it will do.
@@ -204,7 +214,9 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
     slash = "/" if text.endswith("/") else ""
     absolute = os.path.join(cwd, text).rstrip("/") or "/"
     folder = _plain_folder(os.path.join(cwd, ""), absolute)
-    if folder is not None:
+    if slash and os.path.islink(absolute) and os.path.isdir(absolute):
+        real = os.path.realpath(absolute)
+    elif folder is not None:
         real = os.path.normpath(os.path.join(os.path.realpath(folder), absolute[len(folder) :].lstrip("/")))
     else:
         parent, name = os.path.split(absolute)
@@ -213,13 +225,24 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
     in_git_folder = real == clone.common_dir or real.startswith(clone.common_dir + "/")
     if in_git_folder and not (root is not None and root.startswith(clone.common_dir + "/")):  # worktrees may lie in a bare clone
         if root is None and clone.work_tree is None and not os.path.isabs(text):
-            return _lexical(text) + slash  # in a bare repository there are no files to point at: the name is taken as it is
+            name = _lexical(text)
+            return name + (slash if (listed := _in_head(clone, name)) is None else "/" if listed else "")
         raise _bad_path(text, "is in git's own folder", "give the path of a file or folder in the work tree")
     if root is None:
         raise _bad_path(text, "is outside of this repository", f"give a path below {clone.root}")
     if real == root:
         raise _bad_path(text, "is the repository itself", "give the path of a file or folder in it")
+    if os.path.lexists(real):
+        slash = "/" if os.path.isdir(real) and not os.path.islink(real) else ""
     return real[len(root) :].lstrip("/") + slash
+
+
+def _in_head(clone: Clone, name: str) -> bool | None:
+    """Whether HEAD's tree has a folder of that name; None if it has nothing there, or git does not say."""
+    from sudocode_coordination.client.git import git
+
+    kind = git(clone.common_dir, "cat-file", "-t", f"HEAD:{name}", timeout_s=HEAD_TIMEOUT_S)
+    return kind.text == "tree" if kind.ok else None
 
 
 def _plain_folder(cwd: str, path: str) -> str | None:

@@ -17,6 +17,7 @@ import trio
 from sudocode_coordination.api.codec import Answered, ServerMessage, decode_server_line
 from sudocode_coordination.api.requests import AcquireLease, CheckConflicts, CheckResult, LeaseOutcome, ListPeers, SetWork
 from sudocode_coordination.core.io import (
+    BuildTable,
     ClientGone,
     DiskContents,
     DiskOperation,
@@ -27,6 +28,7 @@ from sudocode_coordination.core.io import (
     RequestReceived,
     Stopped,
     StopRequested,
+    SwapTable,
 )
 from sudocode_coordination.daemon.pump import Pump
 from sudocode_coordination.daemon.server import Server
@@ -59,7 +61,7 @@ class HandClock:
 
 
 class Log:
-    """Network, git and disk in one: everything that is asked of them, in order."""
+    """Network, git, table and disk in one: everything that is asked of them, in order."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -96,6 +98,15 @@ class Log:
 
     def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
         self.calls.append(("publish", ticket, changes, final))
+
+    def read_table(self, *, whole: bool = False) -> None:
+        self.calls.append(("read_table", whole))
+
+    def swap_table(self, change: SwapTable) -> None:
+        self.calls.append(("swap_table", change))
+
+    def build_table(self, change: BuildTable) -> None:
+        self.calls.append(("build_table", change))
 
 
 class ScriptedNode:
@@ -170,7 +181,8 @@ class ThreadedServer:
             deliver=lambda given: self.pump.deliver(given),
             stop=lambda: self.pump.deliver(StopRequested()),
         )
-        self.pump = Pump(self.node, HandClock(), self.ports, self.ports, self.ports, emit=self.server.emit, reply=self.server.reply)
+        ports = self.ports
+        self.pump = Pump(self.node, HandClock(), ports, ports, ports, ports, emit=self.server.emit, reply=self.server.reply)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.server.run, listener)
             self._up.set()

@@ -21,6 +21,8 @@ MAX_REASON_CHARS: Final = 300
 """It is shown on one line, and kept in the state."""
 _LINGER_S: Final = 1.0
 """How long output is waited for after git has ended: a background ssh (ControlPersist) may hold the pipe open for ever."""
+_GENTLY_S: Final = 0.1
+"""Between asking a command to end and killing it: git only has to remove its lock files."""
 _CHUNK: Final = 1 << 16
 
 _DROPPED: Final = frozenset(
@@ -61,7 +63,7 @@ _SETTINGS: Final = (
 )
 _LOGIN_IN_URL = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _SECRET = re.compile(r"(?i)((?:token|password|passwd|secret|key)=)[^&\s'\"]+")
-_AUTHENTICATION = re.compile(
+AUTHENTICATION = re.compile(
     r"Authentication failed|could not read (?:Username|Password)|terminal prompts disabled|Permission denied|returned error: 40[13]"
     r"|Permission to \S+ denied|Access denied|Host key verification failed|unable to get password",
     re.IGNORECASE,
@@ -104,7 +106,7 @@ class Outcome(NamedTuple):
         telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ssh:"))] or lines[-1:]
         telling = [line.removeprefix("fatal: ") for line in telling if _SAYS_NOTHING not in line] or telling
         words = "; ".join(dict.fromkeys(telling[:3])) or f"git {what} ended with status {self.code}"
-        if _AUTHENTICATION.search(self.stderr):
+        if AUTHENTICATION.search(self.stderr):
             raise GitFailedError(f"the remote asks for credentials that git does not have without a prompt: {words}")
         if _NO_REMOTE.search(self.stderr):
             raise GitFailedError(f"there is no such remote repository: {words}")
@@ -147,9 +149,19 @@ class GitRunner:
         Raises:
             GitFailedError: git can't be started, took too long or said too much. It has ended, with its children, by then.
         """
+        await self.folder()
+        return await self._run(arguments, stdin or b"", limit, environment or {})
+
+    async def folder(self) -> Path:
+        """Where commands run: what relative remote paths start from.
+
+        Raises:
+            GitFailedError: git can't be started.
+        """
         if self._cwd is None or not self._cwd.is_dir():  # people remove linked worktrees
             await self._look_around()
-        return await self._run(arguments, stdin or b"", limit, environment or {})
+        assert self._cwd is not None
+        return self._cwd
 
     async def _look_around(self) -> None:
         """Where the main work tree is, and whether the user has an ssh command of their own."""
@@ -262,9 +274,12 @@ async def _converse(process: trio.Process, stdin: bytes, limit: int) -> Outcome:
 
 
 async def _end(process: trio.Process) -> None:
-    """Kill the process and its children if it still runs, reap it, close the pipes."""
+    """End the process and its children if it still runs, reap it, close the pipes."""
     if process.poll() is None:
-        # Not reaped yet, so the id is still its own; it leads its process group.
+        # Not reaped yet, so the id is still its own; it leads its process group. A remote on this machine runs in that group, too:
+        # asked to end, it takes its locks away; killed, it leaves them, and nobody can push any more.
+        os.killpg(process.pid, signal.SIGTERM)
+        await trio.sleep(_GENTLY_S)
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):

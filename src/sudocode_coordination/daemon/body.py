@@ -19,7 +19,7 @@ import trio
 
 from sudocode_coordination import __version__
 from sudocode_coordination.adapters.clock import BootClock
-from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, Network
+from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Network
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import Started, StopRequested
 from sudocode_coordination.daemon.journal import Header, Journal
@@ -28,7 +28,7 @@ from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
 from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
-from sudocode_coordination.place import IDENTITY_FILE, Clone
+from sudocode_coordination.place import IDENTITY_FILE, TABLE_FOLDER, Clone
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and they hide trio's own types
@@ -44,6 +44,13 @@ log = logging.getLogger(__name__)
 
 class RunningGit(GitRemote, Protocol):
     """The git port with its task."""
+
+    async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
+        """Until cancelled."""
+
+
+class RunningTable(LeaseTable, Protocol):
+    """The lease table port with its task."""
 
     async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
         """Until cancelled."""
@@ -74,6 +81,9 @@ class Surroundings(Protocol):
 
     def git(self, deliver: Deliver) -> RunningGit:
         """The remote."""
+
+    def table(self, deliver: Deliver) -> RunningTable:
+        """The strict leases on the remote."""
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         """The peers. Called in a thread: it may take a second."""
@@ -110,6 +120,13 @@ class RealSurroundings:
         work_tree = None if self._clone.work_tree is None else Path(self._clone.work_tree)
         common_dir, config = Path(self._clone.common_dir), self._config
         return GitCli(common_dir, config.git_remote, config.coordination_branch, deliver, work_tree=work_tree)
+
+    def table(self, deliver: Deliver) -> RunningTable:
+        from sudocode_coordination.adapters.git_table import GitTable
+
+        work_tree = None if self._clone.work_tree is None else Path(self._clone.work_tree)
+        home = Path(self._clone.state_file(TABLE_FOLDER))
+        return GitTable(Path(self._clone.common_dir), home, self._config.git_remote, deliver, work_tree=work_tree)
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
@@ -225,12 +242,14 @@ class Daemon:
             network = LateNetwork()
             server = self._server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
             self._git = self._surroundings.git(self._deliver)
+            table = self._surroundings.table(self._deliver)
             self._pump = Pump(
                 self._surroundings.node(),
                 BootClock(),
                 disk,
                 network,
                 self._git,
+                table,
                 emit=server.emit,
                 reply=server.reply,
                 journal=self._journal,
@@ -243,6 +262,7 @@ class Daemon:
                     if self._signals:
                         await nursery.start(self._obey_signals)
                     nursery.start_soon(self._git.run)
+                    nursery.start_soon(table.run)
                     nursery.start_soon(server.run, listener)
                     nursery.start_soon(self._bring_up, network)
                     try:

@@ -16,11 +16,12 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
-from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, Network
+from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Network
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublishFailed,
+    BuildTable,
     Dial,
     DiskFailed,
     Effect,
@@ -35,11 +36,14 @@ from sudocode_coordination.core.io import (
     Persist,
     Publish,
     ReadBranch,
+    ReadTable,
     Reply,
     RequestError,
     RequestReceived,
     Send,
     Stopped,
+    SwapTable,
+    TableSwapFailed,
     Ticked,
 )
 from sudocode_coordination.daemon.journal import Journal
@@ -88,6 +92,7 @@ class Pump:
         disk: Disk,
         network: Network,
         git: GitRemote,
+        table: LeaseTable,
         *,
         emit: Callable[[Event], None],
         reply: Callable[[Reply], None],
@@ -98,6 +103,7 @@ class Pump:
         self._disk = disk
         self._network = network
         self._git = git
+        self._table = table
         self._emit = emit
         self._reply = reply
         self._journal = journal
@@ -260,6 +266,15 @@ class Pump:
                     self._git.publish(ticket, changes, final=final)
                 else:
                     self.deliver(BranchPublishFailed(ticket=ticket, reason=failure))
+            case ReadTable(whole=whole):
+                self._table.read_table(whole=whole)
+            case SwapTable() | BuildTable():
+                if failure is not None:
+                    self.deliver(TableSwapFailed(ticket=effect.ticket, kind="unknown", reason=failure))
+                elif isinstance(effect, SwapTable):
+                    self._table.swap_table(effect)
+                else:
+                    self._table.build_table(effect)
             case Reply():
                 if failure is not None and effect.error is None:
                     hint = "free some disk space, then try again"

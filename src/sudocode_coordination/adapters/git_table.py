@@ -1,0 +1,496 @@
+"""The table of strict leases through the `git` program: one ref on the remote, changed by compare-and-swap alone.
+
+A swap is one process: the objects are made here (`gitobjects`), and `git push --force-with-lease=<ref>:<parent>` puts them up on
+the condition that the remote's ref is still the parent. A push that was cut off may have landed, or land later: its outcome is
+`unknown`, and the same values make the same commit, so that it can be sent again.
+
+Where the host takes no refs outside of branches, the table is the branch `coordination-leases`. An existing table decides which of
+the two it is; the branch is made only if there is none and the host's policy refuses the ref.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, assert_never
+
+import trio
+
+from sudocode_coordination.adapters.gitobjects import (
+    EMPTY,
+    Made,
+    Snapshot,
+    Tree,
+    UnfitError,
+    count_files,
+    differences,
+    ids,
+    make_commit,
+    reachable,
+    tree_of,
+    write_loose,
+)
+from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push
+from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner
+from sudocode_coordination.adapters.gittree import GitTrees, ObjectsMissingError
+from sudocode_coordination.adapters.ports import Deliver
+from sudocode_coordination.adapters.table_home import TIP_REF, TableHome
+from sudocode_coordination.core.io import (
+    BuildTable,
+    SwapTable,
+    TableBuilt,
+    TableChange,
+    TableRead,
+    TableReadFailed,
+    TableSwapFailed,
+    TableSwapped,
+)
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus  # the stubs that libp2p brings along hide trio's own
+
+REF: Final = "refs/coordination/leases"
+BRANCH_REF: Final = "refs/heads/coordination-leases"
+"""Where hosts take branches only. Not below `coordination/`: a branch `coordination` could not be there as well."""
+MAX_FILES: Final = 50_000
+"""In a table: five times the leases that are measured. More is an error: a table of which a part is left out excludes nobody."""
+MAX_FILE_BYTES: Final = 64 << 10
+"""Of one file; a lease takes a few hundred. Larger ones can't be ours, and are skipped."""
+MAX_TREE_BYTES: Final = 16 << 20
+"""Of all folders that are read at once: MAX_FILES take 4 MB."""
+MAX_TABLE_BYTES: Final = 64 << 20
+"""Of all contents that are read at once."""
+MAX_WAITING: Final = 16
+"""Operations in line. The core has one of each kind under way."""
+SNAPSHOTS: Final = 3
+"""Whose folders are kept in memory: the tip, the one before, and what was built for a client's push. 0.7 MB at 10,000 leases."""
+MAX_GIVEN_UP: Final = 64
+"""Commits with an unknown fate that are remembered; they are sent again one after the other, within minutes."""
+READ_LIMIT_S: Final = 45.0
+"""A read with all its commands."""
+STOP_GRACE_S: Final = 2.0
+"""What a push that is under way gets to end when the daemon stops: cut off, nobody would know whether it has landed."""
+DEEPEN: Final = 500
+"""Commits that are fetched to see whether a tip descends from one whose objects are gone here."""
+_DAMAGED = re.compile(
+    r"object file .* is empty|loose object .* corrupt|bad object|unable to read|could not parse|inflate|sha1 mismatch"
+    r"|hash mismatch|not a valid object|bad tree object|missing necessary objects|not a git repository: '|garbage at end"
+)
+_POLICY: Final = "may not be used there"
+
+
+class _Read(NamedTuple):
+    whole: bool
+
+
+_Job: TypeAlias = _Read | SwapTable | BuildTable
+
+
+class _Moved(Exception):  # noqa: N818
+    """The remote's tip is not the parent."""
+
+
+class GitTable:
+    """`ports.LeaseTable` by the `git` program. One operation at a time, in order.
+
+    Args:
+        git_dir: the clone's git common directory (of a bare repository: itself).
+        folder: where our own repository is kept; made when it is first needed.
+        remote: name of the remote.
+        deliver: takes the outcomes.
+        work_tree: where relative remote paths start from: the root of the main work tree. Derived if not given.
+        command_timeout_s: limit of one `git` command, a push among them; it is ended with all its children then.
+    """
+
+    def __init__(
+        self,
+        git_dir: Path,
+        folder: Path,
+        remote: str,
+        deliver: Deliver,
+        *,
+        work_tree: Path | None = None,
+        command_timeout_s: float = 20.0,
+    ) -> None:
+        self._remote = remote
+        self._deliver = deliver
+        self._timeout_s = command_timeout_s
+        self._clone = GitRunner(git_dir, work_tree, remote, command_timeout_s)
+        self._home = TableHome(git_dir, folder, remote, self._clone)
+        self._runner: GitRunner | None = None
+        self._waiting: deque[_Job] = deque()
+        self._wake = trio.Event()
+        self._ref: str | None = None
+        """Where the table is; None: not known, or there is none."""
+        self._baseline: str | None = None
+        """What a tip has to descend from: the one delivered before, or after a start, the last one of the process before."""
+        self._delivered: str | None = None
+        """The commit of what the core was told last."""
+        self._snapshots: dict[str, Snapshot] = {}
+        self._given_up: deque[str] = deque(maxlen=MAX_GIVEN_UP)
+
+    # --- the port: returns at once ------------------------------------------------------------------------------------------
+
+    def read_table(self, *, whole: bool = False) -> None:
+        """Fetch and read what changed; one that is last in line serves."""
+        if self._waiting and isinstance(last := self._waiting[-1], _Read):
+            self._waiting[-1] = _Read(whole or last.whole)
+            return
+        self._enqueue(_Read(whole))
+
+    def swap_table(self, change: SwapTable) -> None:
+        """Make the commit and push it."""
+        self._enqueue(change)
+
+    def build_table(self, change: BuildTable) -> None:
+        """Make the commit."""
+        self._enqueue(change)
+
+    def _enqueue(self, job: _Job) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            self._fail(job, "too many operations wait for the git remote")
+            return
+        self._waiting.append(job)
+        self._wake.set()
+
+    def _fail(self, job: _Job, reason: str, kind: Literal["moved", "unknown", "refused"] = "unknown") -> None:
+        if isinstance(job, _Read):
+            self._deliver(TableReadFailed(reason=reason))
+        else:
+            self._deliver(TableSwapFailed(ticket=job.ticket, kind=kind, reason=reason))
+
+    # --- the worker ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Do what is in line, until cancelled. Children have ended before it returns; a push gets `STOP_GRACE_S` for that."""
+        task_status.started()
+        while True:
+            while not self._waiting:
+                self._wake = trio.Event()
+                await self._wake.wait()
+            job = self._waiting.popleft()
+            try:
+                await self._do(job)
+            except _Moved as moved:
+                self._fail(job, str(moved), "moved")
+            except UnfitError as unfit:
+                self._fail(job, unfit.reason, "refused")
+            except GitFailedError as failure:
+                self._home.doubt()
+                if _DAMAGED.search(failure.reason):
+                    self._begin_anew()
+                self._fail(job, failure.reason)
+
+    async def _do(self, job: _Job) -> None:
+        await self._prepare()
+        match job:
+            case _Read(whole=whole):
+                with trio.move_on_after(READ_LIMIT_S) as scope:
+                    self._deliver(await self._read(whole=whole))
+                    if self._home.wants_packing():
+                        await self._pack()
+                if scope.cancelled_caught:
+                    raise GitFailedError(f"the lease table could not be read within {READ_LIMIT_S:g} s")
+            case SwapTable():
+                await self._swap(job)
+            case BuildTable():
+                commit = (await self._make(job)).snapshot.commit
+                assert commit is not None
+                objects = str(self._home.objects)
+                self._deliver(TableBuilt(ticket=job.ticket, commit=commit, ref=self._ref or REF, objects=objects))
+            case _:
+                assert_never(job)
+
+    @property
+    def _git(self) -> GitRunner:
+        assert self._runner is not None, "set by the first operation"
+        return self._runner
+
+    async def _prepare(self) -> None:
+        anew = await self._home.prepare()
+        if self._runner is None:
+            self._baseline = self._home.tip()
+        if self._runner is None or anew:
+            self._runner = GitRunner(self._home.folder, await self._clone.folder(), self._remote, self._timeout_s)
+
+    def _begin_anew(self) -> None:
+        self._home.wipe()
+        self._snapshots.clear()
+
+    # --- reading ------------------------------------------------------------------------------------------------------------
+
+    async def _read(self, *, whole: bool) -> TableRead:
+        snapshot = await self._latest()
+        tip, known = snapshot.commit, self._baseline
+        rewound = known is not None and (tip is None or not await self._descends(tip, known))
+        base = None if whole else self._delivered
+        old = EMPTY if base is None else self._snapshots.get(base)
+        if old is None:
+            base, old = None, EMPTY
+        changed = await self._changed(old, snapshot)
+        self._settle(tip)
+        return TableRead(commit=tip, base=base, changed=changed, ref=self._ref or "", rewound=rewound)
+
+    def _settle(self, tip: str | None) -> None:
+        """The core is told of this one."""
+        self._home.set_tip(tip)
+        self._delivered = self._baseline = tip
+
+    async def _latest(self) -> Snapshot:
+        """The table as the remote has it.
+
+        Raises:
+            GitFailedError: it can't be read.
+        """
+        for _ in range(4):
+            tip = await self._find()
+            if tip is None:
+                return EMPTY
+            try:
+                return await self._fetched(tip)
+            except ObjectsMissingError:
+                continue  # it moved between the two commands
+        raise GitFailedError("the lease table changes faster than it can be fetched, or objects of it are missing on the remote")
+
+    async def _find(self) -> str | None:
+        """The table's tip on the remote, and where it is.
+
+        Raises:
+            GitFailedError: the remote can't be read, or has two tables.
+        """
+        outcome = await self._git.run("ls-remote", "--refs", "--", self._remote, REF, BRANCH_REF)
+        tips: dict[str, str] = {}
+        for line in outcome.checked("ls-remote").decode("utf-8", "replace").splitlines():
+            sha, _, ref = line.partition("\t")
+            if ref in (REF, BRANCH_REF) and re.fullmatch(r"[0-9a-f]{40,64}", sha):
+                tips[ref] = sha
+        if len(tips) > 1:
+            raise GitFailedError(
+                f"the remote has two lease tables, {REF} and {BRANCH_REF}: delete the one that is not in use; until then nothing "
+                "says which of them counts"
+            )
+        self._ref = next(iter(tips), None)
+        return None if self._ref is None else tips[self._ref]
+
+    async def _fetched(self, tip: str) -> Snapshot:
+        """The tip's folders; fetched if they are not here.
+
+        Raises:
+            ObjectsMissingError: the remote has another one by now.
+            GitFailedError: the remote can't be read, or the table is none.
+        """
+        if tip in self._snapshots:
+            return self._snapshots[tip]
+        try:
+            return await self._load(tip)
+        except ObjectsMissingError:
+            pass
+        depth = []
+        if self._baseline is None:
+            depth = ["--depth=1"]  # the past of a table is of no use, and grows for ever
+        elif not await self._has(self._baseline):
+            depth = [f"--depth={DEEPEN}"]
+        outcome = await self._git.run(
+            "fetch",
+            "--quiet",
+            "--no-write-fetch-head",
+            "--no-tags",
+            "--no-prune",
+            "--no-recurse-submodules",
+            "--no-auto-maintenance",
+            "--no-show-forced-updates",
+            "--refmap=",
+            *depth,
+            "--",
+            self._remote,
+            f"+{self._ref}:{TIP_REF}",
+        )
+        if outcome.code != 0 and "couldn't find remote ref" in outcome.stderr:
+            raise ObjectsMissingError("the lease table has just been deleted")
+        outcome.checked("fetch")
+        return await self._load(tip)
+
+    async def _has(self, commit: str) -> bool:
+        return (await self._git.run("cat-file", "-e", f"{commit}^{{commit}}")).code == 0
+
+    async def _descends(self, tip: str, known: str) -> bool:
+        if tip == known:
+            return True
+        outcome = await self._git.run("merge-base", "--is-ancestor", known, tip)
+        return outcome.code == 0
+
+    async def _load(self, commit: str) -> Snapshot:
+        """A commit's folders, level by level; those of snapshots in memory are not read again.
+
+        Raises:
+            ObjectsMissingError: not all of it is here.
+            GitFailedError: it is malformed or huge.
+        """
+        size = self._home.sha_size
+        known: dict[bytes, Tree] = {}
+        for snapshot in self._snapshots.values():
+            known.update(snapshot.trees)
+        trees = GitTrees(self._git)
+        parsed = await self._git.run("rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}")
+        if parsed.code != 0:
+            raise ObjectsMissingError("objects of the lease table are missing here")
+        root = bytes.fromhex(parsed.stdout.decode("ascii").strip())
+        waiting = [root] if root not in known else []
+        read_bytes = 0
+        while waiting:
+            contents = await trees.contents(ids(waiting), MAX_TREE_BYTES // len(waiting))
+            for tree_sha, raw in zip(waiting, contents, strict=True):
+                if raw is None:
+                    raise ObjectsMissingError("objects of the lease table are missing here")
+                read_bytes += len(raw)
+                known[tree_sha] = tree_of(raw, size)
+            if read_bytes > MAX_TREE_BYTES:
+                raise GitFailedError(f"the lease table's folders take more than {MAX_TREE_BYTES} bytes")
+            waiting = sorted({sub for tree_sha in waiting for sub in known[tree_sha].subtrees} - known.keys())
+        return self._keep(Snapshot(commit, root, reachable(root, known)))
+
+    def _keep(self, snapshot: Snapshot) -> Snapshot:
+        assert snapshot.commit is not None
+        self._snapshots.pop(snapshot.commit, None)
+        self._snapshots[snapshot.commit] = snapshot
+        while len(self._snapshots) > SNAPSHOTS:
+            del self._snapshots[next(c for c in self._snapshots if c != self._delivered)]
+        return snapshot
+
+    async def _changed(self, old: Snapshot, new: Snapshot) -> dict[str, bytes | None]:
+        """What `TableRead.changed` is to hold."""
+        files = count_files(new)
+        if files > MAX_FILES:
+            raise GitFailedError(f"the lease table has {files} files, {MAX_FILES} allowed")
+        changed: dict[str, bytes | None] = {}
+        blobs: dict[str, bytes] = {}
+        for path, sha in differences(old, new, self._home.sha_size):
+            changed[path] = None
+            if sha is not None:
+                blobs[path] = sha.hex().encode()
+        trees = GitTrees(self._git)
+        sizes = await trees.sizes(blobs)
+        wanted = {path: sha for path, sha in blobs.items() if (sizes[path] or 0) <= MAX_FILE_BYTES}
+        if any(size is None for size in sizes.values()):
+            raise ObjectsMissingError("files of the lease table are missing here")
+        if sum(sizes[path] or 0 for path in wanted) > MAX_TABLE_BYTES:
+            raise GitFailedError(f"the lease table takes more than {MAX_TABLE_BYTES} bytes")
+        contents = await trees.contents(list(wanted.values()), MAX_FILE_BYTES + 200)
+        changed.update(zip(wanted, contents, strict=True))
+        for path in blobs.keys() - wanted.keys():
+            if old is EMPTY:
+                del changed[path]
+        return changed
+
+    async def _pack(self) -> None:
+        """Objects have piled up: forget the past, keep what a client's push may still need."""
+        if self._ref is None:
+            return
+        fetched = await self._git.run(
+            "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "--depth=1", "--", self._remote, f"+{self._ref}:{TIP_REF}"
+        )
+        fetched.checked("fetch")
+        packed = await self._git.run("-c", "gc.packRefs=false", "gc", "--quiet", "--prune=2.hours.ago")
+        packed.checked("gc")
+
+    # --- swapping -----------------------------------------------------------------------------------------------------------
+
+    async def _make(self, change: TableChange) -> Made:
+        """The commit, its objects written.
+
+        Raises:
+            _Moved: the parent is not the tip.
+            UnfitError: it can't be made at all.
+            GitFailedError: it can't be made now.
+        """
+        too_large = [path for path, content in change.changes.items() if content is not None and len(content) > MAX_FILE_BYTES]
+        if too_large:
+            raise UnfitError(f"{too_large[0]!r} is larger than {MAX_FILE_BYTES} bytes")
+        parent = EMPTY if change.parent is None else await self._parent(change.parent)
+        message = f"Change leases\n\nNonce: {change.nonce}\n"
+        home = self._home
+
+        def work() -> Made:
+            made = make_commit(
+                parent,
+                change.changes,
+                message=message,
+                wall_ms=change.wall_ms,
+                algorithm=home.algorithm,
+                sha_size=home.sha_size,
+            )
+            write_loose(home.objects, made.objects)
+            return made
+
+        try:
+            # Many files at once take a while; the event loop must not wait for the disk.
+            made = await trio.to_thread.run_sync(work)
+        except OSError as error:
+            raise GitFailedError(f"the lease table can't be kept in {home.folder}: {error.strerror}") from None
+        self._keep(made.snapshot)
+        return made
+
+    async def _parent(self, commit: str) -> Snapshot:
+        if commit in self._snapshots:
+            return self._snapshots[commit]
+        try:
+            return await self._load(commit)
+        except ObjectsMissingError:
+            tip = await self._find()
+            if tip != commit:
+                raise _Moved("the table has moved on") from None
+            return await self._fetched(tip)
+
+    async def _swap(self, job: SwapTable) -> None:
+        commit = (await self._make(job)).snapshot.commit
+        assert commit is not None
+        if job.parent is None or self._ref is None:
+            outcome = await self._push_first(commit, job.parent)
+        else:
+            outcome = await self._push(commit, self._ref, job.parent)
+        if isinstance(outcome, Landed):
+            if commit in self._given_up:
+                self._given_up.remove(commit)
+            self._settle(commit)
+            self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
+            return
+        kind, reason = outcome.kind, outcome.reason
+        if kind != "moved":
+            self._home.doubt()
+        if commit in self._given_up and kind != "unknown":
+            # Of this try it is certain, of the one before it is not.
+            kind, reason = "unknown", f"an earlier try may have landed: {reason}"
+        if kind == "unknown":
+            self._given_up.append(commit)
+            if _DAMAGED.search(reason):
+                self._begin_anew()
+        self._fail(job, reason, kind)
+
+    async def _push_first(self, commit: str, parent: str | None) -> Pushed:
+        """Push without knowing where the table is: look, and if there is none, find out which of the two refs is taken."""
+        tip = await self._find()
+        if self._ref is not None:
+            if tip not in (parent, commit):
+                return Lost("moved", "there is another table already" if parent is None else "the table has moved on")
+            return await self._push(commit, self._ref, parent)
+        if parent is not None:
+            return Lost("moved", "the table is gone")
+        first = await self._push(commit, REF, None)
+        if isinstance(first, Landed) and await self._find() is None:
+            # It is hidden from readers: a table that nobody sees excludes nobody.
+            await push(self._git, self._remote, "", REF, commit)
+            first = Lost("refused", f"{REF} is hidden", policy=True)
+        if isinstance(first, Landed) or not first.policy:
+            return first
+        second = await self._push(commit, BRANCH_REF, None)
+        if isinstance(second, Lost) and second.kind == "refused":
+            reason = f"neither {REF} ({first.reason}) nor {BRANCH_REF} {_POLICY}: {second.reason}"
+            return Lost("refused", reason[:600], policy=True)
+        return second
+
+    async def _push(self, commit: str, ref: str, parent: str | None) -> Pushed:
+        outcome = await push(self._git, self._remote, commit, ref, parent, grace_s=STOP_GRACE_S)
+        if isinstance(outcome, Landed):
+            self._ref = ref
+        return outcome

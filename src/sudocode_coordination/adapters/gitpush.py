@@ -1,0 +1,105 @@
+"""One `git push` of one ref as a compare-and-swap, and what its end means: landed, certainly not landed, or unknown."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import trio
+
+from sudocode_coordination.adapters.gitrun import AUTHENTICATION, GitFailedError, GitRunner, Outcome, redact
+
+CONTENTION = re.compile(
+    r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
+    r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
+)
+"""Somebody else's push was first, or holds a lock at this moment."""
+_NO_REPORT: Final = "[remote failure]"
+"""The remote took the push and never said what came of it."""
+_HTTP_REFUSAL = re.compile(r"(?:HTTP|returned error:) (?:400|401|403|404|405|410|411|413|415|422|451)\b")
+"""The server has answered, and did not take it. 408, 429 and all that begins with a 5 may come from what stands before it."""
+
+
+class Landed(NamedTuple):
+    """The ref is the commit."""
+
+
+class Lost(NamedTuple):
+    """It is not known to be. moved, refused: it certainly is not, by this push."""
+
+    kind: Literal["moved", "unknown", "refused"]
+    reason: str
+    policy: bool = False
+    """The remote refused this ref itself; another one might do."""
+
+
+Pushed: TypeAlias = Landed | Lost
+
+
+async def push(git: GitRunner, remote: str, commit: str, ref: str, expected: str | None, *, grace_s: float = 0.0) -> Pushed:
+    """Set `ref` on the remote to `commit` (empty: delete it) on the condition that it is `expected` (None: not there).
+
+    A ref that is `commit` already counts as landed.
+
+    Args:
+        git: of the repository with the commit.
+        remote: name of the remote.
+        commit: what to push.
+        ref: full name.
+        expected: what the remote has to have there.
+        grace_s: how long it may go on when it is cancelled: cut off, it might land or not, or leave a lock at the remote.
+    """
+    scope = trio.CancelScope(shield=grace_s > 0)
+    outcome: Outcome | None = None
+    lost = "cut off"
+
+    async def hurry() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            scope.deadline = min(scope.deadline, trio.current_time() + grace_s)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hurry)
+        with scope:
+            try:
+                outcome = await git.run(
+                    "push",
+                    "--porcelain",
+                    "--quiet",
+                    "--no-verify",
+                    "--no-follow-tags",
+                    "--no-signed",
+                    "--recurse-submodules=no",
+                    f"--force-with-lease={ref}:{expected or ''}",
+                    "--",
+                    remote,
+                    f"{commit}:{ref}",
+                )
+            except GitFailedError as failure:
+                lost = failure.reason
+        nursery.cancel_scope.cancel()
+    if outcome is None:
+        return Lost("unknown", lost)
+    return Landed() if outcome.code == 0 else verdict(outcome)
+
+
+def verdict(outcome: Outcome) -> Lost:
+    """What a push that did not end well means."""
+    refused = [line for line in outcome.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+    if refused:
+        summary = refused[0].split("\t")[-1]
+        said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
+        words = redact(summary + (f" ({' '.join(s for s in said if s)})" if any(said) else ""))[:300]
+        if _NO_REPORT in summary:
+            return Lost("unknown", words)
+        if "hook declined" not in summary and CONTENTION.search(f"{summary}\n{outcome.stderr}"):
+            return Lost("moved", words)
+        return Lost("refused", f"the remote refused the push: {words}", policy=True)
+    try:
+        outcome.checked("push")
+    except GitFailedError as failure:
+        if AUTHENTICATION.search(outcome.stderr) or _HTTP_REFUSAL.search(outcome.stderr):
+            return Lost("refused", failure.reason)
+        return Lost("unknown", failure.reason)
+    raise AssertionError("only called for pushes that failed")
