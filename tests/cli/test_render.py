@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from datetime import UTC, datetime
 
 import pytest
@@ -196,12 +197,22 @@ def conflict(**changes: object) -> Conflict:
 
 def test_denial_names_the_holder_and_the_way_on() -> None:
     held = conflict(priority=5, remaining_ms=252_000, note="refactoring")
-    message, hint = render.denial(LeaseOutcome(granted=False, holders=(held,), reason="held"), [Resource("file", "src/a.py")])
+    message, hint = render.denial(LeaseOutcome(granted=False, holders=(held,), reason="held"), ["src/a.py"])
     assert message == "src/a.py: held by bob (priority 5, 4m12s left): refactoring"
     assert "coord lease src/a.py --wait" in hint
     assert "--priority 6" in hint
     message, _ = render.denial(LeaseOutcome(granted=False, reason="no majority"), [])
     assert message == "no majority"
+
+
+def test_a_command_that_is_proposed_means_the_same_in_a_shell() -> None:
+    asked = ["src/**/user.py", "it's here/", "app/[id]", "issue:#42", "$HOME", "--shared"]
+    _, hint = render.denial(LeaseOutcome(granted=False, holders=(conflict(),), reason="held"), asked)
+    assert "`coord lease 'src/**/user.py' " in hint
+    command = hint[hint.index("`") + 1 : hint.rindex("`")]
+    assert shlex.split(command) == ["coord", "lease", *asked, "--wait"]
+    _, hint = render.denial(LeaseOutcome(granted=False, holders=(conflict(),), reason="held"), [f"{n}.py" for n in range(99)])
+    assert len(hint) < 120
 
 
 def test_conflict_lines() -> None:

@@ -99,6 +99,42 @@ def test_bare_repositories_and_worktrees_inside_one(repo: Path, short_tmp: Path)
     assert clone == Clone(str(bare), str(bare / "tree"))
     assert repo_relative(clone, bare / "tree", "src/a.py") == "src/a.py"
     assert repo_relative(find_clone(bare), bare, "src/a.py") == "src/a.py"
+    assert repo_relative(clone, bare / "tree", "src") == "src/"
+
+
+def test_in_a_bare_repository_what_is_checked_in_says_what_a_name_is(repo: Path, short_tmp: Path) -> None:
+    (repo / "app" / "[id]").mkdir(parents=True)
+    (repo / "app" / "[id]" / "page").touch()
+    (repo / "link").symlink_to("src")
+    git(repo, "add", ".")
+    git(repo, "commit", "-q", "-m", "names")
+    bare = short_tmp / "bare.git"
+    git(short_tmp, "clone", "-q", "--bare", str(repo), str(bare))
+    clone = find_clone(bare)
+    for given, expected in {
+        "src": "src/",
+        "./src/": "src/",
+        "app/[id]": "app/[id]/",
+        "app/[id]/page/": "app/[id]/page",
+        "link": "link",
+        "new": "new",
+        "new/": "new/",
+        "src/*": "src/*",
+    }.items():
+        assert repo_relative(clone, bare, given) == expected, given
+    git(bare, "symbolic-ref", "HEAD", "refs/heads/unborn")
+    assert [repo_relative(clone, bare, name) for name in ("src", "src/")] == ["src", "src/"]
+
+
+def test_a_link_with_a_slash_is_what_it_leads_to(repo: Path, short_tmp: Path) -> None:
+    (repo / "out").symlink_to(short_tmp)
+    (repo / "root").symlink_to(repo)
+    clone = find_clone(repo)
+    assert repo_relative(clone, repo, "out") == "out"
+    with pytest.raises(ResourceError, match="outside"):
+        repo_relative(clone, repo, "out/")
+    with pytest.raises(ResourceError, match="repository itself"):
+        repo_relative(clone, repo, "root/")
 
 
 def test_a_submodule_is_a_repository_of_its_own(repo: Path, short_tmp: Path) -> None:
@@ -158,6 +194,9 @@ def test_file_names_are_the_same_from_everywhere(repo: Path, short_tmp: Path) ->
     git(repo, "worktree", "add", "-q", str(short_tmp / "wt"))
     (repo / "linked").symlink_to("src")
     (repo / "[x]").symlink_to("src")
+    (repo / "src" / "auth").mkdir()
+    (repo / "loose").symlink_to("nowhere")
+    (repo / "app" / "[id]").mkdir(parents=True)
     (repo / "[y]" / "b").mkdir(parents=True)
     clone = find_clone(repo)
     cases = [
@@ -171,6 +210,20 @@ def test_file_names_are_the_same_from_everywhere(repo: Path, short_tmp: Path) ->
         (repo, "linked", "linked"),
         (repo, "./src//a.py", "src/a.py"),
         (repo, "src/", "src/"),
+        (repo, "src", "src/"),
+        (repo, "./src/auth", "src/auth/"),
+        (repo / "src", "auth", "src/auth/"),
+        (repo, str(repo / "src"), "src/"),
+        (repo / "src" / "auth", ".", "src/auth/"),
+        (repo, "linked/auth", "src/auth/"),
+        (repo, "linked/", "src/"),
+        (repo, "loose/", "loose"),
+        (repo, "src/a.py/", "src/a.py"),
+        (repo, "new", "new"),
+        (repo, "new/", "new/"),
+        (repo, "app/[id]", "app/[id]/"),
+        (repo, "app/[ix]", "app/[ix]"),
+        (repo, "src/*", "src/*"),
         (repo / "src", "./", "src/"),
         (repo, "src/*.py", "src/*.py"),
         (repo / "src", "auth/*", "src/auth/*"),

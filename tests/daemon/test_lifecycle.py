@@ -19,7 +19,7 @@ from tests.daemon.doubles import wait_for
 from sudocode_coordination.cli.lifecycle import spawn
 from sudocode_coordination.client.blocking import Client
 from sudocode_coordination.config import create_default_config
-from sudocode_coordination.daemon.lifecycle import Holding, hold, settle_config, write_private
+from sudocode_coordination.daemon.lifecycle import Holding, hold, settle_config, with_case_rule, write_private
 from sudocode_coordination.errors import (
     AlreadyRunningError,
     ConfigError,
@@ -129,6 +129,20 @@ def test_the_generated_agent_id_is_kept_and_a_given_one_goes_first(clone: Clone)
         assert settle_config(clone, {}, {}).agent_id not in (first.agent_id, "no good id!")
         with pytest.raises(ConfigError):
             settle_config(clone, {"nonsense": 1}, {})
+
+
+def test_whether_case_counts_is_what_git_says_unless_it_is_configured(short_tmp: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(short_tmp)], check=True)
+    clone = find_clone(short_tmp)
+    unset = create_default_config("me")
+    assert unset.ignore_case is None
+    for said, expected in (("true", True), ("yes", True), ("false", False)):
+        subprocess.run(["git", "-C", str(short_tmp), "config", "core.ignorecase", said], check=True)
+        assert with_case_rule(clone, unset).ignore_case is expected
+        assert with_case_rule(clone, create_default_config("me", ignore_case=not expected)).ignore_case is not expected
+    subprocess.run(["git", "-C", str(short_tmp), "config", "--unset", "core.ignorecase"], check=True)
+    assert with_case_rule(clone, unset).ignore_case is False
+    assert settle_config(clone, {}, {"COORD_AGENT_ID": "me", "COORD_IGNORE_CASE": "true"}).ignore_case is True
 
 
 # --- processes ------------------------------------------------------------------------------------------------------------

@@ -63,11 +63,12 @@ class Host:
             import trio
 
             from sudocode_coordination.daemon.body import Daemon, RealSurroundings
-            from sudocode_coordination.daemon.lifecycle import hold
+            from sudocode_coordination.daemon.lifecycle import hold, with_case_rule
 
             with hold(self._clone) as holding:
-                parts = RealSurroundings(self._clone, self._config)
-                daemon = Daemon(holding, self._config, parts, ready=self._active.set, signals=False)
+                config = with_case_rule(self._clone, self._config)
+                parts = RealSurroundings(self._clone, config)
+                daemon = Daemon(holding, config, parts, ready=self._active.set, signals=False)
                 trio.run(daemon.run)
         except BaseException as error:
             self._failure = error

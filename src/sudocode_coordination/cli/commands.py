@@ -91,7 +91,8 @@ def lease(session: Session, args: Namespace) -> int:
             blocks += render.handover_lines(handover, held)
         session.screen.show(document, blocks)
         return DONE
-    message, hint = render.denial(outcome, resources)
+    options = [*(("--type", args.type) if args.type else ()), *(("--shared",) if args.shared else ())]
+    message, hint = render.denial(outcome, [*texts, *options, *(("--strict",) if args.strict else ())])
     error = HeldError(message, hint=hint)
     if session.screen.as_json:
         session.screen.document({**document, "error": error_document(error)})

@@ -68,6 +68,8 @@ def _arguments(argv: "list[str]") -> "tuple[str, list[tuple[str, str]], str | No
     resources = []
     try:
         clone = find_clone()
+        if clone.work_tree is None:
+            return None  # what names mean there is asked of git
         cwd = os.getcwd()  # noqa: PTH109 - pathlib costs milliseconds
         for text in texts:
             kind, colon, name = text.partition(":")

@@ -25,6 +25,8 @@ from sudocode_coordination.model import (
     SpecUpdate,
 )
 
+MAX_AGAIN = 8
+"""Arguments of a command that is proposed; more would not be read."""
 MAX_RESOURCES_SHOWN = 4
 """Names of one lease or work entry that a table shows; the rest as a number."""
 _CONNECTION_STYLES = {"self": "dim", "direct": "green", "relayed": "cyan", "connecting": "yellow", "disconnected": "red"}
@@ -182,17 +184,18 @@ def handover_lines(handover: Handover, contained: bool | None) -> list[Block]:
     return [Styled(f"{what}; this checkout does not contain it yet: git fetch, then git merge {clean(source)}", "yellow")]
 
 
-def denial(outcome: LeaseOutcome, asked: Sequence[Resource]) -> tuple[str, str]:
-    """Message and hint of a denied lease."""
+def denial(outcome: LeaseOutcome, asked: Sequence[str]) -> tuple[str, str]:
+    """Message and hint of a denied lease. `asked`: the arguments of `coord lease`, to be given again with another."""
     lines = conflict_lines(msgspec.to_builtins(outcome.holders))
     reason = clean(outcome.reason)
-    first = resource_name(asked[0]) if asked else ""
     if not lines:
         return reason or "denied", "`coord status` shows which peers answer"
     message = "; ".join(lines) + (f" ({reason})" if reason and reason not in ("held", "denied") else "")
     priorities = [holder.priority for holder in outcome.holders if holder.priority is not None]
     higher = f", or --priority {max(priorities) + 1} to take over" if priorities else ""
-    return message, f"`coord lease {first} --wait` waits for it{higher}"
+    # The shell must not expand what was meant as a pattern.
+    again = clean(shlex.join(asked)) if len(asked) <= MAX_AGAIN else f"{clean(shlex.join(asked[:MAX_AGAIN]))} …"
+    return message, f"`coord lease {again} --wait` waits for it{higher}"
 
 
 def _value(value: Json) -> str:

@@ -6,7 +6,7 @@ Files and specs are named by paths, from the root of the repository:
 |---|---|
 | `src/a`, a plain name | that path; towards other plain names and what lies wholly below it also the folder of that name |
 | `src/a/` | the path, and all below it |
-| `src/*.py`, a pattern (`*`, `?`, `[` or `\\` in it) | what git's pathspec magic `glob` matches (`patterns.py`), and its own letters |
+| `src/*.py`, a pattern (`*`, `?`, `[` or `\\` in it) | what git's pathspec magic `glob` matches, and its own letters |
 | `src/*/` | the same, and all below |
 
 Two names overlap if and only if some path is meant by both, or one is a plain name and the other lies wholly in it: its path, or

@@ -84,7 +84,7 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
 
     try:
         clone = find_clone(repository)
-        from sudocode_coordination.daemon.lifecycle import hold, log_to_file, settle_config, settle_home
+        from sudocode_coordination.daemon.lifecycle import hold, log_to_file, settle_config, settle_home, with_case_rule
 
         with hold(clone) as holding:
             if not detached:
@@ -94,7 +94,7 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
                 _keep_last_words(clone)
             try:
                 settle_home(clone)
-                config = settle_config(clone, json.loads(config_json))
+                config = with_case_rule(clone, settle_config(clone, json.loads(config_json)))
                 _live(clone, config, holding, report, surroundings)
             except CoordinationError as error:
                 logging.getLogger("sudocode_coordination.daemon").error("%s", error)

@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgspec
 
 from sudocode_coordination import __version__
+from sudocode_coordination.client.git import git
 from sudocode_coordination.config import (
     CONFIG_FILE,
     CoordinationConfig,
@@ -213,6 +214,15 @@ def settle_config(clone: Clone, flags: Mapping[str, Any], environment: Mapping[s
     if any(layer.get("agent_id") is not None for layer in given):
         return load_config(root, flags, environment)
     return load_config(root, {**flags, "agent_id": _kept_agent_id(clone)}, environment)
+
+
+def with_case_rule(clone: Clone, config: CoordinationConfig) -> CoordinationConfig:
+    """The configuration, with `ignore_case` as git has it for this clone if it is not set. Git finds out when it makes a clone;
+    where it does not say, case counts."""
+    if config.ignore_case is not None:
+        return config
+    answer = git(clone.root, "config", "--type=bool", "--get", "core.ignorecase")
+    return msgspec.structs.replace(config, ignore_case=answer.text == "true")
 
 
 def _kept_agent_id(clone: Clone) -> str:
