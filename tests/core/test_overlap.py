@@ -17,7 +17,17 @@ from hypothesis import strategies as st
 
 from sudocode_coordination.core import resources as resources_module
 from sudocode_coordination.core.overlap import Overlap
-from sudocode_coordination.core.patterns import MAX_PATTERN_CHARACTERS, MAX_WILDCARDS, Automaton, meet, parse, wildcards
+from sudocode_coordination.core.patterns import (
+    _LAST_CASED,
+    MAX_PATTERN_CHARACTERS,
+    MAX_WILDCARDS,
+    Automaton,
+    _with_folded,
+    fold,
+    meet,
+    parse,
+    wildcards,
+)
 from sudocode_coordination.core.resources import (
     MAX_PATH_CHARACTERS,
     MAX_PATTERNS,
@@ -57,7 +67,17 @@ def file(path: str) -> Resource:
         ("src/*.py", "src/a.py", True),
         ("src/*.py", "src/a.c", False),
         ("src/*.py", "src/a/b.py", False),
-        ("src/auth", "src/*/*.py", True),
+        ("src/auth", "src/*/*.py", False),
+        ("src/auth/", "src/*/*.py", True),
+        ("src/auth", "src/*", True),
+        ("src/auth", "src/auth/*.py", True),
+        ("src/auth", "src/auth/**/x/", True),
+        ("src", "src/auth/*.py", True),
+        ("src/a.py", "**/*.md", False),
+        ("src/a.py/", "**/*.md", True),
+        ("src/a.py", "src/**/", True),
+        ("app/[id]/", "app/[id]/x/*", True),
+        ("app/[id]", "app/[id]/page", False),
         ("src/auth/user.py", "src/**/*.py", True),
         ("src/**/*.py", "src/**/*.c", False),
         ("a/**/b", "a/b", True),
@@ -116,10 +136,12 @@ NAMES = ("a", "b", "c", "ab", "bb", "ac")
 DEEP = "**"
 
 
-def _meaning(parts: tuple[str, ...], folder: bool) -> re.Pattern[str]:
-    """The regular expression of what a name made of these parts stands for."""
-    if all(part in ("a", "b") for part in parts):
-        return re.compile("/".join(parts) + "(/.*)?", re.DOTALL)
+def _plain(parts: tuple[str, ...]) -> bool:
+    return all(part in ("a", "b") for part in parts)
+
+
+def _meaning(parts: tuple[str, ...], slash: bool) -> re.Pattern[str]:
+    """The regular expression of the paths that a name made of these parts stands for."""
     wild = ""
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
@@ -127,7 +149,13 @@ def _meaning(parts: tuple[str, ...], folder: bool) -> re.Pattern[str]:
             wild += "[^/]+(/[^/]+)*" if last else "([^/]+/)*"
         else:
             wild += f"(?=[^/])(?:{PARTS[part].replace('.', '[^/]')})" + ("" if last else "/")
-    return re.compile(f"(?:{re.escape('/'.join(parts))}|{wild}){'(/.*)?' if folder else ''}", re.DOTALL)
+    return re.compile(f"(?:{re.escape('/'.join(parts))}|{wild}){'(/.*)?' if slash else ''}", re.DOTALL)
+
+
+def _in_folder(inner: tuple[str, ...], outer: tuple[str, ...]) -> bool:
+    """Whether a plain name is, letter by letter, one or a folder of the other, whose parts before a wildcard are what counts."""
+    certain = inner[: next((n for n, part in enumerate(inner) if part not in ("a", "b")), len(inner))]
+    return _plain(outer) and certain[: len(outer)] == outer
 
 
 @cache
@@ -153,19 +181,24 @@ def _all(shape: tuple[tuple[str, ...], bool], paths: list[str]) -> set[str]:
     return set(filter(_meaning(*shape).fullmatch, paths))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(shapes(), shapes())
-def test_two_names_overlap_if_and_only_if_some_path_is_meant_by_both(
+def test_two_names_overlap_if_and_only_if_a_path_is_meant_by_both_or_one_is_a_folder_of_the_other(
     one: tuple[tuple[str, ...], bool], two: tuple[tuple[str, ...], bool]
 ) -> None:
     paths = _paths(tuple(sorted({*one[0], *two[0]} - {DEEP})))
     first, second = _all(one, paths), _all(two, paths)
-    assert overlap(_name(one), _name(two)) == bool(first & second)
-    assert overlap(_name(two), _name(one)) == bool(first & second)
+    expected = bool(first & second) or _in_folder(one[0], two[0]) or _in_folder(two[0], one[0])
+    assert overlap(_name(one), _name(two)) == expected
+    assert overlap(_name(two), _name(one)) == expected
+    index = Overlap()
+    index.add("one", (_name(one),))
+    assert index.touches(_name(two)) == expected
     if covers(_name(one), _name(two)):
         assert second <= first
+    files = {path for path in paths if _plain(one[0]) and path.startswith("/".join(one[0]) + "/")} | first
     for path in random.Random(0).sample(paths, 50):
-        assert matches(_name(one), path) == (path in first)
+        assert matches(_name(one), path) == (path in files)
 
 
 TOKENS = {"a": "a", "b": "b", "?": ".", "*": ".*", "[ab]": "[ab]", "[!a]": "[^a]"}
@@ -190,7 +223,7 @@ def test_within_one_name_too(one: list[str], two: list[str]) -> None:
         assert found == both
 
 
-anything = st.text(alphabet="ab/*?[]!^-\\.:", min_size=1, max_size=14)
+anything = st.text(alphabet="abAÄä/*?[]!^-\\.:", min_size=1, max_size=14)
 
 
 def _or_none(path: str) -> Resource | None:
@@ -214,32 +247,89 @@ def test_laws_of_any_names(x: str, y: str, z: str) -> None:
         assert overlap(one, three)
     assert overlap(one, file("./"))
     assert covers(file("./"), one)
-    if overlap(one, two):
-        assert overlap(one, two, fold_case=True)
+    assert not overlap(one, two) or overlap(one, two, fold_case=True)
+    assert overlap(one, two, fold_case=True) == overlap(two, one, fold_case=True)
+    assert not covers(one, two, fold_case=True) or not overlap(two, three, fold_case=True) or overlap(one, three, fold_case=True)
     index = Overlap()
     index.add("one", (one, three))
     assert index.touches(two) == (overlap(one, two) or overlap(three, two))
+    assert index.touches(two, fold_case=True) == (overlap(one, two, fold_case=True) or overlap(three, two, fold_case=True))
+
+
+few_tokens = st.lists(
+    st.sampled_from(["a", "A", "b", "B", "?", "*", "[a]", "[!a]", "[A-B]", "[Z-a]", "é", "É"]), min_size=1, max_size=3
+)
+"""So few that two names which have a path in common have one of four characters."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(few_tokens, few_tokens)
+def test_without_case_two_names_overlap_if_two_paths_do_that_are_equal_but_for_case(one: list[str], two: list[str]) -> None:
+    def folded_paths(tokens: list[str]) -> set[str]:
+        regex = re.compile("".join({"?": ".", "*": ".*", "[!a]": "[^a]"}.get(token, token) for token in tokens))
+        return {p.lower() for p in cased if regex.fullmatch(p)} | {"".join(tokens).lower()}
+
+    letters = {"".join(p) for tokens in (one, two) for p in product(*({c.lower(), c.upper()} for c in "".join(tokens)))}
+    cased = [*letters, *("".join(p) for length in range(1, 5) for p in product("aAbBéÉ[", repeat=length))]
+    first, second = folded_paths(one), folded_paths(two)
+    found = overlap(file("".join(one)), file("".join(two)), fold_case=True)
+    assert found == bool(first & second)
 
 
 def test_the_case_of_letters() -> None:
-    for one, two, plain in [
-        ("README.md", "readme.MD", False),
-        ("[A-C]x", "bX", False),
-        ("[!a]", "A", True),
-        ("[[:upper:]]", "x", False),
-        ("*.PY", "src/../a.py".removeprefix("src/../"), False),
-        ("Ü", "ü", False),
+    for one, two, plain, folded in [
+        ("README.md", "readme.MD", False, True),
+        ("[A-C]x", "bX", False, True),
+        ("[!a]", "A", True, True),
+        ("[!a]", "a", False, True),
+        ("[!aA]", "a", False, False),
+        ("[!ä]", "Ä", True, True),
+        ("[!äÄ]", "ä", False, False),
+        ("[[:upper:]]", "x", False, True),
+        ("[Z-a]", "z", False, True),
+        ("[À-Ý]", "é", False, True),
+        ("*.PY", "a.py", False, True),
+        ("Ü", "ü", False, True),
+        ("ΜΆΪΟΣ", "μάϊος", False, True),
+        ("straße", "STRASSE", False, False),
+        ("?", "ß", True, True),
+        ("I", "ı", False, False),
     ]:
-        assert overlap(file(one), file(two)) == plain
-        expected = one not in ("[!a]", "Ü")
-        assert overlap(file(one), file(two), fold_case=True) == expected, (one, two)
-        assert matches(file(one), two, fold_case=True) == expected
-        index = Overlap(fold_case=True)
-        index.add("c", (file(one),))
-        assert index.touches(file(two)) == expected
+        assert overlap(file(one), file(two)) == plain, (one, two)
+        assert overlap(file(one), file(two), fold_case=True) == folded, (one, two)
+        assert matches(file(one), two, fold_case=True) == folded
+        for claimed, asked in [(True, True), (True, False), (False, True)]:
+            index = Overlap()
+            index.add("c", (file(one),), fold_case=claimed)
+            assert index.touches(file(two), fold_case=asked) == folded
     assert covers(file("SRC/"), file("src/a"), fold_case=True)
     assert not covers(file("SRC/"), file("src/a"))
-    assert all_covered([file("src/A")], [file("SRC")], fold_case=True)
+    assert all_covered([file("src/A")], [file("SRC/")], fold_case=True)
+    assert all_covered([file("src/A")], [file("SRC/a")], fold_case=True)
+    assert not all_covered([file("src/A/")], [file("SRC/a")], fold_case=True)
+    assert name_of(file("SRC/A/"), fold_case=True) == name_of(file("src/a"), fold_case=True) != name_of(file("src/a/b"))
+
+
+def test_folding_is_one_letter_for_one_and_done_once() -> None:
+    for code in range(0x110000):
+        folded = fold(chr(code))
+        assert len(folded) == 1
+        assert fold(folded) == folded
+        if code >= _LAST_CASED:
+            assert folded == chr(code)
+        if folded != chr(code):
+            assert folded in (chr(code).casefold(), chr(code).lower())
+
+
+def test_runs_of_letters_fold_as_each_of_them() -> None:
+    dice = random.Random(5)
+    for _ in range(300):
+        low = dice.choice([dice.randrange(0x600), dice.randrange(0x1E000, 0x20000), dice.randrange(0x2FFFF)])
+        spans = ((low, low + dice.choice([0, 1, 30, 300])),)
+        exact = {ord(fold(chr(code))) for a, b in spans for code in range(a, b + 1)}
+        found = {code for a, b in _with_folded(spans) for code in range(a, b + 1)}
+        assert exact <= found
+        assert {ord(fold(chr(code))) for code in found} == exact, "what is there besides is no folded path's"
 
 
 # --- against git ------------------------------------------------------------------------------------------------------------
@@ -447,36 +537,53 @@ few = st.sampled_from(
         "[ab]/c",
         "a/[bc]/",
         "b*",
+        "A",
+        "A/b",
+        "A/B*",
+        "[AB]/c",
+        "a\U0010ffff",
+        "a\U0010ffff/b",
     ]
 )
 names = st.builds(lambda kind, path: normalise(Resource(kind, path)), st.sampled_from(("file", "spec", "issue")), few)
 sets = st.lists(names, min_size=1, max_size=4, unique=True).map(tuple)
 
 
-@given(st.lists(sets, max_size=8), st.sets(st.integers(0, 7)), sets, st.booleans())
+@settings(max_examples=400)
+@given(st.lists(st.tuples(sets, st.booleans()), max_size=8), st.sets(st.integers(0, 7)), sets, st.booleans(), st.booleans())
 def test_the_index_finds_what_comparing_all_with_all_finds(
-    claims: list[tuple[Resource, ...]], removed: set[int], wanted: tuple[Resource, ...], fold_case: bool
+    claims: list[tuple[tuple[Resource, ...], bool]],
+    removed: set[int],
+    wanted: tuple[Resource, ...],
+    fold_case: bool,
+    asked_before: bool,
 ) -> None:
-    index = Overlap(fold_case=fold_case)
-    for number, held in enumerate(claims):
-        index.add(f"c{number}", held)
+    index = Overlap()
+    for number, (held, folds) in enumerate(claims):
+        if asked_before and number == len(claims) // 2:
+            list(index.of(wanted, fold_case=True))
+        index.add(f"c{number}", held, fold_case=folds)
     for number in sorted(removed):
         if number < len(claims):
-            index.remove(f"c{number}", claims[number])
-    expected = [
-        f"c{number}"
-        for number, held in enumerate(claims)
-        if number not in removed and any(overlap(a, b, fold_case=fold_case) for a in held for b in wanted)
-    ]
-    assert list(index.of(wanted)) == expected, "in the order in which they became known"
-    for number, held in enumerate(claims):
-        index.remove(f"c{number}", held)
-    assert list(index.of([normalise(Resource(kind, "./")) for kind in ("file", "spec")])) == []
+            index.remove(f"c{number}", claims[number][0], fold_case=claims[number][1])
+    for folding in (fold_case, not fold_case):
+        expected = [
+            f"c{number}"
+            for number, (held, folds) in enumerate(claims)
+            if number not in removed and any(overlap(a, b, fold_case=folds or folding) for a in held for b in wanted)
+        ]
+        assert list(index.of(wanted, fold_case=folding)) == expected, "in the order in which they became known"
+    for number, (held, folds) in enumerate(claims):
+        index.remove(f"c{number}", held, fold_case=folds)
+    everything = [normalise(Resource(kind, "./")) for kind in ("file", "spec")]
+    assert [*index.of(everything), *index.of(everything, fold_case=True)] == []
+    assert not index._exact
 
 
-@given(sets, sets)
-def test_covered_by_one_of_them(inner: tuple[Resource, ...], outer: tuple[Resource, ...]) -> None:
-    assert all_covered(inner, outer) == all(any(covers(o, i) for o in outer) for i in inner)
+@given(sets, sets, st.booleans())
+def test_covered_by_one_of_them(inner: tuple[Resource, ...], outer: tuple[Resource, ...], fold_case: bool) -> None:
+    expected = all(any(covers(o, i, fold_case=fold_case) for o in outer) for i in inner)
+    assert all_covered(inner, outer, fold_case=fold_case) == expected
 
 
 def test_thousands_of_names_elsewhere_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

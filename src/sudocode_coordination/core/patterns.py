@@ -114,7 +114,11 @@ def _with_folded(spans: Spans) -> Spans:
         elif high < 128:
             more.append((max(low, 65) + 32, min(high, 90) + 32))
         else:
-            more += [(max(low, a) + by, min(high, b) + by) for a, b, by in _cased() if a <= high and b >= low]
+            for a, b, by in _cased():
+                if a <= high and b >= low:
+                    first, last = max(low, a), min(high, b)
+                    second = by == 1  # every second letter: from one that folds to one that does
+                    more.append((first + (second and (first - a) % 2) + by, last - (second and (last - a) % 2) + by))
     return _merged([*spans, *((a, b) for a, b in more if a <= b)])
 
 
