@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import psutil
 import trio
@@ -134,6 +134,12 @@ class Handle:
         return self.outcome(self.start_publish(changes, final=final))
 
 
+class Worker(Protocol):
+    """What a port's task is started by."""
+
+    async def run(self) -> None: ...
+
+
 class Loop:
     """A trio run in a thread."""
 
@@ -155,7 +161,7 @@ class Loop:
         """Run it in the trio thread."""
         trio.from_thread.run_sync(action, trio_token=self._token)
 
-    def start(self, cli: GitCli) -> trio.CancelScope:
+    def start(self, cli: Worker) -> trio.CancelScope:
         """Run a worker; the scope ends it."""
         scope = trio.CancelScope()
 

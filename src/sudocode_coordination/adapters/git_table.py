@@ -66,7 +66,7 @@ MAX_WAITING: Final = 16
 SNAPSHOTS: Final = 3
 """Whose folders are kept in memory: the tip, the one before, and what was built for a client's push. 0.7 MB at 10,000 leases."""
 MAX_GIVEN_UP: Final = 64
-"""Commits with an unknown fate that are remembered; they are sent again one after the other, within minutes."""
+"""Swaps with an unknown fate that are remembered, by nonce; they are sent again one after the other, within minutes."""
 READ_LIMIT_S: Final = 45.0
 """A read with all its commands."""
 STOP_GRACE_S: Final = 2.0
@@ -157,8 +157,11 @@ class GitTable:
     def _fail(self, job: _Job, reason: str, kind: Literal["moved", "unknown", "refused"] = "unknown") -> None:
         if isinstance(job, _Read):
             self._deliver(TableReadFailed(reason=reason))
-        else:
-            self._deliver(TableSwapFailed(ticket=job.ticket, kind=kind, reason=reason))
+            return
+        if kind != "unknown" and job.nonce in self._given_up:
+            # Of this try it is certain, of the one before it is not.
+            kind, reason = "unknown", f"an earlier try may have landed: {reason}"
+        self._deliver(TableSwapFailed(ticket=job.ticket, kind=kind, reason=reason))
 
     # --- the worker ---------------------------------------------------------------------------------------------------------
 
@@ -437,10 +440,12 @@ class GitTable:
         try:
             return await self._load(commit)
         except ObjectsMissingError:
-            tip = await self._find()
-            if tip != commit:
+            if await self._find() != commit:
                 raise _Moved("the table has moved on") from None
-            return await self._fetched(tip)
+        try:
+            return await self._fetched(commit)
+        except ObjectsMissingError:
+            raise _Moved("the table has just moved on") from None
 
     async def _swap(self, job: SwapTable) -> None:
         commit = (await self._make(job)).snapshot.commit
@@ -450,22 +455,17 @@ class GitTable:
         else:
             outcome = await self._push(commit, self._ref, job.parent)
         if isinstance(outcome, Landed):
-            if commit in self._given_up:
-                self._given_up.remove(commit)
             self._settle(commit)
             self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
             return
-        kind, reason = outcome.kind, outcome.reason
-        if kind != "moved":
+        if outcome.kind != "moved":
             self._home.doubt()
-        if commit in self._given_up and kind != "unknown":
-            # Of this try it is certain, of the one before it is not.
-            kind, reason = "unknown", f"an earlier try may have landed: {reason}"
-        if kind == "unknown":
-            self._given_up.append(commit)
-            if _DAMAGED.search(reason):
+        if outcome.kind == "unknown":
+            if job.nonce not in self._given_up:
+                self._given_up.append(job.nonce)
+            if _DAMAGED.search(outcome.reason):
                 self._begin_anew()
-        self._fail(job, reason, kind)
+        self._fail(job, outcome.reason, outcome.kind)
 
     async def _push_first(self, commit: str, parent: str | None) -> Pushed:
         """Push without knowing where the table is: look, and if there is none, find out which of the two refs is taken."""
