@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from hashlib import blake2b
 from itertools import combinations
 from random import Random
 from typing import Any
 
 from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome
 from sudocode_coordination.config import CoordinationConfig, create_default_config
-from sudocode_coordination.core.facts import EntryChange, Notify, Output, Say, Write
+from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Say, Write
 from sudocode_coordination.core.holdings import Holding, Ticket, View
 from sudocode_coordination.core.io import DiskContents, Persist, Reply, StoredValue
 from sudocode_coordination.core.leases import LeaseManager
@@ -58,6 +59,23 @@ def config_of(name: PeerId, **config: Any) -> CoordinationConfig:
     return create_default_config(f"agent-of-{name}", **config)
 
 
+class Ring:
+    """`Keyring` of a peer by its plain name. Signatures are no cryptography, but nobody makes one by chance."""
+
+    def __init__(self, name: PeerId) -> None:
+        self.peer_id = name
+        self.public_key = name.encode()
+
+    def sign(self, data: bytes) -> bytes:
+        return blake2b(data, key=self.public_key, digest_size=64).digest()
+
+    def verify(self, peer_id: PeerId, data: bytes, signature: bytes) -> bool:
+        return blake2b(data, key=peer_id.encode(), digest_size=64).digest() == signature
+
+    def public_key_of(self, peer_id: PeerId) -> bytes | None:
+        return peer_id.encode()
+
+
 class Station:
     """One peer: its machine, and all that came out of it."""
 
@@ -65,12 +83,20 @@ class Station:
         self.name = name
         self.config = config_of(name, **config)
         self.incarnation = 1
-        self.machine = LeaseManager(name, self.config)
+        self.machine = LeaseManager(name, self.config, Ring(name))
         self.answers: dict[int, LeaseOutcome] = {}
         self.events: list[Notify] = []
         self.said: list[tuple[PeerId, LeaseMessage]] = []
         self.document: dict[str, Json] = {}
+        """Its leases there …"""
+        self.history: dict[str, Json] = {}
+        """… and those that are over."""
         self.disk: dict[str, StoredValue] = {}
+
+    def contents(self) -> dict[tuple[Root, str], Json]:
+        """What it has written, and not taken back."""
+        roots: dict[Root, dict[str, Json]] = {"leases": self.document, "leaseHistory": self.history}
+        return {(root, key): value for root, entries in roots.items() for key, value in entries.items()}
 
     def told(self, kind: str) -> list[dict[str, Json]]:
         """The data of all events of one type."""
@@ -100,7 +126,7 @@ class Bench:
         self.links: dict[Link, dict[int, LeaseMessage]] = {(a, b): {} for a in names for b in names if a != b}
         self.plans: dict[PeerId, Callable[[], object]] = {}
         self.sent: dict[Link, int] = dict.fromkeys(self.links, 0)
-        self.replicas: dict[Link, dict[str, Json]] = {}
+        self.replicas: dict[Link, dict[tuple[Root, str], Json]] = {}
         """What a reader has of an author's document."""
         self.cuts: set[Link] = set()
         self.suspected: dict[PeerId, set[PeerId]] = {name: set() for name in names}
@@ -156,10 +182,11 @@ class Bench:
                     station.answers[asked] = value
                 case Notify():
                     station.events.append(output)
-                case Write(key=key, value=value):
-                    station.document[key] = value
+                case Write(root=root, key=key, value=value):
+                    document = station.history if root == "leaseHistory" else station.document
+                    document[key] = value
                     if value is None:
-                        del station.document[key]
+                        del document[key]
                 case Persist(operations=operations):
                     for operation in operations:
                         key = operation.key  # type: ignore[union-attr]
@@ -192,9 +219,13 @@ class Bench:
         self.does(name, self.of(name).acquire(agent or f"agent-of-{name}", request, ticket, self.now))
         return self._asked
 
-    def releases(self, name: PeerId, *paths: str, agent: str = "", everything: bool = False) -> list[Lease]:
+    def releases(
+        self, name: PeerId, *paths: str, agent: str = "", everything: bool = False, commit: str | None = None, branch: str = ""
+    ) -> list[Lease]:
         wanted = tuple(file(path) for path in paths)
-        leases, outputs = self.of(name).release(agent or f"agent-of-{name}", wanted, self.now, everything=everything)
+        leases, outputs = self.of(name).release(
+            agent or f"agent-of-{name}", wanted, self.now, everything=everything, commit=commit, branch=branch
+        )
         self.does(name, outputs)
         return leases
 
@@ -309,11 +340,11 @@ class Bench:
 
     def writes_reach(self, reader: PeerId, author: PeerId) -> None:
         """The reader's replica of the author's document is as the author has it, if they are connected."""
-        before, after = self.replicas.get((author, reader), {}), self[author].document
+        before, after = self.replicas.get((author, reader), {}), self[author].contents()
         keys = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
         if keys and self.reaches(author, reader):
-            self.replicas[author, reader] = dict(after)
-            changes = tuple(EntryChange(root="leases", key=key, value=after.get(key)) for key in keys)
+            self.replicas[author, reader] = after
+            changes = tuple(EntryChange(root=root, key=key, value=after.get((root, key))) for root, key in keys)
             self.does(reader, self.of(reader).entries_changed(author, changes, self.now))
 
     # --- time ---------------------------------------------------------------------------------------------------------------
@@ -344,7 +375,7 @@ class Bench:
         new = Station(name)
         new.config, new.disk, new.document = old.config, old.disk, {}
         new.incarnation = old.incarnation + 1
-        new.machine = LeaseManager(name, old.config)
+        new.machine = LeaseManager(name, old.config, Ring(name))
         self.stations[name] = new
         for link in self.links:
             if name in link:
@@ -352,6 +383,10 @@ class Bench:
             if link[1] == name:
                 self.replicas.pop(link, None)
         contents = DiskContents(values=tuple(old.disk.values()), intact=intact)
+        new.history = dict(old.history)
+        loaded = tuple(EntryChange(root="leaseHistory", key=key, value=value) for key, value in sorted(old.history.items()))
+        self.does(name, new.machine.entries_changed(name, loaded, self.now))
+        self.does(name, list(new.machine.history.restarted(sorted(old.document.items()), self.now)))
         self.does(name, new.machine.started(new.incarnation, contents, self.now))
         self.looks(name)
         for other in sorted(self.stations):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.core.lease_bench import TTL, WALL_MS, Bench, a_claim, every_order
+from tests.core.lease_bench import TTL, WALL_MS, Bench, Ring, a_claim, every_order
 
 from sudocode_coordination.core.claims import stretch
 from sudocode_coordination.core.facts import EntryChange, Notify
@@ -59,7 +59,7 @@ def test_a_peer_without_memory_does_not_count_itself_either() -> None:
 
 
 def test_unreadable_memory_is_lost_memory() -> None:
-    machine = LeaseManager("alice", Bench("alice")["alice"].config)
+    machine = LeaseManager("alice", Bench("alice")["alice"].config, Ring("alice"))
     broken = StoredValue(space="claims", key="bob.1.1", data=b"\xc1")
     other = StoredValue(space="drafts", key="1", data=b"\xc1")
     machine.started(2, DiskContents(values=(other,), intact=True), Now(0, WALL_MS))
@@ -287,7 +287,9 @@ def test_what_the_document_tells_is_known_before_the_holder_says_so() -> None:
     bench = Bench("alice", "bob")
     (told,) = reads(bench, "alice", _1_5=None, **{"1_4": entry()})
     assert (told.type, told.agent_id) == ("lease-acquired", "stranger")
-    answer = bench.answer(bench.asks("bob", "a.py"))
+    asked = bench.asks("bob", "a.py")
+    bench.settles()
+    answer = bench.answer(asked)
     assert answer is not None
     assert [c.peer_id for c in answer.holders] == ["alice"]
     (told,) = reads(bench, "alice", **{"1_4": None})

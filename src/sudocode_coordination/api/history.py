@@ -67,12 +67,12 @@ def replay(entries: Iterable[HistoryEntry], at: datetime, *, clock_error_ms: int
     found: list[Held] = []
     for entry in entries:
         began, ended = instant_of(entry.granted_at), instant_of(entry.ended_at)
-        if began is None or (ended is None and entry.ended_at is not None) or moment < began - error:
+        if began is None or (ended is None and entry.ended_at is not None) or moment - began < -error:
             continue
-        if ended is not None and moment >= ended + error:
+        if ended is not None and moment - ended >= error:
             continue
         seen = entry.reason != ENDED_UNSEEN and not entry.lapsed
-        found.append(Held(entry, seen and began + error <= moment and (ended is None or moment < ended - error)))
+        found.append(Held(entry, seen and moment - began >= error and (ended is None or moment - ended < -error)))
     return sorted(found, key=lambda held: not held.sure)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.resources import pattern_count
 from sudocode_coordination.core.wire import ClaimBody, Disclosed
-from sudocode_coordination.model import ClaimId, Grade, Instant, PeerId, Resource
+from sudocode_coordination.model import ClaimId, Grade, Handover, Instant, PeerId, Resource
 
 MAX_CLAIMS: Final = 100_000
 """Claims of others kept at most: ten times the largest swarm we know of; past it, new ones are answered
@@ -82,6 +82,8 @@ class Known:
         "expiry",
         "grade",
         "granted",
+        "granted_since",
+        "handover",
         "hold_ms",
         "owner",
         "patterns",
@@ -108,6 +110,10 @@ class Known:
         self.grade: Grade = "provisional"
         self.ended = False
         self.since = since
+        self.granted_since = ""
+        """Of another's: when it was granted, if its owner has told; `since` may be when it was first heard of."""
+        self.handover: Handover | None = None
+        """What it was handed when it was granted."""
         self.size_bytes = 150 + sum(20 + len(r.path) for r in body.resources) + len(body.note)
         """About, as it is sent."""
         self.patterns = pattern_count(body.resources)

@@ -17,6 +17,7 @@ from sudocode_coordination.api.requests import (
     DoctorFinding,
     GetFindings,
     GetStatus,
+    LeaseHistory,
     ListDrafts,
     ListIssues,
     ListLeases,
@@ -131,7 +132,15 @@ class Desk:
                     raise UsageError(f"{agent} holds no lease on that", hint="coord leases shows what it holds")
                 return out + self._reply(ticket, value)
             case ReleaseLease():
-                leases, told = node.leases.release(agent, request.resources, now, everything=request.everything)
+                leases, told = node.leases.release(
+                    agent,
+                    request.resources,
+                    now,
+                    everything=request.everything,
+                    to_shared=request.to_shared,
+                    commit=request.commit,
+                    branch=request.branch,
+                )
                 return out + told + self._reply(ticket, Released(released=tuple(leases)))
             case SetWork():
                 out += node.agents.set_work(agent, request, now)
@@ -162,6 +171,7 @@ class Desk:
                 GetStatus()
                 | ListPeers()
                 | ListLeases()
+                | LeaseHistory()
                 | CheckConflicts()
                 | ListWork()
                 | ListIssues()
@@ -214,6 +224,15 @@ class Desk:
                 return self._peers(now)
             case ListLeases():
                 return node.leases.leases(now.instant, None if request.everyone else request.agent or node.agents.default)
+            case LeaseHistory():
+                return node.leases.history.query(
+                    normalise_all(request.resources),
+                    node.sync.entries("leaseHistory"),
+                    node.sync.entries("leases"),
+                    limit=request.limit,
+                    in_force=lambda claim: node.leases.claims.is_live(claim, now.instant),
+                    fold=self._config.ignore_case is True,
+                )
             case CheckConflicts():
                 agent = request.agent or node.agents.default
                 resources = normalise_all(request.resources)

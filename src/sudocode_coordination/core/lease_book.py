@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
+
+import msgspec
 
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.claims import (
@@ -14,6 +17,8 @@ from sudocode_coordination.core.claims import (
     stretch,
 )
 from sudocode_coordination.core.holdings import Holding, Ticket, View
+from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.lease_history import LeaseHistory
 from sudocode_coordination.core.lease_view import conflicts_on, describe
 from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lease, Now, PeerId, Resource
 
@@ -24,16 +29,19 @@ SPARE_TIMERS: Final = 1_000
 class LeaseBook:
     """Who holds and who waits, as this peer knows it; nothing is decided here."""
 
-    def __init__(self, peer_id: PeerId, config: CoordinationConfig) -> None:
+    def __init__(self, peer_id: PeerId, config: CoordinationConfig, keyring: Keyring) -> None:
         self._me = peer_id
         self._config = config
         self._longest_ms = stretch(stretch(config.max_lease_ttl_ms))
         self._fold_case = config.ignore_case is True
         self.claims = Claims(peer_id)
+        self.history = LeaseHistory(keyring, config.lease_history)
         self.view = View(roster=(peer_id,))
         self._own: dict[ClaimId, Holding] = {}
         self._of_agent: dict[AgentId, dict[ClaimId, None]] = {}
         self._tickets: dict[Ticket, ClaimId] = {}
+        self._granted_to: OrderedDict[Ticket, ClaimId] = OrderedDict()
+        """The last requests that were granted something new."""
         self._timers: list[tuple[Instant, ClaimId]] = []
         self._meetings: dict[PeerId, Instant] = {}
         self._rounds: dict[int, list[ClaimId]] = {}
@@ -59,8 +67,12 @@ class LeaseBook:
         self._forgetful_until = max(self._forgetful_until, now + self._longest_ms)
 
     def remembers(self, now: Instant) -> bool:
-        """Whether this peer's voice counts towards a quorum."""
+        """Whether this peer surely knows all that it acknowledged, and will."""
         return now >= self._forgetful_until and not self._leaving
+
+    def is_voice(self, now: Instant) -> bool:
+        """Whether its answers count towards a quorum: also not while others may have ceased to count it."""
+        return self.remembers(now) and (self.view.voice_until is None or now < self.view.voice_until)
 
     # --- queries ----------------------------------------------------------------------------------------------------------
 
@@ -74,9 +86,17 @@ class LeaseBook:
             found = [k for k in self.claims.all() if self.claims.live(k, now)]
         else:
             found = [h.known for h in self._held_by(agent)]
-        described = [(self.describe(k, now), key_of(k.body)) for k in found]
+        described = [(self._placed(k, now), key_of(k.body)) for k in found]
         described.sort(key=lambda pair: (pair[0].resources, pair[0].state != "granted", pair[1]))
         return [lease for lease, _ in described]
+
+    def _placed(self, known: Known, now: Instant) -> Lease:
+        """As a `Lease`, with its place in the queue if it waits."""
+        lease = self.describe(known, now)
+        if lease.state == "granted":
+            return lease
+        place, rivals = key_of(known.body), self.claims.conflicting(known.body, now)
+        return msgspec.structs.replace(lease, position=1 + sum(1 for k in rivals if not k.granted and key_of(k.body) < place))
 
     def holdings(self) -> list[Holding]:
         """All own claims that have not ended."""

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from sudocode_coordination.core.claims import Claims, Known, claim_id, incarnation_of
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.wire import Aged, ClaimBody, Id, Natural, Priority, Resources, Text, TtlMs
-from sudocode_coordination.model import ClaimId, Conflict, Grade, Instant, Json, Lease, LeaseMode, LeaseState, PeerId, Resource
+from sudocode_coordination.model import (
+    ClaimId,
+    Conflict,
+    Grade,
+    Handover,
+    Instant,
+    Json,
+    Lease,
+    LeaseMode,
+    LeaseState,
+    PeerId,
+    Resource,
+)
 
 MAX_KEY_CHARACTERS = 40
 """Of an entry's key: two numbers below 2^53 and a dot."""
@@ -32,6 +46,16 @@ class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     note: Text = ""
     fold: bool = False
     aged: Aged = 0
+    token: Natural | None = None
+    handover: Handover | None = None
+    signature: Annotated[str, Meta(max_length=100)] = ""
+    """Of a granted one: by its owner, over it as an open entry of the history."""
+
+
+def is_entry_key(key: str) -> bool:
+    """Whether that can be the key of a lease's entry, or of the history's."""
+    incarnation, _, number = key.partition(".")
+    return len(key) <= MAX_KEY_CHARACTERS and incarnation.isdecimal() and number.isdecimal()
 
 
 def entry_key(claim: ClaimId) -> str:
@@ -39,7 +63,7 @@ def entry_key(claim: ClaimId) -> str:
     return claim.split(".", 1)[1]
 
 
-def entry_of(holding: Holding) -> Json:
+def entry_of(holding: Holding, signature: str = "") -> Json:
     """What the document holds of an own claim."""
     body = holding.body
     entry = LeaseEntry(
@@ -55,15 +79,18 @@ def entry_of(holding: Holding) -> Json:
         note=body.note,
         fold=body.fold,
         aged=body.aged,
+        token=holding.token,
+        handover=holding.known.handover,
+        signature=signature,
     )
     return msgspec.to_builtins(entry)
 
 
 def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretched: int) -> Known | None:
     """A claim out of the document; None if the entry is none."""
-    incarnation, _, number = key.partition(".")
-    if len(key) > MAX_KEY_CHARACTERS or not (incarnation.isdecimal() and number.isdecimal()):
+    if not is_entry_key(key):
         return None
+    incarnation, _, number = key.partition(".")
     try:
         entry = msgspec.convert(value, LeaseEntry)
         body = ClaimBody(
@@ -84,6 +111,7 @@ def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretch
         return None
     known = Known(body, "document", now + stretched, entry.since)
     known.granted, known.grade = entry.state == "granted", entry.grade
+    known.granted_since, known.handover = entry.since if known.granted else "", entry.handover
     return known
 
 
@@ -106,6 +134,7 @@ def describe(known: Known, holding: Holding | None, now: Instant) -> Lease:
         since=known.since,
         note=body.note,
         mine=known.source == "own",
+        handover=known.handover,
     )
 
 

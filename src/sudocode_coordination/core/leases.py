@@ -71,7 +71,8 @@ class LeaseManager(LeaseRequests):
         for value in contents.values:
             if value.space == FORGETFUL_SPACE and value.data.isdigit() and len(value.data) <= 16:
                 longest = now.instant + self._longest_ms
-                self._forgetful_until = max(self._forgetful_until, min(int(value.data), longest) if contents.intact else longest)
+                bound = longest + self._longest_ms  # more than anybody notes: it may be damaged
+                self._forgetful_until = max(self._forgetful_until, min(int(value.data), bound) if contents.intact else longest)
             if value.space != "claims":
                 continue
             try:
@@ -87,9 +88,11 @@ class LeaseManager(LeaseRequests):
                 self._wake_at_expiry(known)
         return [] if self.remembers(now.instant) else [self._note_forgetful()]
 
-    def forget(self, now: Now) -> list[Output]:
-        """What is known here is no ground for a voice, until the longest lease is over, whatever happens to this process."""
+    def forget(self, now: Now, for_ms: int = 0) -> list[Output]:
+        """What is known here is no ground for a voice, until the longest lease is over, and for at least `for_ms`, whatever happens
+        to this process."""
         self.memory_lost(now.instant)
+        self._forgetful_until = max(self._forgetful_until, now.instant + for_ms)
         return [self._note_forgetful()]
 
     def _note_forgetful(self) -> Output:
@@ -241,9 +244,9 @@ class LeaseManager(LeaseRequests):
 
     def entries_changed(self, owner: PeerId, changes: tuple[EntryChange, ...], now: Now) -> list[Output]:
         """What the document says of another's leases: known before its own messages come, and shown."""
+        out = self.history.entries_changed(owner, changes, self._own, now)  # first: a lease that is over may leave something
         if owner == self._me:
-            return []
-        out: list[Output] = []
+            return out
         for change in changes:
             if change.root != "leases":
                 continue
@@ -263,7 +266,8 @@ class LeaseManager(LeaseRequests):
                 known = told
             else:
                 granted = told.granted
-                known.since = told.since
+                known.since, known.handover = told.since, told.handover
+                known.granted_since = told.granted_since
             self._lamport = max(self._lamport, told.body.lamport)
             if granted:
                 out += self._note_granted(known, Granted(id=known.body.id, grade=told.grade), now)
@@ -274,7 +278,7 @@ class LeaseManager(LeaseRequests):
     def _on_claim(self, peer: PeerId, message: Claim, now: Now) -> list[Output]:
         body = message.claim
         self._lamport = max(self._lamport, body.lamport)
-        counts = self.remembers(now.instant)
+        counts = self.is_voice(now.instant)
         if owner_of(body.id) != peer or incarnation_of(body.id) < 0:
             return []
         if self.claims.is_ended(body.id) or incarnation_of(body.id) < self._incarnations.get(peer, 0):
@@ -373,6 +377,8 @@ class LeaseManager(LeaseRequests):
         if known is None:
             self.claims.end(message.id)
             return []
+        if message.left is not None:
+            self.history.told(known, message.left, now)
         return self._forgotten(known, message.reason, now)
 
     def _on_renew(self, peer: PeerId, message: Renew, now: Now) -> list[Output]:
@@ -397,7 +403,7 @@ class LeaseManager(LeaseRequests):
             round=message.round,
             unsettled=tuple(unsettled),
             lamport=self._lamport,
-            counts=self.remembers(now.instant),
+            counts=self.is_voice(now.instant),
         )
         out += [Persist(operations=tuple(operations))] if operations else []
         return [*out, Say(peer=peer, message=answer)]

@@ -17,12 +17,11 @@ from sudocode_coordination import __version__
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.agents import Agents
-from sudocode_coordination.core.claims import stretch
 from sudocode_coordination.core.departed import Departed
 from sudocode_coordination.core.desk import Desk
 from sudocode_coordination.core.discovery import Discovery
+from sudocode_coordination.core.electorate import Electorate
 from sudocode_coordination.core.facts import EntriesChanged, Notify, Output, Respond, RosterChanged, Say, Write
-from sudocode_coordination.core.holdings import View
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublished,
@@ -60,8 +59,6 @@ from sudocode_coordination.core.io import (
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.membership import Membership
-from sudocode_coordination.core.records import record_name
-from sudocode_coordination.core.roster import Roster
 from sudocode_coordination.core.sync import SYNC_TOPIC, Sync
 from sudocode_coordination.core.wire import (
     MAX_MESSAGES,
@@ -73,6 +70,7 @@ from sudocode_coordination.core.wire import (
     Granted,
     Heads,
     Hello,
+    Members,
     Presence,
     RecordOffer,
     Renew,
@@ -91,10 +89,6 @@ from sudocode_coordination.model import Instant, Now, PeerId, iso_from_ms
 PRESENCE_TOPIC: Final = "sudocode/presence"
 FRAME_BYTES: Final = 512 << 10
 """Where a step's messages for one peer are cut into frames: half of what a receiver takes."""
-READY_MS: Final = 5_000
-"""A git remote that hangs does not keep anybody from working longer than this: leases are provisional then."""
-ROSTER_SLACK_MS: Final = 10_000
-"""A roster counts as read recently for two discovery intervals and this."""
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
@@ -120,13 +114,12 @@ class Node:
         self.sync = Sync(keyring, rng, __version__)
         self.discovery = Discovery(keyring, config, rng)
         self.membership = Membership(self._me, config, rng)
-        self.leases = LeaseManager(self._me, config)
+        self.leases = LeaseManager(self._me, config, keyring)
         self.departed = Departed()
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
         self.desk = Desk(self, config)
-        self._roster_fresh_ms = 2 * config.peer_discovery_interval_ms + ROSTER_SLACK_MS
-        self.roster = Roster(self._me, self._roster_fresh_ms + stretch(stretch(config.max_lease_ttl_ms)))
-        self._started_at: Instant = 0
+        self.electorate = Electorate(self._me, config, self.leases, self.discovery, self.membership)
+        self.roster = self.electorate.roster
         self._now = Now(0, 0)
         self._presences: dict[PeerId, tuple[int, int]] = {}
         self._sought_at: Instant = 0
@@ -137,8 +130,6 @@ class Node:
         self._done = False
         self._times: tuple[Instant | None, ...] | None = None
         """The machines' deadlines, from the end of one step to the next."""
-        self._listed = False
-        """The last look at the branch has shown the own record."""
         self.listening: tuple[str, ...] = ()
         self.stopping = False
         self.disk_trouble: str | None = None
@@ -167,29 +158,28 @@ class Node:
         """When it wants a `Ticked`; None: it waits for inputs only."""
         times = [
             *self._deadlines(),
-            self.membership.view_deadline(self._now.instant),
             self._stop_by,
             min(self._greet_by.values(), default=None),
         ]
-        if not self.discovery.first_read_done and self._now.instant < self._started_at + READY_MS:
-            times.append(self._started_at + READY_MS)
         if self.membership.longing() >= 2 and not self.stopping:
             times.append(self._seek_at())
         return None if self._done else min((t for t in times if t is not None), default=None)
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            machines = (self.membership, self.leases, self.sync, self.discovery)
+            machines = (self.membership, self.electorate, self.leases, self.sync, self.discovery)
             self._times = tuple(machine.deadline() for machine in machines)
         return self._times
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, leases, sync, discovery = (_due(at, now) for at in due)
+        membership, electorate, leases, sync, discovery = (_due(at, now) for at in due)
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
+        if electorate or late_ms:
+            out += self._view_changed(now)
         if leases:
             out += self.leases.ticked(now)
         if sync:
@@ -224,13 +214,9 @@ class Node:
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
                 return self._gossip(topic, data, now)
-            case BranchRead(commit=commit, records=records):
-                self._listed = record_name(self._config.agent_id) in records
-                out = []
-                if commit is None and self.discovery.roster_read_at is None and set(self.sync.known_owners()) - {self._me}:
-                    # Others there were; the branch is gone, this process knew no roster before: nobody can tell who is left.
-                    out += self.leases.forget(now)
-                out += self.discovery.branch_read(given, now) + self.desk.branch_looked_at(None, now)
+            case BranchRead():
+                out = self.discovery.branch_read(given, now) + self.electorate.branch_read(now)
+                out += self.desk.branch_looked_at(None, now)
                 return out + self._drop_departed(now)
             case BranchReadFailed(reason=reason):
                 return self.discovery.branch_read_failed(given, now) + self.desk.branch_looked_at(reason, now)
@@ -248,6 +234,7 @@ class Node:
             case DiskFailed(reason=reason):
                 self.disk_trouble = f"{iso_from_ms(now.wall_ms)}: {reason}"
                 self.sync.disk_failed(now)
+                self.electorate.disk_failed()
                 return self.leases.disk_failed(now)
             case StopRequested():
                 return self._stop(now)
@@ -256,16 +243,19 @@ class Node:
 
     def _start(self, given: Started, now: Now) -> list[Output]:
         self._rng.seed(given.seed)
-        self._started_at, self.started_wall_ms = now.instant, now.wall_ms
+        self.started_wall_ms = now.wall_ms
         for key in sorted(RESERVED):
             if getattr(self._config, key):
                 self.desk.trouble(f"{key} is set, but has no effect in this version")
         out = self.sync.started(given.contents, now)
         incarnation = self.sync.incarnation
+        for write in self.leases.history.restarted(list(self.sync.owner_entries("leases", self._me)), now):
+            out += self.sync.set(write.root, write.key, write.value, now)
         for root in ("leases", "activeWork", "agentMetadata"):
             for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
                 out += self.sync.set(root, key, None, now)
         out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
+        out += self.electorate.started(given.contents, now, newborn=given.newborn)
         out += self.agents.started(given.contents)
         self.departed.started(given.contents)
         out += self.membership.started(incarnation, now)
@@ -279,7 +269,7 @@ class Node:
         self._stop_by = now.instant + STOP_MS
         self.membership.stop()
         known, whole = self.leases.testament(now)
-        out = self.leases.stop(now)
+        out = self.leases.stop(now) + self.electorate.stopping()
         for agent in self.agents.local:
             out += self.agents.clear_work(agent)
         out += self.sync.flush(now)
@@ -292,7 +282,7 @@ class Node:
         out: list[Output] = [
             Say(peer=peer, message=Hello(version=__version__, incarnation=self.sync.incarnation, heads=self.sync.hello()))
         ]
-        out += self.membership.connected(given, now)
+        out += self.membership.connected(given, now) + self.electorate.greet(peer, now)
         out += self.sync.peer_up(peer, now)
         out += self.discovery.connected_changed(self.membership.connected_peers, now)
         out += self._view_changed(now)
@@ -314,6 +304,9 @@ class Node:
                 self.roster.back(peer)
                 self._greet_by.pop(peer, None)
                 return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
+            case Members():
+                self.electorate.heard(peer, message, now)
+                return []
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
             case Presence():
@@ -371,23 +364,8 @@ class Node:
         return all(peer in connected or peer in gone or peer == self._me for peer in self.discovery.roster)
 
     def _view_changed(self, now: Now) -> list[Output]:
-        instant, connected = now.instant, self.membership.connected_peers
-        read_at = self.discovery.roster_read_at
-        looked = self._listed and read_at is not None
-        self.roster.update(self.discovery.roster, looked=looked, now=instant, stale=self.discovery.known)
         self.sync.set_reachability(self._all_connected())
-        members = self.roster.members
-        lost = {peer for peer in members if peer != self._me and self.membership.peer(peer) is None}
-        view = View(
-            roster=members,
-            established=self.roster.established(instant),
-            connected=connected,
-            suspected=self.membership.suspected(instant) | lost,
-            gone=self.membership.gone(instant) | lost,
-            roster_fresh=self._listed and read_at is not None and instant - read_at <= self._roster_fresh_ms,
-            ready=self.discovery.first_read_done or instant >= self._started_at + READY_MS,
-        )
-        return self.leases.view_changed(view, now)
+        return self.electorate.changed(now)
 
     def _drop_departed(self, now: Now) -> list[Output]:
         present = {self._me, *self.discovery.known, *self.membership.connected_peers}
