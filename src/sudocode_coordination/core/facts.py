@@ -81,6 +81,9 @@ class StrictDropped(Item, frozen=True, kw_only=True):
     """A claim has ended that was in the table, or on its way there."""
 
     claim: ClaimId
+    reason: str = ""
+    holder: str = ""
+    """Agent id of who got it, if that is why."""
 
 
 class StrictGranted(Item, frozen=True, kw_only=True):

@@ -1,0 +1,145 @@
+"""Pushes that only land while the pusher's strict leases are its own: the commit on the table that goes with them.
+
+A client pushes its work together with a commit that renews its leases, all or nothing. So if anything happened to the table in
+between, the push does not land, and the next try shows whether the leases are still there.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sudocode_coordination.api.requests import PreparePush
+from sudocode_coordination.core.facts import Output, Respond
+from sudocode_coordination.core.holdings import Ticket
+from sudocode_coordination.core.io import Reply, RequestError
+from sudocode_coordination.core.overlap import Overlap
+from sudocode_coordination.core.strict_writer import Built, TableWriter
+from sudocode_coordination.core.wire import ClaimBody, StrictRenew
+from sudocode_coordination.errors import CoordinationError, HeldError, RemoteError
+from sudocode_coordination.model import AgentId, ClaimId, Instant, Now, Resource
+
+MAX_LOST: Final = 200
+"""Lost leases of one agent that its pushes are refused for; the latest."""
+MAX_PREPARED: Final = 64
+"""Commits that clients may be pushing right now."""
+
+
+class LostLease(NamedTuple):
+    """A strict lease that an agent lost and has not let go of."""
+
+    claim: ClaimBody
+    token: int
+    reason: str
+    holder: str
+    """Agent id of who got it, if known then."""
+
+
+class _Asked(NamedTuple):
+    ticket: Ticket
+    agent: AgentId
+    at: Instant
+
+
+class Fencing(NamedTuple):
+    """A commit that a client may push."""
+
+    agent: AgentId
+    claims: tuple[ClaimId, ...]
+    built: Built
+    at: Instant
+    """Before it was made: the leases in it count from then on."""
+
+
+class FencedPushes:
+    """See the module."""
+
+    def __init__(self, writer: TableWriter) -> None:
+        self._writer = writer
+        self._lost: dict[AgentId, dict[ClaimId, LostLease]] = {}
+        self._asked: dict[str, _Asked] = {}
+        self._ready: dict[Ticket, Fencing] = {}
+        """To be answered in this step."""
+        self._out: dict[str, Fencing] = {}
+        """By commit."""
+        self._landed: list[Fencing] = []
+
+    def lose(self, lease: LostLease) -> None:
+        """An agent has lost a lease. Its pushes are refused until it lets go of it, or gets it anew."""
+        lost = self._lost.setdefault(lease.claim.agent, {})
+        lost[lease.claim.id] = lease
+        while len(lost) > MAX_LOST:
+            del lost[next(iter(lost))]
+
+    def let_go(self, agent: AgentId, resources: tuple[Resource, ...], *, everything: bool = False) -> None:
+        """The agent knows: it releases, or asks anew for, what overlaps these."""
+        lost = self._lost.get(agent, {})
+        wanted = Overlap()
+        wanted.add("wanted", resources)
+        for id_ in [id_ for id_, was in lost.items() if everything or any(wanted.touches(r) for r in was.claim.resources)]:
+            del lost[id_]
+        if not lost:
+            self._lost.pop(agent, None)
+
+    def prepare(self, agent: AgentId, ticket: Ticket, op: StrictRenew | None, now: Now) -> list[Output]:
+        """Make the commit; `op` None: the agent has no strict lease. Answered by a later `Respond`, or an error.
+
+        Raises:
+            HeldError: the agent has lost a strict lease.
+        """
+        for lease in self._lost.get(agent, {}).values():
+            raise self._held(lease)
+        if op is None:
+            self._ready[ticket] = Fencing(agent, (), Built(StrictRenew("", ("-",))), now.instant)
+            return [Respond(client=ticket.client, request_id=ticket.request_id, request=PreparePush(agent=agent))]
+        self._asked[op.id] = _Asked(ticket, agent, now.instant)
+        self._writer.prepare(op)
+        return []
+
+    def take(self, ticket: Ticket) -> Fencing | None:
+        """What is to be answered."""
+        return self._ready.pop(ticket, None)
+
+    def made(self, built: Built) -> list[Output]:
+        """The commit is there, or is not to be."""
+        asked = self._asked.pop(built.op.id, None)
+        if asked is None:
+            return []
+        ticket = asked.ticket
+        if built.failure is None and not built.result.lost:
+            self._out[built.commit] = self._ready[ticket] = Fencing(asked.agent, built.op.claims, built, asked.at)
+            while len(self._out) > MAX_PREPARED:
+                del self._out[next(iter(self._out))]
+            return [Respond(client=ticket.client, request_id=ticket.request_id, request=PreparePush(agent=asked.agent))]
+        error: CoordinationError
+        if built.failure is None:
+            lost = built.result.lost[0]
+            what = "is wanted by a higher priority" if lost.reason == "preempted" else "is lost"
+            error = HeldError(f"a strict lease of {asked.agent} {what}" + (f": {lost.agent}" if lost.agent else ""))
+        else:
+            error = RemoteError(f"the table of strict leases can't be used: {built.reason}", hint="try again")
+        refusal = RequestError(code=error.code, message=error.message, hint=error.hint)
+        return [Reply(client=ticket.client, request_id=ticket.request_id, error=refusal)]
+
+    def done(self, commit: str, *, landed: bool) -> None:
+        """The client has pushed it, or could not."""
+        fencing = self._out.pop(commit, None)
+        if fencing is not None and landed:
+            self._landed.append(fencing)
+        self._writer.pushed_by_client()
+
+    def landed(self) -> list[Fencing]:
+        """Those that landed and were not asked for yet."""
+        landed, self._landed = self._landed, []
+        return landed
+
+    def _held(self, lease: LostLease) -> HeldError:
+        claim = lease.claim
+        names = ", ".join(str(resource) for resource in claim.resources[:3])
+        now_held = self._writer.table.conflicting(claim) if self._writer.known else []
+        who = f"{now_held[0].agent} has it with token {now_held[0].token}" if now_held else "nobody is known to have it now"
+        if not now_held and lease.holder:
+            who = f"{lease.holder} wanted it"
+        return HeldError(
+            f"{claim.agent} lost its strict lease on {names} (token {lease.token}, {lease.reason}): {who}",
+            hint=f"lease it again with --strict, or let it go: coord release {names}",
+        )

@@ -1,0 +1,487 @@
+"""Strict leases: a fast claim that is effective gets its place in the table on the git remote, and is held while that is renewed.
+
+    asking --done--> held --renewed--> held --released, preempted, run out--> over
+       `---held by another--> waiting --free--> asking
+
+Operations go to the one peer that writes for all who are connected, or are written here (`strict_writer.py`). Laws: a lease is
+valid from before it was asked for, for its ttl, by this clock; nothing is renewed that the table does not have; what is in the
+table for this peer and is not wanted here is taken out again. `docs/adr/0012-strict-leases-one-table.md` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Final, Literal, assert_never
+
+import msgspec
+
+from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.claims import owner_of
+from sudocode_coordination.core.facts import Output, Say, StrictGranted, StrictLost, StrictRefused, StrictWanted
+from sudocode_coordination.core.fenced import FencedPushes, LostLease
+from sudocode_coordination.core.holdings import Ticket
+from sudocode_coordination.core.io import DiskContents, Persist, RequestError, StoredValue
+from sudocode_coordination.core.strict_own import OwnStrict, Sent, conflicts_with
+from sudocode_coordination.core.strict_table import claims_of, fits, id_of
+from sudocode_coordination.core.strict_writer import Settled, TableWriter
+from sudocode_coordination.core.wire import (
+    MAX_RESOURCES,
+    MAX_STRICT_CLAIMS,
+    InTheWay,
+    Seen,
+    StrictAcquire,
+    StrictAnswer,
+    StrictAsk,
+    StrictOp,
+    StrictRelease,
+    StrictRenew,
+    StrictResult,
+)
+from sudocode_coordination.errors import CoordinationError, RemoteError
+from sudocode_coordination.model import AgentId, ClaimId, Instant, Now, PeerId, iso_from_ms
+
+SPACE: Final = "strict"
+"""On disk: the table's greatest revision seen, and whether leases of this peer may be in it."""
+HIGHEST_STEP: Final = 64
+"""The disk is told of the revision this much ahead, and so seldom; tokens may be skipped, never used twice."""
+ASK_MS: Final = 8_000
+"""For so long the peer that writes for all may take, a slow push and one before it; then the asker writes for itself."""
+SHUN_MS: Final = 60_000
+"""How long one that did not answer is not asked again."""
+KEEP_MS: Final = 20_000
+"""What other peers ask is tried for so long: by then they have turned to the remote themselves."""
+DECIDE_MS: Final = 30_000
+"""Who does not want to wait has an answer by then: two tries of a slow remote."""
+POLL_MS: Final = 15_000
+"""Between two looks at the table while an agent waits for an entry whose owner can't be reached; the interval of discovery
+if that is shorter."""
+RENEW_AGAIN_MS: Final = 30_000
+"""After a renewal that the remote refused."""
+
+
+class _Stored(msgspec.Struct, frozen=True, array_like=True):
+    highest: int
+    own: bool
+
+
+class StrictLeases:
+    """See the module.
+
+    Args:
+        me: this peer.
+        rng: for pauses between tries.
+        ended: whether the owner of a claim has said that it ended.
+    """
+
+    def __init__(self, me: PeerId, config: CoordinationConfig, rng: Random, ended: Callable[[ClaimId], bool]) -> None:
+        self._me = me
+        self._poll_ms = min(POLL_MS, config.peer_discovery_interval_ms)
+        self.writer = TableWriter(me, rng, ended)
+        self._ended = ended
+        self._own: dict[ClaimId, OwnStrict] = {}
+        self._sent: dict[str, Sent] = {}
+        self._outbox: list[StrictOp] = []
+        self._unwanted: dict[ClaimId, None] = {}
+        """To be taken out of the table."""
+        self._releasing: set[ClaimId] = set()
+        self._renewing: set[ClaimId] = set()
+        self._peers: tuple[PeerId, ...] = ()
+        """Connected peers of the roster."""
+        self._shunned: dict[PeerId, Instant] = {}
+        self.fenced = FencedPushes(self.writer)
+        self._count = 0
+        self._incarnation = 0
+        self._stored = _Stored(0, False)
+        self._stopping = False
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def started(self, incarnation: int, contents: DiskContents) -> None:
+        """What the disk remembers. The table is read only if leases of before may be in it."""
+        self._incarnation = self.writer.incarnation = incarnation
+        for value in contents.values:
+            if value.space == SPACE:
+                try:
+                    self._stored = msgspec.msgpack.decode(value.data, type=_Stored)
+                except (ValueError, RecursionError):
+                    self._stored = _Stored(0, True)
+        self.writer.floor = self._stored.highest
+        self.writer.highest = max(0, self._stored.highest - HIGHEST_STEP)
+        self.writer.wants_read = self._stored.own
+
+    def stop(self) -> None:
+        """From now on everything is written here, and nothing for others."""
+        self._stopping = True
+        for name, sent in list(self._sent.items()):
+            if sent.to is not None:
+                self._sent.pop(name)
+                self._outbox.append(sent.op)
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is left to be written."""
+        return self.writer.quiet and not (self._outbox or self._unwanted or self._sent)
+
+    def deadline(self) -> Instant | None:
+        """When to be flushed although nothing has happened."""
+        times = [sent.answer_by for sent in self._sent.values() if sent.to is not None]
+        for own in self._own.values():
+            match own.state:
+                case "held":
+                    if own.told:
+                        times.append(own.valid_until)
+                    if own.claim.id not in self._renewing and not own.preempted:
+                        times.append(own.renew_at)
+                case "waiting":
+                    times.append(own.look_at)
+                case "asking":
+                    pass
+            if not own.told and own.decide_by is not None:
+                times.append(own.decide_by)
+        due = self.writer.deadline()
+        return min([*times, *([] if due is None else [due])], default=None)
+
+    def problems(self) -> list[str]:
+        """What a person should know."""
+        return self.writer.problems()
+
+    def trouble_of_remote(self) -> str:
+        """Why the table can't be reached; empty if it can."""
+        since = self.writer.unreachable_since
+        return "" if since is None else f"remote unreachable since {iso_from_ms(since)}: {self.writer.unreachable_reason}"
+
+    # --- what the fast level says -------------------------------------------------------------------------------------
+
+    def wanted(self, given: StrictWanted, now: Now) -> list[Output]:
+        """A claim that is effective among peers wants its place."""
+        own = self._own[given.claim.id] = OwnStrict(given, now)
+        self._ask(own, now)
+        return self._store(own=True)
+
+    def dropped(self, claim: ClaimId, reason: str = "", holder: str = "") -> None:
+        """It has ended here, for good."""
+        own = self._own.get(claim)
+        if own is None:
+            return
+        if own.told and reason in ("expired", "preempted", "lost-conflict"):
+            self.fenced.lose(LostLease(own.claim, own.token, reason, holder))
+        self._forget(own)
+
+    def _forget(self, own: OwnStrict) -> None:
+        name = own.claim.id
+        del self._own[name]
+        self._outbox = [op for op in self._outbox if id_of(op) != name]
+        self._sent.pop(name, None)
+        certain = self.writer.withdraw(name) and not own.loose
+        if own.state == "held" or not certain:
+            self._unwanted[name] = None
+
+    # --- what peers say -------------------------------------------------------------------------------------------------
+
+    def view_changed(self, roster: Iterable[PeerId], connected: frozenset[PeerId], now: Now) -> None:
+        """Who can be asked."""
+        peers = tuple(peer for peer in roster if peer in connected and peer != self._me)
+        if peers == self._peers:
+            return
+        for peer in set(self._peers).difference(peers):
+            self.writer.drop_of(peer)
+        self._peers = peers
+        for name, sent in list(self._sent.items()):
+            if sent.to is not None and sent.to not in peers:
+                self._write_here(name, now)
+
+    def asked(self, peer: PeerId, given: StrictAsk, now: Now) -> list[Output]:
+        """A peer wants something written."""
+        op = given.op
+        if any(owner_of(claim) != peer for claim in claims_of(op)) or (isinstance(op, StrictAcquire) and not fits(op.claim)):
+            return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="that can't be in the table"))]
+        if self._stopping:
+            return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="stopping"))]
+        self.writer.submit(op, peer, now, patient=False, by=now.instant + KEEP_MS)
+        return []
+
+    def answered(self, peer: PeerId, given: StrictAnswer, now: Now) -> None:
+        """What became of something that a peer was asked to write."""
+        sent = self._sent.get(given.id)
+        if sent is None or sent.to != peer:
+            return
+        if given.result is None:
+            self._shunned[peer] = now.instant + SHUN_MS
+            self._write_here(given.id, now)
+            return
+        own = self._own.get(given.id)
+        if own is not None:
+            own.loose = False
+        self.writer.settled.append(Settled(sent.op, None, given.result))
+
+    # --- every step -------------------------------------------------------------------------------------------------------
+
+    def flush(self, now: Now) -> list[Output]:
+        """What follows from all that was said in this step; to be called until nothing does."""
+        out: list[Output] = []
+        while True:
+            done = self._step(now)
+            out += done
+            if not (done or self._outbox or self._unwanted or self.writer.settled):
+                return out
+
+    def _step(self, now: Now) -> list[Output]:
+        out = self._look_at_touched()
+        out += self._run_out(now)
+        if not self._stopping:
+            self._look_again(now)
+            self._renew(now)
+        self._release()
+        out += self._send(now)
+        out += self.writer.pump(now)
+        settled, self.writer.settled = self.writer.settled, []
+        for what in settled:
+            out += self._settle(what, now)
+        built, self.writer.built = self.writer.built, []
+        for commit in built:
+            out += self.fenced.made(commit)
+        return out + self._remember()
+
+    def _look_at_touched(self) -> list[Output]:
+        """What others did to own entries, and own ones that nobody wants."""
+        out: list[Output] = []
+        touched, self.writer.touched = self.writer.touched, []
+        for fencing in self.fenced.landed() if touched else ():
+            self._renewed(fencing.claims, fencing.at, out)
+        for claim in dict.fromkeys(touched):
+            entry, own = self.writer.table.entries.get(claim), self._own.get(claim)
+            if entry is None:
+                if own is not None and own.state == "held":
+                    out += self._lose(own, "lost-conflict", "")
+            elif entry.owner != self._me:
+                continue
+            elif own is None:
+                if claim not in self._releasing:
+                    self._unwanted[claim] = None
+            elif entry.preempt_by is not None and own.told and not own.preempted:
+                own.preempted = True
+                out.append(StrictLost(claim=claim, reason="preempted", holder=entry.preempt_by.agent))
+        return out
+
+    def _run_out(self, now: Now) -> list[Output]:
+        """Leases that are over, agents that have waited long enough, peers that did not answer."""
+        out: list[Output] = []
+        for name, sent in list(self._sent.items()):
+            if sent.to is not None and sent.answer_by <= now.instant:
+                self._shunned[sent.to] = now.instant + SHUN_MS
+                self._write_here(name, now)
+        for own in list(self._own.values()):
+            if own.told and now.instant >= own.valid_until:
+                out += self._lose(own, "expired", "")
+            elif not own.told and own.decide_by is not None and now.instant >= own.decide_by:
+                trouble = self.trouble_of_remote()
+                if trouble and not own.waits:
+                    out.append(self._refuse(own, now, error=RemoteError(trouble)))
+                else:
+                    reason = trouble or ("timeout" if own.holders else "no-answer")
+                    out.append(self._refuse(own, now, holders=own.holders, reason=reason))
+        return out
+
+    def _look_again(self, now: Now) -> None:
+        """Whether what was in the way of those who wait is still there."""
+        for own in list(self._own.values()):
+            if own.state != "waiting":
+                continue
+            there = self.writer.table.conflicting(own.claim) if self.writer.known else []
+            fresh = self.writer.known and self.writer.read_at >= own.answered_at
+            free = fresh and all(self.writer.may_take(entry, now.instant) for entry in there)
+            if free or all(self._ended(holder.claim) for holder in own.holders):
+                self._ask(own, now)
+            elif now.instant >= own.look_at:
+                if not fresh or all(self.writer.stale_at(entry, now.instant) > now.instant for entry in there):
+                    self.writer.wants_read = True
+                stale = [self.writer.stale_at(entry, now.instant) for entry in there]
+                later = [at for at in stale if at > now.instant]
+                own.look_at = min([now.instant + self._poll_ms, *later])
+
+    def _renew(self, now: Now) -> None:
+        """All at once, as soon as one is due."""
+        held = [own for own in self._own.values() if own.state == "held" and not own.preempted]
+        held = [own for own in held if own.claim.id not in self._renewing]
+        if not any(own.renew_at <= now.instant for own in held):
+            return
+        for start in range(0, len(held), MAX_STRICT_CLAIMS):
+            claims = tuple(own.claim.id for own in held[start : start + MAX_STRICT_CLAIMS])
+            self._renewing.update(claims)
+            self._outbox.append(StrictRenew(self._name(), claims))
+
+    def _release(self) -> None:
+        claims = [claim for claim in self._unwanted if claim not in self._releasing]
+        self._unwanted.clear()
+        for start in range(0, len(claims), MAX_STRICT_CLAIMS):
+            part = tuple(claims[start : start + MAX_STRICT_CLAIMS])
+            self._releasing.update(part)
+            self._outbox.append(StrictRelease(self._name(), part))
+
+    # --- operations -----------------------------------------------------------------------------------------------------
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{self._me}.{self._incarnation}.op{self._count}"
+
+    def _ask(self, own: OwnStrict, now: Now) -> None:
+        own.state = "asking"
+        own.note_ask(now.instant)
+        gone = {seen.claim: seen for seen in self.writer.stale(own.claim, now.instant)}
+        gone |= {holder.claim: Seen(holder.claim) for holder in own.holders if self._ended(holder.claim)}
+        self._outbox.append(StrictAcquire(own.claim, own.count, tuple(gone.values())[:MAX_RESOURCES], own.since))
+
+    def _writes_for_all(self, now: Now) -> PeerId | None:
+        """The peer that is asked; None: this one writes itself."""
+        able = [peer for peer in self._peers if self._shunned.get(peer, now.instant) <= now.instant]
+        first = min([self._me, *able])
+        return None if self._stopping or first == self._me else first
+
+    def _send(self, now: Now) -> list[Output]:
+        out: list[Output] = []
+        outbox, self._outbox = self._outbox, []
+        for op in outbox:
+            name = id_of(op)
+            to = self._writes_for_all(now)
+            self._sent[name] = Sent(op, now.instant, to, now.instant + ASK_MS)
+            if to is None:
+                self._write_here(name, now)
+                continue
+            if (own := self._own.get(name)) is not None:
+                own.loose = True
+            out.append(Say(peer=to, message=StrictAsk(op=op)))
+        return out
+
+    def _write_here(self, name: str, now: Now) -> None:
+        sent = self._sent[name] = self._sent[name]._replace(to=None)
+        own = self._own.get(name)
+        self.writer.submit(sent.op, None, now, patient=own is None or own.waits)
+
+    def _settle(self, done: Settled, now: Now) -> list[Output]:
+        name = id_of(done.op)
+        if done.source is not None:
+            answer = StrictAnswer(id=name, result=done.result, reason=done.reason[:1_000])
+            return [Say(peer=done.source, message=answer)] if done.source in self._peers else []
+        sent = self._sent.pop(name, None)
+        out: list[Output] = []
+        match done.op:
+            case StrictAcquire():
+                own = self._own.get(name)
+                return [] if own is None or own.state != "asking" else self._answer(own, done, now)
+            case StrictRenew(claims=claims):
+                self._renewing.difference_update(claims)
+                if done.result is None or sent is None:
+                    for claim in claims:
+                        if (own := self._own.get(claim)) is not None:
+                            own.renew_at = now.instant + RENEW_AGAIN_MS
+                    return []
+                self._renewed(claims, sent.at, out, but=done.result)
+            case StrictRelease(claims=claims):
+                self._releasing.difference_update(claims)
+                if done.result is None:
+                    self._unwanted.update(dict.fromkeys(claims))
+            case _:
+                assert_never(done.op)
+        return out
+
+    def _answer(self, own: OwnStrict, done: Settled, now: Now) -> list[Output]:
+        """What became of an acquisition."""
+        result = done.result
+        if result is None:
+            match done.failure:
+                case "unreachable":
+                    error = RemoteError(self.trouble_of_remote() or done.reason)
+                case "refused":
+                    hint = "check that you may push to the table's ref, see: coord doctor"
+                    error = RemoteError(f"the git remote refuses strict leases: {done.reason}", hint=hint)
+                case _:
+                    error = RemoteError(done.reason, hint="try again")
+            return [self._refuse(own, now, error=error)]
+        match result.kind:
+            case "done":
+                own.state, own.token, own.holders = "held", result.token, ()
+                # An asking whose time is forgotten may be of any age: it is renewed before it counts.
+                return self._counts_from(own, own.asks.get(result.ask, now.instant - own.claim.ttl_ms), now.instant)
+            case "held":
+                own.holders, own.answered_at, own.look_at = result.holders, now.instant, now.instant
+                coming = all(h.priority < own.claim.priority or self._ended(h.claim) for h in result.holders)
+                if not (own.waits or coming):
+                    return [self._refuse(own, now, holders=result.holders, reason="held")]
+                own.state = "waiting"
+                return []
+            case "ended":
+                return [self._refuse(own, now, error=RemoteError("the git remote's answer came too late", hint="try again"))]
+            case "full":
+                return [self._refuse(own, now, error=RemoteError("the table of strict leases is full"))]
+            case _:
+                assert_never(result.kind)
+
+    def _counts_from(self, own: OwnStrict, at: Instant, now: Instant) -> list[Output]:
+        own.count_from(at)
+        if own.valid_until <= now:
+            return []
+        own.told = True
+        return [StrictGranted(claim=own.claim.id, token=own.token, valid_until=own.valid_until)]
+
+    def _renewed(self, claims: Iterable[ClaimId], at: Instant, out: list[Output], but: StrictResult | None = None) -> None:
+        lost = {} if but is None else {lost.claim: lost for lost in but.lost}
+        for claim in claims:
+            own = self._own.get(claim)
+            if own is None or own.state != "held":
+                continue
+            what = lost.get(claim)
+            if what is None:
+                out += self._counts_from(own, at, at)
+            elif what.reason == "gone":
+                out += self._lose(own, "lost-conflict", what.agent)
+            elif not own.preempted:
+                own.preempted = True
+                out.append(StrictLost(claim=claim, reason="preempted", holder=what.agent))
+
+    def _lose(self, own: OwnStrict, reason: Literal["expired", "lost-conflict"], holder: str) -> list[Output]:
+        if not holder and self.writer.known:
+            holder = next((entry.agent for entry in self.writer.table.conflicting(own.claim)), "")
+        if own.told:
+            self.fenced.lose(LostLease(own.claim, own.token, reason, holder))
+        self._forget(own)
+        return [StrictLost(claim=own.claim.id, reason=reason, holder=holder)]
+
+    def _refuse(
+        self,
+        own: OwnStrict,
+        now: Now,
+        *,
+        holders: tuple[InTheWay, ...] = (),
+        reason: str = "",
+        error: CoordinationError | None = None,
+    ) -> Output:
+        self._forget(own)
+        told = None if error is None else RequestError(code=error.code, message=error.message, hint=error.hint)
+        conflicts = tuple(conflict for holder in holders for conflict in conflicts_with(holder, own.claim, self.writer, now))
+        return StrictRefused(claim=own.claim.id, holders=conflicts, reason=reason, error=told)
+
+    # --- fenced pushes, disk ----------------------------------------------------------------------------------------------
+
+    def prepare(self, agent: AgentId, ticket: Ticket, now: Now) -> list[Output]:
+        """Make the commit that goes with an agent's push.
+
+        Raises:
+            HeldError: the agent has lost a strict lease.
+        """
+        claims = tuple(own.claim.id for own in self._own.values() if own.told and own.claim.agent == agent)
+        op = StrictRenew(self._name(), claims[:MAX_STRICT_CLAIMS]) if claims else None
+        return self.fenced.prepare(agent, ticket, op, now)
+
+    def _remember(self) -> list[Output]:
+        return self._store() if self.writer.highest > self._stored.highest else []
+
+    def _store(self, *, own: bool = False) -> list[Output]:
+        stored = self._stored
+        if self.writer.highest > stored.highest:
+            stored = _Stored(self.writer.highest + HIGHEST_STEP, stored.own)
+        stored = _Stored(stored.highest, stored.own or own)
+        if stored == self._stored:
+            return []
+        self._stored = stored
+        return [Persist(operations=(StoredValue(space=SPACE, key="table", data=msgspec.msgpack.encode(stored)),))]

@@ -1,0 +1,107 @@
+"""What an agent of this peer has in the strict table, or wants there."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, NamedTuple
+
+from sudocode_coordination.core.claims import owner_of
+from sudocode_coordination.core.facts import StrictWanted
+from sudocode_coordination.core.overlap import Overlap
+from sudocode_coordination.core.strict_writer import TableWriter
+from sudocode_coordination.core.wire import ClaimBody, InTheWay, StrictOp
+from sudocode_coordination.model import Conflict, Instant, Now, PeerId, iso_from_ms
+
+ASKS_KEPT: Final = 64
+"""Askings of one claim whose times are remembered. One that is older and got through is renewed before it counts."""
+
+
+class OwnStrict:
+    """A strict lease of an agent of this peer, or one on its way."""
+
+    __slots__ = (
+        "answered_at",
+        "asked_at",
+        "asks",
+        "claim",
+        "count",
+        "decide_by",
+        "holders",
+        "look_at",
+        "loose",
+        "preempted",
+        "renew_at",
+        "since",
+        "state",
+        "token",
+        "told",
+        "valid_until",
+        "waits",
+    )
+
+    def __init__(self, wanted: StrictWanted, now: Now) -> None:
+        self.claim = wanted.claim
+        self.decide_by = wanted.decide_by
+        self.waits = wanted.waits
+        self.state: Literal["asking", "waiting", "held"] = "asking"
+        self.since = iso_from_ms(now.wall_ms)
+        self.count = 0
+        self.asks: dict[int, Instant] = {}
+        """When it was asked for, by the number of the asking."""
+        self.loose = False
+        """Asked of a peer that has not answered: it may get into the table at any time."""
+        self.token = 0
+        self.asked_at: Instant = 0
+        self.valid_until: Instant = 0
+        self.renew_at: Instant = 0
+        self.told = False
+        """Its agent has been told that it holds it."""
+        self.preempted = False
+        self.holders: tuple[InTheWay, ...] = ()
+        self.answered_at: Instant = 0
+        self.look_at: Instant = 0
+
+    def note_ask(self, now: Instant) -> None:
+        """It is asked for once more."""
+        self.count += 1
+        self.asks[self.count] = now
+        while len(self.asks) > ASKS_KEPT:
+            del self.asks[next(iter(self.asks))]
+
+    def count_from(self, at: Instant) -> None:
+        """It is in the table, by what was asked for then."""
+        self.asked_at = max(self.asked_at, at)
+        self.valid_until = self.asked_at + self.claim.ttl_ms
+        self.renew_at = self.asked_at + self.claim.ttl_ms // 3
+
+
+class Sent(NamedTuple):
+    """An own operation under way."""
+
+    op: StrictOp
+    at: Instant
+    to: PeerId | None
+    """Who was asked; None: written here."""
+    answer_by: Instant
+
+
+def conflicts_with(holder: InTheWay, claim: ClaimBody, writer: TableWriter, now: Now) -> list[Conflict]:
+    """An entry in the way, as clients are told of it."""
+    wanted = Overlap()
+    wanted.add("wanted", claim.resources, fold_case=claim.fold)
+    entry = writer.table.entries.get(holder.claim)
+    remaining = None
+    if entry is not None and entry.token == holder.token:
+        remaining = max(0, writer.stale_at(entry, now.instant) - now.instant)
+    return [
+        Conflict(
+            resource=resource,
+            kind="lease",
+            agent_id=holder.agent,
+            peer_id=owner_of(holder.claim),
+            priority=holder.priority,
+            remaining_ms=remaining,
+            note=holder.note,
+        )
+        for resource in holder.resources
+        if wanted.touches(resource)
+    ]
