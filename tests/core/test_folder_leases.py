@@ -18,7 +18,9 @@ def test_a_file_in_a_leased_folder_or_pattern_is_denied_by_the_name_of_what_is_h
     bench = Bench("alice", "bob")
     bench.asks("alice", held)
     bench.settles()
-    answer = bench.answer(bench.asks("bob", "src/auth/user.py"))
+    asked = bench.asks("bob", "src/auth/user.py")
+    bench.settles()
+    answer = bench.answer(asked)
     assert answer is not None
     assert not answer
     assert [(c.agent_id, c.resource) for c in answer.holders] == [("agent-of-alice", file(held))]
@@ -31,7 +33,9 @@ def test_a_folder_is_denied_for_a_file_in_it() -> None:
     bench.asks("alice", "src/auth/user.py", "docs/x.md")
     bench.settles()
     for wanted in ("src/", "src/**", "src/auth", "*/auth/u*"):
-        answer = bench.answer(bench.asks("bob", wanted))
+        asked = bench.asks("bob", wanted)
+        bench.settles()
+        answer = bench.answer(asked)
         assert answer is not None
         assert not answer
         assert [c.resource for c in answer.holders] == [file("src/auth/user.py")]
@@ -60,7 +64,9 @@ def test_who_holds_the_folder_holds_what_is_in_it() -> None:
     bench.settles()
     (holding,) = bench["alice"].held()
     for names in (("src/a.py",), ("src",), ("src/*.py", "docs/a/b"), ("src/", "docs/x/")):
-        answer = bench.answer(bench.asks("alice", *names))
+        asked = bench.asks("alice", *names)
+        bench.settles()
+        answer = bench.answer(asked)
         assert answer is not None
         assert answer.lease is not None
         assert answer.lease.claim_id == holding.body.id

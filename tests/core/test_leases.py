@@ -120,19 +120,22 @@ def test_those_who_do_not_answer_are_asked_again_every_second_and_only_they() ->
 # --- denying --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_known_to_be_held_is_denied_at_once_and_the_holder_named() -> None:
-    bench = Bench("alice", "bob")
+def test_what_is_known_to_be_held_is_denied_by_the_holders_word_and_the_holder_named() -> None:
+    bench = Bench("alice", "bob", "carol")
     bench.asks("alice", "a.py", note="mine for now")
     bench.settles()
     said = len(bench["bob"].said)
-    answer = bench.answer(bench.asks("bob", "a.py", "b.py"))
+    asked = bench.asks("bob", "a.py", "b.py")
+    bench.settles()
+    answer = bench.answer(asked)
     assert answer is not None
     assert not answer
     assert answer.reason == "held"
     assert [(c.kind, c.agent_id, c.peer_id, c.resource, c.note) for c in answer.holders] == [
         ("lease", "agent-of-alice", "alice", file("a.py"), "mine for now")
     ]
-    assert len(bench["bob"].said) == said, "nobody is troubled with it"
+    assert [(peer, type(message)) for peer, message in bench["bob"].said[said:]] == [("alice", Claim), ("alice", End)]
+    assert len(bench["alice"].said) == 3, "two claims and one answer: nobody else is troubled with it"
     (denied,) = bench["bob"].told("lease-denied")
     assert denied["holder"] == "agent-of-alice"
 
@@ -164,7 +167,9 @@ def test_readers_share_and_writers_do_not() -> None:
     readers = [bench.asks(name, "a.py", mode="shared") for name in ("alice", "bob")]
     bench.settles()
     assert all(bench.granted(asked) for asked in readers)
-    answer = bench.answer(bench.asks("carol", "a.py"))
+    asked = bench.asks("carol", "a.py")
+    bench.settles()
+    answer = bench.answer(asked)
     assert answer is not None
     assert sorted(c.agent_id for c in answer.holders) == ["agent-of-alice", "agent-of-bob"]
 

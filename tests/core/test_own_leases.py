@@ -313,12 +313,15 @@ def test_what_is_stronger_or_more_than_that_is_asked_for() -> None:
     assert bench.granted(bench.asks("alice", "a.py"))
     assert bench.granted(bench.asks("alice", "a.py", priority=5))
     assert bench.granted(bench.asks("alice", "a.py", "b.py"))
-    assert len(bench["alice"].held()) == 4, "an agent never is in its own way"
+    held = [(h.body.mode, h.body.priority, len(h.body.resources)) for h in bench["alice"].held()]
+    assert held == [("exclusive", 5, 1), ("exclusive", 0, 2)], "what is asked for takes the place of what says no more"
 
 
 def test_all_of_several_or_none() -> None:
     bench = held_by_alice("bob", "carol")
-    answer = bench.answer(bench.asks("bob", "b.py", "a.py", "c.py"))
+    asked = bench.asks("bob", "b.py", "a.py", "c.py")
+    bench.settles()
+    answer = bench.answer(asked)
     assert answer is not None
     assert not answer
     assert [c.resource for c in answer.holders] == [file("a.py")]

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sudocode_coordination.core.claims import Claims, Known
 from sudocode_coordination.core.wire import ClaimBody
-from sudocode_coordination.model import ClaimId, Grade, Instant, PartitionPolicy, PeerId, Resource
+from sudocode_coordination.model import ClaimId, Grade, Instant, Overlapped, PartitionPolicy, PeerId, Resource
 
 QUEUED_HOLD_MS: Final = 15_000
 """How long a waiting claim counts at others without refresh: short, so that a waiter that died delays nobody for long."""
@@ -34,6 +34,10 @@ class View(NamedTuple):
     """All peers on the coordination branch that count, this one among them."""
     established: tuple[PeerId, ...] = ()
     """Those of the roster of whom a quorum needs a majority as well (`roster.py`)."""
+    voices: frozenset[PeerId] | None = None
+    """Those of the roster whose answers count; the others have weight, but no voice. None: all."""
+    voice_until: Instant | None = None
+    """Until when this peer's own answers count: its record is taken for renewed no longer. None: no such limit."""
     connected: frozenset[PeerId] = frozenset()
     suspected: frozenset[PeerId] = frozenset()
     """Not reached although it was tried."""
@@ -53,23 +57,32 @@ class Holding:
         "answers",
         "asked_again",
         "asked_at",
+        "asked_first",
         "blockers",
+        "branch",
+        "commit",
         "decide_by",
         "grade",
         "granted",
-        "heir",
+        "heirs",
         "hold_ms",
         "known",
         "let_go",
+        "looked_in",
         "may_queue",
         "next_at",
+        "overlaps",
         "published",
         "queue_hold_ms",
         "queued",
         "round",
         "sent_at",
         "succeeds",
+        "suspected_in",
+        "suspects",
         "ticket",
+        "to_share",
+        "token",
         "ttl_ms",
         "valid_until",
         "vouched",
@@ -119,10 +132,28 @@ class Holding:
         self.yield_to = ""
         self.succeeds: ClaimId | None = None
         """The agent's claim that this one, once granted, replaces."""
-        self.heir: ClaimId | None = None
-        """The claim that will replace this one."""
+        self.heirs: set[ClaimId] = set()
+        """The claims that will together replace this one."""
         self.let_go: frozenset[Resource] = frozenset()
-        """What the agent has released of it; held until the heir is granted, but no more the agent's."""
+        """What the agent has released of it; held until the heirs are granted, but no more the agent's."""
+        self.to_share: frozenset[Resource] = frozenset()
+        """What the agent wants to keep of it shared only; exclusive until the heirs are granted."""
+        self.asked_first: frozenset[PeerId] = frozenset()
+        """Owners of what is in its way as far as is known here: nobody else is asked until they have answered."""
+        self.looked_in = -1
+        """The round in which it was last looked whether it waits in a circle; -1: look again."""
+        self.suspects: frozenset[ClaimId] = frozenset()
+        """The claims of a circle that it seems to wait in, to be looked at again when their owners have answered a new round …"""
+        self.suspected_in = -1
+        """… newer than this."""
+
+        self.token: int | None = None
+        """Fencing token of a strict one that is granted."""
+        self.commit: str | None = None
+        """What is left behind for the next holder, and on which branch; known from its release on."""
+        self.branch = ""
+        self.overlaps: tuple[Overlapped, ...] = ()
+        """Leases of others that it was held along with, as far as that was found."""
 
     @property
     def body(self) -> ClaimBody:
@@ -182,7 +213,8 @@ def standing(
     if now >= holding.sent_at + holding.hold_ms or not view.ready:
         return "open"
     roster = view.roster or (me,)
-    voices = {peer for peer in roster if (memory if peer == me else peer in holding.acks)}
+    heard = holding.acks if view.voices is None else holding.acks & view.voices
+    voices = {peer for peer in roster if (memory if peer == me else peer in heard)}
     majorities = all(2 * len(voices.intersection(group)) > len(group) for group in (roster, view.established or (me,)))
     if not blocking and view.roster_fresh and majorities:
         return "quorum"

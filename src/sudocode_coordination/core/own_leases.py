@@ -6,11 +6,12 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome
+from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome, Waits
 from sudocode_coordination.core.claims import (
     Known,
     claim_id,
     key_of,
+    priority_of,
     rank_of,
 )
 from sudocode_coordination.core.facts import Notify, Output, Say, Write
@@ -18,6 +19,8 @@ from sudocode_coordination.core.holdings import Holding, Ticket, standing
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.lease_book import LeaseBook
 from sudocode_coordination.core.lease_view import conflicts_of, entry_key, entry_of
+from sudocode_coordination.core.resources import name_of
+from sudocode_coordination.core.waiting import circle_to_break, described, levels_earned, members
 from sudocode_coordination.core.wire import (
     MAX_RENEWED,
     Ack,
@@ -25,13 +28,16 @@ from sudocode_coordination.core.wire import (
     ClaimBody,
     End,
     Granted,
+    Left,
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import AgentId, Grade, Instant, Now, PeerId, Resource, iso_from_ms
+from sudocode_coordination.model import AgentId, Grade, Instant, LeaseMode, Now, PeerId, Resource, iso_from_ms
 
 RETRY_MS: Final = 1_000
 """A round that was not answered by all is repeated to the silent ones."""
+GRANTS_KEPT: Final = 1_000
+"""Granted requests whose answer may still be found to have reached nobody: more than are answered before that is told."""
 ROUNDS_KEPT: Final = 64
 """Renewal rounds whose answers are still understood."""
 
@@ -53,6 +59,8 @@ class OwnLeases(LeaseBook):
         lamport: int,
         ticket: Ticket | None,
         now: Now,
+        *,
+        aged: int = 0,
     ) -> Holding:
         self._count += 1
         body = ClaimBody(
@@ -65,6 +73,7 @@ class OwnLeases(LeaseBook):
             ttl_ms=ttl_ms,
             note=request.note,
             fold=self._fold_case,
+            aged=aged,
         )
         known = Known(body, "own", 0, iso_from_ms(now.wall_ms))
         holding = Holding(known, ticket, now.instant)
@@ -75,11 +84,15 @@ class OwnLeases(LeaseBook):
             self._tickets[ticket] = body.id
         return holding
 
-    def _end_heir(self, holding: Holding, now: Now) -> list[Output]:
+    def _end_heirs(self, holding: Holding, now: Now) -> list[Output]:
         """What was to replace it is not wanted any more."""
-        heir = self._own.get(holding.heir) if holding.heir else None
-        holding.heir = None
-        return [] if heir is None or heir.granted else self._end(heir, "replaced", now)
+        heirs, holding.heirs = sorted(holding.heirs), set()
+        return [
+            o
+            for id_ in heirs
+            if id_ in self._own and not self._own[id_].granted
+            for o in self._end(self._own[id_], "replaced", now)
+        ]
 
     def _serve(self, holding: Holding, renewals: list[Holding], now: Now) -> list[Output]:
         """A holding's time has come."""
@@ -88,20 +101,67 @@ class OwnLeases(LeaseBook):
             if instant >= holding.valid_until:
                 return self._end(holding, "expired", now)
             if holding.yield_at is not None and instant >= holding.yield_at:
-                return self._end(holding, "preempted", now)
+                return self._give_way(holding, now)
             if instant >= holding.sent_at + holding.ttl_ms // 2:
                 renewals.append(holding)
                 return []
         elif holding.decide_by is not None and instant >= holding.decide_by:
             return self._deny(holding, self._blocking(holding, now), "timeout", now)
         elif instant >= holding.sent_at + holding.queue_hold_ms // 3:
+            levels = self._levels(holding, now)
+            if levels > holding.body.aged:
+                return self._aged(holding, levels, now)
             self._dirty[holding.body.id] = None
             return self._refresh(holding, now)
+        elif holding.asked_first and instant >= holding.next_at:  # they are silent: what is known here must do
+            hopeless = self._hopeless_of(holding, self._blocking(holding, now), instant)
+            if hopeless:
+                return self._deny(holding, hopeless, "held", now)
+            holding.asked_first = frozenset()
         out: list[Output] = self._repeat(holding) if instant >= holding.next_at else []
         if out or instant >= holding.next_at:
             holding.next_at = instant + max(RETRY_MS, holding.ttl_ms // 16)
         self._set_timer(holding)
         return out
+
+    def _give_way(self, holding: Holding, now: Now) -> list[Output]:
+        """The grace is over. Who asked for it may have given up since, or another may be first by now."""
+        mine = holding.body
+        rivals = [k for k in self.claims.conflicting(mine, now.instant) if k.body.priority > priority_of(mine) and not k.granted]
+        if rivals:
+            holding.yield_to = min(rivals, key=lambda known: key_of(known.body)).body.agent
+            return self._end(holding, "preempted", now)
+        holding.yield_at, holding.yield_to = None, ""
+        self._set_timer(holding)
+        return []
+
+    def _levels(self, holding: Holding, now: Now) -> int:
+        """Those that it has earned, if it waits its turn; what is in its way is known of by the round that is over."""
+        if not holding.queued:
+            return holding.body.aged
+        return levels_earned(holding.known, self._blocking(holding, now), now.instant - holding.asked_at)
+
+    def _aged(self, holding: Holding, levels: int, now: Now) -> list[Output]:
+        """It has waited for long: it goes on as a claim that counts for more. What a claim counts for never changes: peers would
+        order it differently while some have not heard of it."""
+        body = holding.body
+        request = AcquireLease(resources=body.resources, priority=body.priority, mode=body.mode, note=body.note)
+        heir = self._claim_for(body.agent, body.resources, request, holding.ttl_ms, body.lamport, holding.ticket, now, aged=levels)
+        return self._goes_on_as(heir, holding, now)
+
+    def _goes_on_as(self, heir: Holding, holding: Holding, now: Now) -> list[Output]:
+        """A claim that waits is replaced by another, which is told first: nobody may slip in between. Who waits for the answer
+        waits for that of the other."""
+        holding.ticket = None
+        for name in ("may_queue", "queued", "queue_hold_ms", "decide_by", "asked_at"):
+            setattr(heir, name, getattr(holding, name))
+        heir.known.since = holding.known.since
+        out: list[Output] = []
+        if heir.queued:
+            heir.published = True
+            out.append(Write(root="leases", key=entry_key(heir.body.id), value=entry_of(heir), urgent=True))
+        self._dirty[heir.body.id] = None
+        return [*out, *self._refresh(heir, now), *self._end(holding, "replaced", now)]
 
     def _set_timer(self, holding: Holding) -> None:
         at = [holding.next_at]
@@ -141,7 +201,8 @@ class OwnLeases(LeaseBook):
 
     def _repeat(self, holding: Holding) -> list[Output]:
         message = message_of(holding)
-        return [Say(peer=peer, message=message) for peer in self._others() if peer not in holding.answers]
+        asked = [peer for peer in self._others() if peer in holding.asked_first] if holding.asked_first else self._others()
+        return [Say(peer=peer, message=message) for peer in asked if peer not in holding.answers]
 
     def _renew_together(self, renewals: list[Holding], now: Now) -> list[Output]:
         """One round for all whose half ttl is over; those whose ttl is not the one they began with are claimed in full."""
@@ -198,19 +259,20 @@ class OwnLeases(LeaseBook):
         if holding.granted and instant >= holding.valid_until:
             return self._end(holding, "expired", now)
         blocking = self._blocking(holding, now)
+        out = self._ask_the_rest(holding, blocking, instant) if holding.asked_first else []
         stands = standing(
-            holding, blocking, self.view, self._me, self._config.partition_policy, memory=self.remembers(instant), now=instant
+            holding, blocking, self.view, self._me, self._config.partition_policy, memory=self.is_voice(instant), now=instant
         )
         if stands != "open":
             changed = stands != holding.grade
             holding.grade = holding.known.grade = stands
-            return self._extend(holding, changed=changed, now=now) if holding.granted else self._grant(holding, now)
-        out = self._ask_again(holding, blocking)
+            return out + (self._extend(holding, changed=changed, now=now) if holding.granted else self._grant(holding, now))
+        out += self._ask_again(holding, blocking)
         if holding.granted or not blocking:
             return out
         if holding.may_queue:
             if holding.queued:
-                return out
+                return out + self._look_around(holding, blocking, now)
             holding.queue(blocking)
             self._dirty[holding.body.id] = None
             return [
@@ -218,8 +280,53 @@ class OwnLeases(LeaseBook):
                 Notify(type="lease-queued", agent_id=holding.body.agent, data=self._event_data(holding, now, blocking=blocking)),
                 *self._refresh(holding, now),
             ]
-        hopeless = [k for k in blocking if self._hopeless(holding, k, instant)]
-        return self._deny(holding, hopeless, "held", now) if hopeless else out
+        hopeless = self._hopeless_of(holding, blocking, instant)
+        certain = any(self._has_the_word_of(k.owner, holding) for k in hopeless)
+        return out + (self._deny(holding, hopeless, "held", now) if certain else [])
+
+    def _hopeless_of(self, holding: Holding, blocking: list[Known], now: Instant) -> list[Known]:
+        return [] if holding.may_queue else [k for k in blocking if self._hopeless(holding, k, now)]
+
+    def _has_the_word_of(self, owner: PeerId, holding: Holding) -> bool:
+        """Whether what is known of that peer's claims is from this very moment, or as good as can be had: it may have released
+        them, and its word of it be on the way."""
+        return owner in holding.answers or owner not in self.view.connected or owner in self.view.suspected
+
+    def _ask_the_rest(self, holding: Holding, blocking: list[Known], now: Instant) -> list[Output]:
+        """Those in whose way it was have answered: if none of them holds it any more, everybody is asked."""
+        waits = any(not self._has_the_word_of(peer, holding) for peer in holding.asked_first)
+        if holding.granted or waits or self._hopeless_of(holding, blocking, now):
+            return []
+        holding.asked_first = frozenset()
+        return self._repeat(holding)
+
+    def _look_around(self, holding: Holding, blocking: list[Known], now: Now) -> list[Output]:
+        """Whether it waits in a circle, and is the claim to be refused: looked at again when all owners of the circle's claims
+        have answered a round begun since. Whatever had ended by then, its owner had said so first."""
+        answered = all(peer in holding.answers for peer in self._others())
+        if not holding.suspects and not (holding.looked_in == -1 or (answered and holding.looked_in != holding.round)):
+            return []
+        if answered or holding.looked_in == -1:
+            holding.looked_in = holding.round
+        circle = () if holding.succeeds else circle_to_break(self.claims, holding.known, now.instant)
+        claims = members(circle)
+        news = bool(claims) and holding.suspects != claims.keys()
+        holding.suspects = frozenset(claims)
+        others = set(claims.values()) - {self._me}
+        if news and others:
+            holding.suspected_in = holding.round
+            self._dirty[holding.body.id] = None
+            return self._refresh(holding, now)
+        if not claims or (others and not (holding.round > holding.suspected_in and others <= holding.answers)):
+            return []
+        return self._deny(holding, blocking, "deadlock", now, described(circle))
+
+    def _look_again(self, agent: AgentId) -> None:
+        """Somebody waits for the agent: it may be in a circle."""
+        for holding in self._held_by(agent):
+            if holding.queued and not holding.granted:
+                holding.looked_in = -1
+                self._dirty[holding.body.id] = None
 
     def _ask_again(self, holding: Holding, blocking: list[Known]) -> list[Output]:
         """Claims that must give way to this one, of peers that answered before they had them: their yields are wanted, once."""
@@ -235,7 +342,7 @@ class OwnLeases(LeaseBook):
         """Whether waiting a moment can't help: it is held, by somebody who need not give way."""
         rival = self._own.get(known.body.id)
         granted = rival.granted and now < rival.valid_until if rival else known.granted
-        if not granted or known.body.priority < holding.body.priority:
+        if not granted or priority_of(known.body) < holding.body.priority:
             return False
         return not (holding.excuses(known, self.view) and self._config.partition_policy == "open")
 
@@ -244,8 +351,9 @@ class OwnLeases(LeaseBook):
         holding.granted = holding.known.granted = True
         holding.valid_until = holding.sent_at + holding.hold_ms
         holding.known.since = iso_from_ms(now.wall_ms)
+        self.history.granted(holding, self._own.get(holding.succeeds) if holding.succeeds else None)
         holding.published = True
-        out: list[Output] = [Write(root="leases", key=entry_key(body.id), value=entry_of(holding), urgent=True)]
+        out: list[Output] = [Write(root="leases", key=entry_key(body.id), value=self.history.shown(holding), urgent=True)]
         waiting = self.claims.conflicting(body, now.instant)
         owners = sorted(({k.owner for k in waiting} - {self._me}) & self.view.connected)
         out += [Say(peer=owner, message=Granted(id=body.id, grade=holding.grade)) for owner in owners]
@@ -256,18 +364,48 @@ class OwnLeases(LeaseBook):
             out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
             self._tickets.pop(holding.ticket, None)
             self._answered.append(body.id)
-            holding.ticket = None
         out.append(Notify(type="lease-acquired", agent_id=body.agent, data=self._event_data(holding, now)))
-        replaced = self._own.get(holding.succeeds) if holding.succeeds else None
-        if replaced is not None:
-            replaced.heir, holding.succeeds = None, None
-            out += self._end(replaced, "replaced", now)
+        replaced = self._replace(holding, now)
+        out += replaced
+        if holding.ticket is not None and not replaced:  # what it held before, the agent keeps, whatever becomes of the answer
+            self._granted_to[holding.ticket] = body.id
+            while len(self._granted_to) > GRANTS_KEPT:
+                self._granted_to.popitem(last=False)
+        holding.ticket = None
         if holding.hold_ms < holding.ttl_ms:
             out += self._refresh(holding, now)
             self._dirty[body.id] = None
         else:
             self._set_timer(holding)
         return out
+
+    def _replace(self, holding: Holding, now: Now) -> list[Output]:
+        """What the granted claim takes the place of ends, and the agent is never without."""
+        out: list[Output] = []
+        old = self._own.get(holding.succeeds) if holding.succeeds else None
+        holding.succeeds = None
+        if old is not None:
+            old.heirs.discard(holding.body.id)
+            out += [] if old.heirs else self._end(old, "replaced", now)
+        body = holding.body
+        for weaker in self._weaker_than(body.agent, body.resources, body.mode, priority_of(body), now.instant):
+            if weaker is not holding and weaker.body.id in self._own and body.id not in weaker.heirs:
+                out += self._end(weaker, "replaced", now)
+        return out
+
+    def _weaker_than(
+        self, agent: AgentId, resources: tuple[Resource, ...], mode: LeaseMode, priority: int, now: Instant
+    ) -> list[Holding]:
+        """Leases of the agent that say nothing which a lease like this does not say as well, name by name."""
+        names = {name_of(r, fold_case=self._fold_case) for r in resources}
+        return [
+            other
+            for other in self._held_on(agent, resources, now)
+            if other.granted
+            and (mode == "exclusive" or other.body.mode == "shared")
+            and priority >= priority_of(other.body)
+            and names.issuperset(name_of(r, fold_case=self._fold_case) for r in other.body.resources if r not in other.let_go)
+        ]
 
     def _extend(self, holding: Holding, *, changed: bool, now: Now) -> list[Output]:
         until = holding.sent_at + holding.hold_ms
@@ -277,18 +415,20 @@ class OwnLeases(LeaseBook):
             self._set_timer(holding)
             out.append(Notify(type="lease-renewed", agent_id=holding.body.agent, data=self._event_data(holding, now)))
         if changed:
-            out.append(Write(root="leases", key=entry_key(holding.body.id), value=entry_of(holding)))
+            out.append(Write(root="leases", key=entry_key(holding.body.id), value=self.history.shown(holding)))
         return out
 
-    def _deny(self, holding: Holding, blocking: list[Known], reason: str, now: Now) -> list[Output]:
+    def _deny(self, holding: Holding, blocking: list[Known], reason: str, now: Now, cycle: tuple[Waits, ...] = ()) -> list[Output]:
         holders = conflicts_of(blocking, holding.body.resources, self._own, now.instant, fold_case=holding.body.fold)
         if not blocking and reason == "timeout":
             reason = "no-answer"
         data = self._event_data(holding, now, blocking=blocking) | {"reason": reason}
+        if cycle:
+            data["cycle"] = msgspec.to_builtins(cycle)
         out: list[Output] = [Notify(type="lease-denied", agent_id=holding.body.agent, data=data)]
         if holding.ticket is not None:
             waited = now.instant - holding.asked_at
-            answer = LeaseOutcome(granted=False, holders=holders, reason=reason, waited_ms=waited)
+            answer = LeaseOutcome(granted=False, holders=holders, reason=reason, waited_ms=waited, cycle=cycle)
             out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
         return out + self._end(holding, "denied", now)
 
@@ -298,6 +438,8 @@ class OwnLeases(LeaseBook):
         lease = self._event_data(holding, now) | {"reason": reason}
         if holding.yield_to:
             lease["holder"] = holding.yield_to
+        if reason == "lost-conflict" and holding.overlaps:
+            lease["overlap"] = msgspec.to_builtins(holding.overlaps[-1])
         del self._own[body.id]
         self._of_agent[body.agent].pop(body.id, None)
         if not self._of_agent[body.agent]:
@@ -309,11 +451,16 @@ class OwnLeases(LeaseBook):
                 answer = LeaseOutcome(granted=False, reason=reason, waited_ms=now.instant - holding.asked_at)
                 out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
         self.claims.end(body.id)
-        out += self._end_heir(holding, now)
+        out += self._end_heirs(holding, now)
+        left: Left | None = None
+        if holding.granted:
+            written, left = self.history.ended(holding, reason, now)
+            out += written  # before what is urgent, so that both go at once
         if holding.published:
             out.append(Write(root="leases", key=entry_key(body.id), value=None, urgent=True))
         if holding.round >= 0:
-            out += [Say(peer=peer, message=End(id=body.id, reason=reason)) for peer in sorted(self.view.connected)]
+            told = sorted(self.view.connected & holding.asked_first if holding.asked_first else self.view.connected)
+            out += [Say(peer=peer, message=End(id=body.id, reason=reason, left=left)) for peer in told]
         if holding.granted and reason in ("released", "stopped"):
             out.append(Notify(type="lease-released", agent_id=body.agent, data=lease))
         elif holding.granted and reason == "expired":
@@ -337,11 +484,15 @@ class OwnLeases(LeaseBook):
                 mine.waits.add(claim.id)
                 self._dirty[mine.body.id] = None
                 return True, []
+            self._look_again(mine.body.agent)
             return False, []
         if granted and rank_of(claim, grade) < rank_of(mine.body, mine.grade):
             mine.yield_to = claim.agent
+            self.history.lost(mine, claim, self.claims.get(claim.id), now)
             return True, self._end(mine, "lost-conflict", now)
-        if granted or claim.priority <= mine.body.priority or mine.yield_at is not None:
+        if not granted:
+            self._look_again(mine.body.agent)
+        if granted or claim.priority <= priority_of(mine.body) or mine.yield_at is not None:
             return False, []  # of two that are granted the other one ends, by rank, whatever its priority
         mine.yield_to = claim.agent
         if self._config.preempt_grace_ms == 0:
