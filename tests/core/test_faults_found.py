@@ -446,7 +446,6 @@ def test_a_process_that_finds_the_branch_gone_is_no_voice_for_those_it_no_longer
     bench.remote = False
     bench.gives(Started(contents=DiskContents(envelopes=contents.envelopes, intact=True), seed=1))
     bench.gives(Ticked(late_ms=0))
-    assert bench.node.leases.remembers(bench.instant)
     bench.gives(BranchRead(commit=None, records={}))
     assert not bench.node.leases.remembers(bench.instant)
 

@@ -13,6 +13,7 @@ from tests.core.node_bench import ANN, BEN, NodeBench
 
 from sudocode_coordination.api.requests import AcquireLease, GetStatus, ListLeases, SetWork, UpdateIssue
 from sudocode_coordination.core import node as node_module
+from sudocode_coordination.core.electorate import READY_MS
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublishFailed,
@@ -35,7 +36,7 @@ from sudocode_coordination.core.io import (
     StoredValue,
     Ticked,
 )
-from sudocode_coordination.core.node import FRAME_BYTES, PRESENCE_TOPIC, READY_MS, STOP_MS
+from sudocode_coordination.core.node import FRAME_BYTES, PRESENCE_TOPIC, STOP_MS
 from sudocode_coordination.core.sync import SYNC_TOPIC
 from sudocode_coordination.core.wire import (
     MAX_FRAME_BYTES,

@@ -30,6 +30,8 @@ from sudocode_coordination.core.wire import (
     Head,
     Heads,
     Hello,
+    Member,
+    Members,
     Presence,
     RecordOffer,
     Renew,
@@ -50,6 +52,7 @@ BODY = ClaimBody("p.1.2", "agent", (Resource("file", "a.py"), Resource("issue", 
 DISCLOSED = Disclosed(BODY, granted=True, grade="quorum", remaining_ms=12, reachable=True)
 MESSAGES: tuple[WireMessage, ...] = (
     Hello(version="1.2", incarnation=3, heads=(Head("p", 1, 2),)),
+    Members(members=(Member("p", 60_000),), partial=True),
     Heads(heads=(Head("p", 1, 0),), reply=True),
     Envelopes(envelopes=(Envelope("p", 1, 1, 1, b"update", b"s" * 64),)),
     Presence(incarnation=1, count=2, ping=3, pong=4),
@@ -87,7 +90,7 @@ def test_defaults_are_not_sent() -> None:
 
 
 def test_tags_are_what_other_versions_will_know_them_by() -> None:
-    expected = "hello heads env presence bye record claim ack granted end renew renewack"
+    expected = "hello heads env presence bye record claim ack granted end renew renewack members"
     assert sorted(KNOWN_TAGS) == sorted(expected.split())
 
 

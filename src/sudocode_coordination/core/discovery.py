@@ -37,7 +37,7 @@ from sudocode_coordination.core.io import (
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.own_records import OwnRecords
 from sudocode_coordination.core.peer_view import BranchView, KnownPeer, shape
-from sudocode_coordination.core.records import parse_record, parse_wall, peer_of, record_name
+from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of, record_name
 from sudocode_coordination.core.wire import RecordOffer
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs
 
@@ -142,8 +142,17 @@ class Discovery:
 
     @property
     def roster(self) -> tuple[PeerId, ...]:
-        """All peers that count, this one included, sorted."""
+        """All peers to be in touch with, this one included, sorted. Who counts for a quorum is told by `on_branch`."""
         return self._roster
+
+    @property
+    def on_branch(self) -> frozenset[PeerId]:
+        """The others whose records the latest read showed, and that are renewed. To be connected gives a record no life."""
+        return self._view.fresh_peers()
+
+    def own_record_until(self, agent: AgentId) -> Instant | None:
+        """Until when others count this peer by that record of it: 0 if it is of an earlier life, None if there is none."""
+        return self._own.counts_until(record_name(agent))
 
     @property
     def roster_read_at(self) -> Instant | None:
@@ -379,7 +388,7 @@ class Discovery:
     # --- publishing --------------------------------------------------------------------------------------------------------
 
     def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
-        name = _name_of(data)
+        name = offered_name(data)
         if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
             return
         record = parse_record(name, data, self._keyring)
@@ -485,16 +494,3 @@ class Discovery:
             outputs.append(Notify(type="peer-discovered", agent_id=agent, data=data))
         self._discovered = frozenset(found)
         return outputs
-
-
-def _name_of(data: bytes) -> str | None:
-    """The file name that an offered record says it has; everything else about it is checked later."""
-    try:
-        agent_id = msgspec.json.decode(data, type=_AgentIdOnly).agentId
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return record_name(agent_id)
-
-
-class _AgentIdOnly(msgspec.Struct):
-    agentId: str  # noqa: N815

@@ -155,6 +155,15 @@ class OwnRecords:
         if not ours and record.last_seen not in {last_seen for _, last_seen, _ in self._twins}:
             self._twins.append((instant, record.last_seen, record.agent_id))
 
+    def counts_until(self, name: str) -> Instant | None:
+        """Until when others take that record for renewed, by our clock: they count its ttl from when they first see it, and that is
+        not before it was signed. 0: of an earlier life, so it is not known here; None: it is not on the branch."""
+        mine = self._mine.get(name)
+        if mine is None or mine.on_branch is None:
+            return None
+        signed = mine.signed.get(mine.on_branch)
+        return 0 if signed is None else signed[0] + self._ttl * 99 // 101
+
     def clashes(self, instant: Instant) -> list[str]:
         """What stands between this clone and the others: an agent id, or the key, that another clone uses too."""
         found = [reason for _, reason in sorted(self.conflicts.items())]

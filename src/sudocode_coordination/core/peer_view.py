@@ -134,6 +134,10 @@ class BranchView:
         """Files of other peers on the branch that count, and whose they are."""
         return {name: seen.peer for name, seen in self._seen.items() if seen.listed and self._is_fresh(seen, connected)}
 
+    def fresh_peers(self) -> frozenset[PeerId]:
+        """Whose records the latest read showed, and that are renewed."""
+        return frozenset(seen.peer for seen in self._seen.values() if seen.listed and self._is_fresh(seen, frozenset()))
+
     def removable(self, connected: frozenset[PeerId]) -> list[str]:
         """Files to be removed: unchanged for twice their ttl, or that long old at first sight."""
         return [

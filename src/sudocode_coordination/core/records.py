@@ -16,6 +16,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
+import msgspec
+
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import AGENT_ID_PATTERN, AgentId, Json, PeerId, PeerRecord, WallMs
 
@@ -273,3 +275,16 @@ def _check_value(value: Json, depth: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_value(item, depth + 1)
+
+
+class _AgentIdOnly(msgspec.Struct):
+    agentId: str  # noqa: N815
+
+
+def offered_name(data: bytes) -> str | None:
+    """The file name that an offered record says it has; everything else about it is checked later."""
+    try:
+        agent_id = msgspec.json.decode(data, type=_AgentIdOnly).agentId
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return record_name(agent_id)

@@ -34,6 +34,8 @@ MAX_STRICT_CLAIMS: Final = 2_000
 """Strict leases in one operation on the table; a peer with more sends several."""
 MAX_IN_THE_WAY: Final = 20
 """Entries of the table that a refusal names: people read them."""
+MAX_MEMBERS: Final = 4_096
+"""Peers that one counts, as it tells them: all that the branch may list, and as many that have vanished from it."""
 MAX_HEADS: Final = 10_000
 """Feeds a peer may tell of: two hundred peers, and long memory of those who left."""
 
@@ -78,6 +80,21 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     version: Text = ""
     incarnation: Natural
     heads: Annotated[tuple[Head, ...], Meta(max_length=MAX_HEADS)] = ()
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A peer that the sender counts, and for how long still if the branch does not show it again."""
+
+    peer: Id
+    left_ms: Millis
+
+
+class Members(Message, frozen=True, kw_only=True, tag="members"):
+    """Whom the sender counts for majorities: told after its Hello, and again before it answers any claim once that has changed.
+    Whoever relies on its answers has to count them too. `partial`: there are more."""
+
+    members: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)] = ()
+    partial: bool = False
 
 
 class Heads(Message, frozen=True, kw_only=True, tag="heads"):
@@ -308,6 +325,7 @@ class StrictAnswer(Message, frozen=True, kw_only=True, tag="sanswer"):
 
 WireMessage: TypeAlias = (
     Hello
+    | Members
     | Heads
     | Envelopes
     | Presence
