@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.core.lease_bench import BIRTH, Bench, every_order, file
+from tests.core.lease_bench import BIRTH, Bench, Ring, every_order, file
 
 from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.claims import stretch
@@ -20,7 +20,7 @@ def held_by_alice(*others: str, **config: int) -> Bench:
 
 
 def test_the_book_decides_nothing() -> None:
-    book = LeaseBook("me", create_default_config("a"))
+    book = LeaseBook("me", create_default_config("a"), Ring("me"))
     assert (book.leases(0), book.holdings(), book.held_count(0)) == ([], [], {})
     assert book.remembers(0)
     book.memory_lost(5)

@@ -473,12 +473,16 @@ class LeaseHistory:
                     entry = msgspec.structs.replace(entry, lapsed=True)
                 found[entry.claim_id] = entry
         shown: list[HistoryEntry] = []
-        for entry in sorted(found.values(), key=lambda e: (e.granted_at, e.stamp, e.claim_id), reverse=True):
+        for entry in sorted(found.values(), key=_latest, reverse=True):
             if len(shown) >= limit:
                 break
             if verify(entry, self._keyring):
                 shown.append(entry)
         return shown
+
+
+def _latest(entry: HistoryEntry) -> tuple[str, bool, int, ClaimId]:
+    return (entry.granted_at, entry.ended_at is None, entry.stamp, entry.claim_id)
 
 
 def _open(holding: Holding) -> HistoryEntry:
