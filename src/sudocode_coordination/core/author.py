@@ -3,7 +3,8 @@
 Writes show in the own view at once. They are published together after `FLUSH_MS`, at `FLUSH_BYTES`, or when something is
 urgent; several writes to one key in that time become one. A feed begins with a snapshot of the live entries; when what
 followed has made it larger than `max(COMPACT_BYTES, COMPACT_FACTOR x snapshot)`, a new epoch begins the same way. So what is
-stored and sent stays in proportion to what is alive, however often it changes.
+stored and sent stays in proportion to what is alive, however often it changes. (Of the history of leases, which is there for
+good, the first `COMPACT_BYTES` count once: a clone that holds nothing stays below twice that.)
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Author:
         self._dirty_bytes = 0
         self._due: Instant | None = None
         self._begin = False
+        self._history_bytes = 0
+        """Of the snapshot, about what the history of leases takes: at most that."""
         self.epoch = 0
 
     @property
@@ -132,7 +135,8 @@ class Author:
         if not self._dirty:
             return Published([], [])
         writes = [self._dirty[name] for name in sorted(self._dirty)]
-        limit = max(COMPACT_BYTES, COMPACT_FACTOR * feed.snapshot_bytes)
+        history = min(self._history_bytes, COMPACT_BYTES)
+        limit = history + max(COMPACT_BYTES, COMPACT_FACTOR * (feed.snapshot_bytes - history))
         if feed.size_bytes + self._dirty_bytes > min(limit, COMPACT_LIMIT_BYTES):
             return self.compact(wall_ms)
         self._clear()
@@ -171,6 +175,8 @@ class Author:
         self._clear()
         live = self._store.document.contents(self._owner)
         writes = [Write(root, key, encode_value(live[root, key])[0]) for root, key in sorted(live)]
+        ended = [write for write in writes if write.root == "leaseHistory"]
+        self._history_bytes = sum(len(write.encoded or b"") + len(write.key) + len(self._owner) for write in ended)
         groups = list(batches(self._owner, writes))
         feed = Feed(self._owner, self.epoch, len(groups))
         for group in groups:
