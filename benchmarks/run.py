@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks import between, inside, processes
+from benchmarks import between, inside, processes, strict_push
 from benchmarks.harness import Benchmark, Figure, Options, isolate
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
@@ -24,6 +24,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "join": between.join,
     "rest": processes.rest,
     "cycles": inside.lease_cycles,
+    "swap": strict_push.strict_push,
 }
 
 
