@@ -29,6 +29,7 @@ ROUNDING_MS: Final = 2
 
 Ends: TypeAlias = Literal["released", "expired", "lost", "replaced", "died", "ran-out", "open"]
 Kind: TypeAlias = Literal["acquire", "release", "renew", "look"]
+ToldKind: TypeAlias = Literal["lease-acquired", "lease-renewed", "lease-released", "lease-expired", "lease-lost"]
 Rule: TypeAlias = Literal[
     "exclusion", "apart", "kept", "revived", "untold", "unanswered", "unfounded", "nameless", "token", "chain", "real-time", "lost"
 ]
@@ -43,7 +44,7 @@ class Told(Record, frozen=True, kw_only=True):
 
     at: int
     daemon: str
-    kind: Literal["lease-acquired", "lease-renewed", "lease-released", "lease-expired", "lease-lost"]
+    kind: ToldKind
     claim: str
     agent: str
     resources: tuple[Resource, ...]
@@ -267,7 +268,7 @@ def spans_of(history: History, found: list[Violation]) -> list[Span]:
     for lease in lives.open.values():
         span = lease.span(history.ended, "open")
         lives.spans.append(span)
-        if lease.until + LATE_MS < history.ended and not _stopped(history, lease.told.daemon, lease.until):
+        if _able_to_tell(history, lease) + LATE_MS < history.ended:
             found.append(Violation(rule="untold", text=f"{span}: it was over at {lease.until}, and nobody was told"))
     return sorted(lives.spans, key=lambda span: (span.begin, span.claim))
 
@@ -278,10 +279,13 @@ def _replaces(new: Told, old: Told) -> bool:
     return same and all(any(clash(mine, other) for mine in new.resources) for other in old.resources)
 
 
-def _stopped(history: History, daemon: str, at: int) -> bool:
-    return any(
-        fault.what == "stop" and fault.until >= at and any(daemon in pair for pair in fault.apart) for fault in history.faults
-    )
+def _able_to_tell(history: History, lease: _Open) -> int:
+    """Since when the daemon could have told that the lease's time is over: one that is stopped tells nothing."""
+    at = lease.until
+    for fault in history.faults:
+        if fault.what == "stop" and fault.begun <= at and any(lease.told.daemon in pair for pair in fault.apart):
+            at = max(at, fault.until)
+    return at
 
 
 # --- exclusion -------------------------------------------------------------------------------------------------------------------

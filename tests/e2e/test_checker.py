@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from tests.e2e.checker import TOLD_MS, Call, Commit, Entry, Fault, History, Told, check, clash
+from tests.e2e.checker import LATE_MS, TOLD_MS, Call, Commit, Entry, Fault, History, Told, check, clash
 
 from sudocode_coordination.model import Resource
 
@@ -170,6 +170,9 @@ def test_an_overlap_that_outlives_the_meeting() -> None:
 def test_a_loser_that_is_not_told() -> None:
     """Its time is over, its daemon lives, and it says nothing."""
     assert rules(acquired(0), ended=60_000) == ["untold"]
+    stop = Fault(what="stop", begun=100, until=4_000, apart=APART)
+    assert rules(acquired(0), faults=(stop,), ended=4_000 + LATE_MS) == []
+    assert rules(acquired(0), faults=(stop,), ended=4_001 + LATE_MS) == ["untold"]
 
 
 @pytest.mark.parametrize("kind", ["lease-renewed", "lease-acquired"])
