@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.core.node_bench import ANN, BEN, NodeBench
 
 from sudocode_coordination.api.requests import AcquireLease, GetStatus, ListLeases, SetWork, UpdateIssue
-from sudocode_coordination.core import node as node_module
+from sudocode_coordination.core import step as step_module
 from sudocode_coordination.core.electorate import READY_MS
 from sudocode_coordination.core.io import (
     Admit,
@@ -36,7 +36,8 @@ from sudocode_coordination.core.io import (
     StoredValue,
     Ticked,
 )
-from sudocode_coordination.core.node import FRAME_BYTES, PRESENCE_TOPIC, STOP_MS
+from sudocode_coordination.core.node import PRESENCE_TOPIC, STOP_MS
+from sudocode_coordination.core.step import FRAME_BYTES
 from sudocode_coordination.core.sync import SYNC_TOPIC
 from sudocode_coordination.core.wire import (
     MAX_FRAME_BYTES,
@@ -129,7 +130,7 @@ def test_a_large_step_is_cut_into_frames_that_a_peer_takes() -> None:
 
 
 def test_no_frame_holds_more_messages_than_a_peer_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node_module, "MAX_MESSAGES", 2)
+    monkeypatch.setattr(step_module, "MAX_MESSAGES", 2)
     bench = with_ann()
     step = bench.hears(ANN, *(a_claim(number) for number in range(1, 6)))
     sizes = [len(msgspec.msgpack.decode(effect.frame)) for effect in step if isinstance(effect, Send)]

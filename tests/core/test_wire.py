@@ -30,13 +30,19 @@ from sudocode_coordination.core.wire import (
     Head,
     Heads,
     Hello,
+    InTheWay,
     Member,
     Members,
     Presence,
     RecordOffer,
     Renew,
     RenewAck,
+    Seen,
     Signed,
+    StrictAcquire,
+    StrictAnswer,
+    StrictAsk,
+    StrictResult,
     WireMessage,
     decode_frame,
     decode_message,
@@ -64,6 +70,8 @@ MESSAGES: tuple[WireMessage, ...] = (
     End(id="p.1.2", reason="released"),
     Renew(incarnation=1, round=2, numbers=(1, 2, 3)),
     RenewAck(incarnation=1, round=2, unsettled=(2,), lamport=7, counts=False),
+    StrictAsk(op=StrictAcquire(BODY, 3, (Seen("q.1.1", 4, 5), Seen("q.1.2")), "2026-01-01T00:00:00Z")),
+    StrictAnswer(id="p.1.2", result=StrictResult("held", holders=(InTheWay("q.1.1", "b", (), 0, 4, 5, 6),)), reason="why"),
 )
 
 
@@ -90,7 +98,7 @@ def test_defaults_are_not_sent() -> None:
 
 
 def test_tags_are_what_other_versions_will_know_them_by() -> None:
-    expected = "hello heads env presence bye record claim ack granted end renew renewack members"
+    expected = "hello heads env presence bye record claim ack granted end renew renewack members sask sanswer"
     assert sorted(KNOWN_TAGS) == sorted(expected.split())
 
 

@@ -26,14 +26,15 @@ MAX_OWNER_BYTES: Final = 16 << 20
 """Of the claims of one owner, as they are sent."""
 MAX_CLAIM_BYTES: Final = 48 << 10
 """Of one claim: twice what `own_leases` makes. Larger ones could not be disclosed in numbers."""
-MAX_OWNER_PATTERNS: Final = 2_000
-"""Patterns in the claims of one owner: names are found by bisection, but a pattern may have to be compared with every name. An
-own claim past it is refused; another's is not learnt, and has no voice of this peer for it."""
+MAX_OWNER_PATTERNS: Final = 512
+"""Patterns in the claims of one owner: names are found by bisection, but a pattern can be made that has to be compared with every
+name that is asked for, at some 30 µs. Another's claim past it is not learnt, and has no voice of this peer."""
 MAX_OWN_PATTERNS: Final = MAX_OWNER_PATTERNS // 2
-"""A claim that gives up a part of another stands beside it for a moment, and counts twice at others."""
+"""Of this peer; more are refused. A claim that takes another's place stands beside it for a moment: both are known to others."""
 MAX_TOMBSTONES: Final = 20_000
 """Ended claims remembered, so that a late copy does not revive one. An older one is held dead by its owner, who never renews it."""
 
+_RANKS: Final[tuple[Grade, ...]] = ("strict", "quorum", "provisional")
 Source = Literal["own", "direct", "document"]
 
 
@@ -69,8 +70,8 @@ def priority_of(body: ClaimBody) -> int:
 
 
 def rank_of(body: ClaimBody, grade: Grade) -> tuple[int, tuple[int, int, PeerId, ClaimId]]:
-    """Who keeps it when two hold the same: quorum before provisional, then `key_of`. Lower keeps."""
-    return (0 if grade == "quorum" else 1, key_of(body))
+    """Who keeps it when two hold the same: strict before quorum before provisional, then `key_of`. Lower keeps."""
+    return (_RANKS.index(grade), key_of(body))
 
 
 class Known:
@@ -92,7 +93,9 @@ class Known:
         "size_bytes",
         "source",
         "stored_ms",
+        "strict",
         "timer_at",
+        "token",
         "told_round",
     )
 
@@ -120,6 +123,9 @@ class Known:
         self.stored_ms = 0
         """For how long the disk says that it counts."""
         self.timer_at: Instant | None = None
+        self.strict = False
+        """By the document: it is to be in the strict table, too; with the fencing token that it has there."""
+        self.token: int | None = None
 
 
 class StoredClaim(msgspec.Struct, frozen=True, array_like=True):

@@ -25,7 +25,10 @@ from sudocode_coordination.api.requests import (
     ListSpecs,
     ListWork,
     Nothing,
+    PreparedPush,
+    PreparePush,
     PublishDraft,
+    PushDone,
     ReadBranchNow,
     Released,
     ReleaseLease,
@@ -131,7 +134,12 @@ class Desk:
                 if not value:
                     raise UsageError(f"{agent} holds no lease on that", hint="coord leases shows what it holds")
                 return out + self._reply(ticket, value)
+            case PreparePush():
+                return out + node.strict.prepare(agent, ticket, now)
+            case PushDone():
+                node.strict.fenced.done(request.commit, landed=request.landed)
             case ReleaseLease():
+                node.strict.fenced.let_go(agent, normalise_all(request.resources), everything=request.everything)
                 leases, told = node.leases.release(
                     agent,
                     request.resources,
@@ -187,11 +195,25 @@ class Desk:
     def respond(self, given: Respond, now: Now) -> list[Output]:
         """The answer by the state as it is now."""
         try:
-            value = self._answer(given.request, now)
+            if isinstance(given.request, PreparePush):
+                value: Json = self._prepared(Ticket(given.client, given.request_id), now)
+            else:
+                value = self._answer(given.request, now)
         except CoordinationError as error:
             refusal = RequestError(code=error.code, message=error.message, hint=error.hint)
             return [Reply(client=given.client, request_id=given.request_id, error=refusal)]
         return [Reply(client=given.client, request_id=given.request_id, value=value)]
+
+    def _prepared(self, ticket: Ticket, now: Now) -> PreparedPush:
+        """The commit that a client may push with its work."""
+        ready = self._node.strict.fenced.take(ticket)
+        if ready is None:
+            raise CoordinationError("no push is prepared for this client")
+        leases = [lease for lease in self._node.leases.leases(now.instant, ready.agent) if lease.claim_id in ready.claims]
+        built = ready.built
+        return PreparedPush(
+            leases=tuple(leases), ref=built.ref, commit=built.commit, parent=built.parent or "", objects=built.objects
+        )
 
     def _reply(self, ticket: Ticket, value: Json) -> list[Output]:
         return [Reply(client=ticket.client, request_id=ticket.request_id, value=value)]
@@ -210,6 +232,7 @@ class Desk:
 
     def _detach(self, agent: AgentId, now: Now) -> list[Output]:
         _, out = self._node.leases.release(agent, (), now, everything=True)
+        self._node.strict.fenced.let_go(agent, (), everything=True)
         out += self._node.agents.detach(agent)
         return out + self._node.discovery.agents_changed(self._node.agents.local, now)
 
@@ -261,9 +284,9 @@ class Desk:
                 return next(a for a in self._agents(now) if a.agent_id == request.agent)
             case GetFindings():
                 return self._findings(now)
-            case ClearWork() | DetachAgent():
+            case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
-            case AcquireLease() | RenewLease() | ReleaseLease() | SaveDraft() | PublishDraft() | ReadBranchNow():
+            case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():
                 raise CoordinationError(f"{method_of(request)} is answered elsewhere")
             case _:
                 assert_never(request)
@@ -363,7 +386,7 @@ class Desk:
 
     def _problems(self, now: Now) -> list[str]:
         node = self._node
-        found = [*node.discovery.clashes(now.instant), *self._troubles, *node.sync.problems()]
+        found = [*node.discovery.clashes(now.instant), *self._troubles, *node.sync.problems(), *node.strict.problems()]
         if node.disk_trouble:
             found.append(f"the disk failed, {node.disk_trouble}")
         if node.agents.unreadable_drafts:

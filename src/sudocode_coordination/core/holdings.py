@@ -77,6 +77,8 @@ class Holding:
         "queued",
         "round",
         "sent_at",
+        "strict",
+        "strict_until",
         "succeeds",
         "suspected_in",
         "suspects",
@@ -147,8 +149,12 @@ class Holding:
         self.suspected_in = -1
         """… newer than this."""
 
+        self.strict = False
+        """It also has to be in the table on the git remote."""
         self.token: int | None = None
-        """Fencing token of a strict one that is granted."""
+        """Fencing token of a strict one that is in the table."""
+        self.strict_until: Instant = 0
+        """How long it counts there."""
         self.commit: str | None = None
         """What is left behind for the next holder, and on which branch; known from its release on."""
         self.branch = ""
@@ -159,6 +165,16 @@ class Holding:
     def body(self) -> ClaimBody:
         """What was asked for."""
         return self.known.body
+
+    @property
+    def asks_table(self) -> bool:
+        """A strict one that other peers have let through, and the table has not yet."""
+        return self.strict and self.granted and self.token is None
+
+    @property
+    def held(self) -> bool:
+        """Its agent may rely on it."""
+        return self.granted and not self.asks_table
 
     def queue(self, blocking: list[Known]) -> None:
         """It waits its turn. A waiter that dies must not keep the holder from its renewal, which begins at half its ttl."""

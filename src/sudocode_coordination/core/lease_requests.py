@@ -9,8 +9,8 @@ from sudocode_coordination.core.claims import MAX_OWN_PATTERNS, priority_of
 from sudocode_coordination.core.facts import Output
 from sudocode_coordination.core.holdings import Holding, Ticket
 from sudocode_coordination.core.io import Reply
-from sudocode_coordination.core.own_leases import OwnLeases
 from sudocode_coordination.core.resources import all_covered, name_of, normalise_all, pattern_count
+from sudocode_coordination.core.strict_part import StrictPart
 from sudocode_coordination.core.waiting import who
 from sudocode_coordination.core.wire import MAX_AGED, MAX_LAMPORT
 from sudocode_coordination.errors import ResourceError
@@ -18,11 +18,13 @@ from sudocode_coordination.model import AgentId, Instant, Lease, LeaseMode, Now,
 
 DECIDE_MS: Final = 12_000
 """Who does not want to wait has an answer by then: longer than it takes to notice that a peer has frozen (7 s)."""
+STRICT_DECIDE_MS: Final = 30_000
+"""For strict ones: time for two tries of a slow remote."""
 MAX_NAMES_BYTES: Final = 24 << 10
 """All names of a lease together: they travel in every message about it, and are one entry of the document."""
 
 
-class LeaseRequests(OwnLeases):
+class LeaseRequests(StrictPart):
     """The counter where agents of this peer ask."""
 
     def acquire(self, agent: AgentId, request: AcquireLease, ticket: Ticket | None, now: Now) -> list[Output]:
@@ -34,7 +36,8 @@ class LeaseRequests(OwnLeases):
         resources = normalise_all(request.resources)
         if sum(len(resource.path.encode()) + 16 for resource in resources) > MAX_NAMES_BYTES:
             raise ResourceError("the names of these resources are too long for one lease", hint="lease a folder above them instead")
-        ttl_ms = min(request.ttl_ms or self._config.lease_ttl_ms, self._config.max_lease_ttl_ms)
+        usual_ms = self._config.strict_lease_ttl_ms if request.strict else self._config.lease_ttl_ms
+        ttl_ms = min(request.ttl_ms or usual_ms, self._config.max_lease_ttl_ms)
         held = self._held_already(agent, resources, request, now.instant)
         if held is not None:
             return self._confirm(held, request, ticket, now)
@@ -44,11 +47,11 @@ class LeaseRequests(OwnLeases):
             )
         self._lamport = min(self._lamport + 1, MAX_LAMPORT)  # a peer may have driven it there; then the name decides
         lamport, aged = self._place_of(agent, resources, request.mode, request.priority, now.instant)
-        weaker = self._weaker_than(agent, resources, request.mode, request.priority + aged, now.instant)
+        weaker = self._weaker_than(agent, resources, request.mode, request.priority + aged, now.instant, strict=request.strict)
         ttl_ms = max([ttl_ms, *(held.ttl_ms for held in weaker)])
         holding = self._claim_for(agent, resources, request, ttl_ms, lamport, ticket, now, aged=aged)
         if request.wait_ms is None:
-            holding.decide_by = now.instant + DECIDE_MS
+            holding.decide_by = now.instant + (STRICT_DECIDE_MS if request.strict else DECIDE_MS)
             in_the_way = self._hopeless_of(holding, self.claims.conflicting(holding.body, now.instant), now.instant)
             if any(self._has_the_word_of(k.owner, holding) for k in in_the_way):
                 return self._deny(holding, in_the_way, "held", now) + self._settle(now)
@@ -62,7 +65,7 @@ class LeaseRequests(OwnLeases):
     def cancel(self, ticket: Ticket, now: Now) -> list[Output]:
         """Nobody waits for that answer any more, or nobody has got it: what was granted by it is given back."""
         holding = self._own.get(self._tickets.get(ticket, ""))
-        if holding is not None and not holding.granted:
+        if holding is not None and not holding.held:
             return self._end(holding, "cancelled", now) + self._settle(now)
         granted = self._own.get(self._granted_to.pop(ticket, ""))
         return [] if granted is None else self._end(granted, "released", now) + self._settle(now)
@@ -151,6 +154,8 @@ class LeaseRequests(OwnLeases):
             left = [r for r in body.resources if r not in gone]
             if (
                 holding.granted
+                and (holding.strict or not request.strict)
+                and not holding.asks_table
                 and now < holding.valid_until
                 and (body.mode == "exclusive" or request.mode == "shared")
                 and body.priority >= request.priority
@@ -219,7 +224,7 @@ class LeaseRequests(OwnLeases):
         heirs = []
         for mode, part in parts.items():
             resources = tuple(part)
-            request = AcquireLease(resources=resources, priority=body.priority, mode=mode, note=note)
+            request = AcquireLease(resources=resources, priority=body.priority, mode=mode, note=note, strict=holding.strict)
             levels = self._levels_to_lead(body.agent, resources, mode, body.priority, body.lamport, now.instant)
             aged = max(body.aged, levels)
             heir = self._claim_for(body.agent, resources, request, holding.ttl_ms, body.lamport, None, now, aged=aged)
@@ -234,6 +239,6 @@ class LeaseRequests(OwnLeases):
     def _shrink(self, holding: Holding, rest: tuple[Resource, ...], now: Now) -> list[Output]:
         """It waits, and is to wait for less."""
         body = holding.body
-        request = AcquireLease(resources=rest, priority=body.priority, mode=body.mode, note=body.note)
+        request = AcquireLease(resources=rest, priority=body.priority, mode=body.mode, note=body.note, strict=holding.strict)
         heir = self._claim_for(body.agent, rest, request, holding.ttl_ms, body.lamport, holding.ticket, now, aged=body.aged)
         return self._goes_on_as(heir, holding, now)

@@ -47,6 +47,7 @@ class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     fold: bool = False
     aged: Aged = 0
     token: Natural | None = None
+    strict: bool = False
     handover: Handover | None = None
     signature: Annotated[str, Meta(max_length=100)] = ""
     """Of a granted one: by its owner, over it as an open entry of the history."""
@@ -80,6 +81,7 @@ def entry_of(holding: Holding, signature: str = "") -> Json:
         fold=body.fold,
         aged=body.aged,
         token=holding.token,
+        strict=holding.strict,
         handover=holding.known.handover,
         signature=signature,
     )
@@ -111,6 +113,7 @@ def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretch
         return None
     known = Known(body, "document", now + stretched, entry.since)
     known.granted, known.grade = entry.state == "granted", entry.grade
+    known.strict, known.token = entry.strict, entry.token
     known.granted_since, known.handover = entry.since if known.granted else "", entry.handover
     return known
 
@@ -118,8 +121,11 @@ def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretch
 def describe(known: Known, holding: Holding | None, now: Instant) -> Lease:
     """A claim as a `Lease`."""
     body = known.body
-    granted = holding.granted if holding else known.granted
-    until = (holding.valid_until if granted else holding.sent_at + holding.hold_ms) if holding else known.expiry
+    strict, token = (holding.strict, holding.token) if holding else (known.strict, known.token)
+    granted = (holding.granted if holding else known.granted) and (token is not None or not strict)
+    until = holding.valid_until if holding and holding.granted else holding.sent_at + holding.hold_ms if holding else known.expiry
+    if holding and token is not None:
+        until = min(until, holding.strict_until)
     return Lease(
         claim_id=body.id,
         peer_id=known.owner,
@@ -135,6 +141,8 @@ def describe(known: Known, holding: Holding | None, now: Instant) -> Lease:
         note=body.note,
         mine=known.source == "own",
         handover=known.handover,
+        strict=strict,
+        token=token,
     )
 
 

@@ -214,6 +214,12 @@ class LeaseManager(LeaseRequests):
         known = self.claims.of_owner(peer)
         return [o for k in known for o in self._forgotten(k, "released", now)] + self._settle(now)
 
+    def is_over(self, claim: ClaimId) -> bool:
+        """Whether its owner has said that it ended, or that a life of it is over."""
+        owner = owner_of(claim)
+        latest = self._incarnation if owner == self._me else self._incarnations.get(owner, 0)
+        return self.claims.is_ended(claim) or incarnation_of(claim) < latest
+
     def peer_alive(self, peer: PeerId, now: Now) -> None:
         """It was heard of, if only through others: what the document says of its leases holds on."""
         for known in self.claims.of_owner(peer):
@@ -268,6 +274,7 @@ class LeaseManager(LeaseRequests):
                 granted = told.granted
                 known.since, known.handover = told.since, told.handover
                 known.granted_since = told.granted_since
+                known.strict, known.token = told.strict, told.token
             self._lamport = max(self._lamport, told.body.lamport)
             if granted:
                 out += self._note_granted(known, Granted(id=known.body.id, grade=told.grade), now)

@@ -11,8 +11,6 @@ from __future__ import annotations
 from random import Random
 from typing import Final, assert_never
 
-import msgspec
-
 from sudocode_coordination import __version__
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.config import CoordinationConfig
@@ -21,18 +19,31 @@ from sudocode_coordination.core.departed import Departed
 from sudocode_coordination.core.desk import Desk
 from sudocode_coordination.core.discovery import Discovery
 from sudocode_coordination.core.electorate import Electorate
-from sudocode_coordination.core.facts import EntriesChanged, Notify, Output, Respond, RosterChanged, Say, Write
+from sudocode_coordination.core.facts import (
+    EntriesChanged,
+    Notify,
+    Output,
+    Respond,
+    RosterChanged,
+    Say,
+    StrictDropped,
+    StrictGranted,
+    StrictLost,
+    StrictRefused,
+    StrictWanted,
+    Write,
+)
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublished,
     BranchPublishFailed,
     BranchRead,
     BranchReadFailed,
+    BuildTable,
     ClientGone,
     Dial,
     DialFailed,
     DiskFailed,
-    DiskOperation,
     Effect,
     Emit,
     FrameReceived,
@@ -47,6 +58,7 @@ from sudocode_coordination.core.io import (
     Persist,
     Publish,
     ReadBranch,
+    ReadTable,
     Reply,
     RequestCancelled,
     RequestReceived,
@@ -54,14 +66,21 @@ from sudocode_coordination.core.io import (
     Started,
     Stopped,
     StopRequested,
+    SwapTable,
+    TableBuilt,
+    TableRead,
+    TableReadFailed,
+    TableSwapFailed,
+    TableSwapped,
     Ticked,
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.membership import Membership
+from sudocode_coordination.core.step import Step
+from sudocode_coordination.core.strict import StrictLeases
 from sudocode_coordination.core.sync import SYNC_TOPIC, Sync
 from sudocode_coordination.core.wire import (
-    MAX_MESSAGES,
     Ack,
     Bye,
     Claim,
@@ -76,6 +95,8 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
     Signed,
+    StrictAnswer,
+    StrictAsk,
     WireMessage,
     decode_frame,
     decode_message,
@@ -87,8 +108,6 @@ from sudocode_coordination.errors import ProtocolError, UsageError
 from sudocode_coordination.model import Instant, Now, PeerId, iso_from_ms
 
 PRESENCE_TOPIC: Final = "sudocode/presence"
-FRAME_BYTES: Final = 512 << 10
-"""Where a step's messages for one peer are cut into frames: half of what a receiver takes."""
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
@@ -117,6 +136,7 @@ class Node:
         self.leases = LeaseManager(self._me, config, keyring)
         self.departed = Departed()
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
+        self.strict = StrictLeases(self._me, config, rng, self.leases.is_over)
         self.desk = Desk(self, config)
         self.electorate = Electorate(self._me, config, self.leases, self.discovery, self.membership)
         self.roster = self.electorate.roster
@@ -141,7 +161,7 @@ class Node:
         """Take an input in; what is to be done, in order."""
         due, self._times = self._deadlines(), None
         self._now = now
-        step = _Step()
+        step = Step()
         if not isinstance(given, DiskFailed):
             self.leases.begin_step()
         if not isinstance(given, Started):
@@ -149,7 +169,10 @@ class Node:
             self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
         self._route(self._look_around(now), step, now)
-        if self.stopping and not self._done and (self.discovery.stopped or now.instant >= (self._stop_by or 0)):
+        while strict := self.strict.flush(now):
+            self._route(strict, step, now)
+        over = self.discovery.stopped and self.strict.quiet
+        if self.stopping and not self._done and (over or now.instant >= (self._stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
         return step.finish()
@@ -167,14 +190,14 @@ class Node:
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            machines = (self.membership, self.electorate, self.leases, self.sync, self.discovery)
+            machines = (self.membership, self.electorate, self.leases, self.strict, self.sync, self.discovery)
             self._times = tuple(machine.deadline() for machine in machines)
         return self._times
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, electorate, leases, sync, discovery = (_due(at, now) for at in due)
+        membership, electorate, leases, strict, sync, discovery = (_due(at, now) for at in due)
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
@@ -182,6 +205,8 @@ class Node:
             out += self._view_changed(now)
         if leases:
             out += self.leases.ticked(now)
+        if strict:
+            out += self.strict.flush(now)
         if sync:
             out += self.sync.ticked(now)
         if discovery or late_ms:
@@ -225,6 +250,8 @@ class Node:
                 return self.discovery.branch_published(given, now)
             case BranchPublishFailed():
                 return self.discovery.branch_publish_failed(given, now)
+            case TableRead() | TableReadFailed() | TableSwapped() | TableSwapFailed() | TableBuilt():
+                return self.strict.writer.took(given, now)
             case RequestReceived():
                 return self.desk.asked(given, now)
             case RequestCancelled(client=client, request_id=request_id):
@@ -258,6 +285,7 @@ class Node:
         out += self.electorate.started(given.contents, now, newborn=given.newborn)
         out += self.agents.started(given.contents)
         self.departed.started(given.contents)
+        self.strict.started(incarnation, given.contents)
         out += self.membership.started(incarnation, now)
         out += self.discovery.started(now, given.contents)
         return out + self.discovery.agents_changed(self.agents.local, now)
@@ -268,6 +296,7 @@ class Node:
         self.stopping = True
         self._stop_by = now.instant + STOP_MS
         self.membership.stop()
+        self.strict.stop()
         known, whole = self.leases.testament(now)
         out = self.leases.stop(now) + self.electorate.stopping()
         for agent in self.agents.local:
@@ -321,6 +350,8 @@ class Node:
                 return self.discovery.offered(peer, message, now)
             case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
                 return self.leases.received(peer, message, now)
+            case StrictAsk() | StrictAnswer():
+                return self.strict.received(peer, message, now)
             case _:
                 assert_never(message)
 
@@ -378,6 +409,7 @@ class Node:
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
         out = self._view_changed(now)
+        self.strict.view_changed(self.leases.view, now)
         if self.membership.longing() < 2:
             self._seeks = 0
         elif not self.stopping and now.instant >= self._seek_at():
@@ -391,7 +423,7 @@ class Node:
 
     # --- out ----------------------------------------------------------------------------------------------------------------
 
-    def _route(self, outputs: list[Output], step: _Step, now: Now) -> None:
+    def _route(self, outputs: list[Output], step: Step, now: Now) -> None:
         """Facts go to the machines they concern, depth first; effects and messages into the step."""
         for output in outputs:
             match output:
@@ -420,44 +452,16 @@ class Node:
                     step.effects.append(Emit(event=event))
                     if kind == "heartbeat-sent":
                         self._route(self._beat_for_all(data["count"]), step, now)
+                case StrictWanted() | StrictDropped():
+                    self._route(self.strict.told(output, now), step, now)
+                case StrictGranted() | StrictRefused() | StrictLost():
+                    self._route(self.leases.strict_told(output, now), step, now)
                 case Dial() | HangUp() | Admit() | Send() | Gossip() | ReadBranch() | Publish() | Reply() | Emit() | Stopped():
+                    step.effects.append(output)
+                case ReadTable() | SwapTable() | BuildTable():
                     step.effects.append(output)
                 case _:
                     assert_never(output)
-
-
-class _Step:
-    """What one input leads to."""
-
-    def __init__(self) -> None:
-        self.operations: list[DiskOperation] = []
-        self.effects: list[Effect] = []
-        self._said: dict[PeerId, list[WireMessage]] = {}
-
-    def say(self, peer: PeerId, message: WireMessage) -> None:
-        """Once the writes are done."""
-        self._said.setdefault(peer, []).append(message)
-
-    def finish(self) -> list[Effect]:
-        """Writes, then messages (they are waited for elsewhere), then the rest."""
-        effects: list[Effect] = [Persist(operations=tuple(self.operations))] if self.operations else []
-        for peer, messages in self._said.items():
-            effects += [Send(peer=peer, frame=frame) for frame in _frames(messages)]
-        return effects + self.effects
-
-
-def _frames(messages: list[WireMessage]) -> list[bytes]:
-    frames: list[bytes] = []
-    batch: list[msgspec.Raw] = []
-    size = 0
-    for message in messages:
-        encoded = encode_message(message)
-        if batch and (size + len(encoded) > FRAME_BYTES or len(batch) >= MAX_MESSAGES):
-            frames.append(msgspec.msgpack.encode(batch))
-            batch, size = [], 0
-        batch.append(msgspec.Raw(encoded))
-        size += len(encoded)
-    return [*frames, msgspec.msgpack.encode(batch)]
 
 
 def _due(deadline: Instant | None, now: Now) -> bool:

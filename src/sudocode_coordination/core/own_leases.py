@@ -14,7 +14,7 @@ from sudocode_coordination.core.claims import (
     priority_of,
     rank_of,
 )
-from sudocode_coordination.core.facts import Notify, Output, Say, Write
+from sudocode_coordination.core.facts import Notify, Output, Say, StrictDropped, StrictWanted, Write
 from sudocode_coordination.core.holdings import Holding, Ticket, standing
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.lease_book import LeaseBook
@@ -32,7 +32,7 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import AgentId, Grade, Instant, LeaseMode, Now, PeerId, Resource, iso_from_ms
+from sudocode_coordination.model import AgentId, Grade, Instant, LeaseMode, Now, PartitionPolicy, PeerId, Resource, iso_from_ms
 
 RETRY_MS: Final = 1_000
 """A round that was not answered by all is repeated to the silent ones."""
@@ -77,6 +77,7 @@ class OwnLeases(LeaseBook):
         )
         known = Known(body, "own", 0, iso_from_ms(now.wall_ms))
         holding = Holding(known, ticket, now.instant)
+        holding.strict = request.strict
         self.claims.add(known)
         self._own[body.id] = holding
         self._of_agent.setdefault(agent, {})[body.id] = None
@@ -145,7 +146,9 @@ class OwnLeases(LeaseBook):
         """It has waited for long: it goes on as a claim that counts for more. What a claim counts for never changes: peers would
         order it differently while some have not heard of it."""
         body = holding.body
-        request = AcquireLease(resources=body.resources, priority=body.priority, mode=body.mode, note=body.note)
+        request = AcquireLease(
+            strict=holding.strict, resources=body.resources, priority=body.priority, mode=body.mode, note=body.note
+        )
         heir = self._claim_for(body.agent, body.resources, request, holding.ttl_ms, body.lamport, holding.ticket, now, aged=levels)
         return self._goes_on_as(heir, holding, now)
 
@@ -260,12 +263,12 @@ class OwnLeases(LeaseBook):
             return self._end(holding, "expired", now)
         blocking = self._blocking(holding, now)
         out = self._ask_the_rest(holding, blocking, instant) if holding.asked_first else []
-        stands = standing(
-            holding, blocking, self.view, self._me, self._config.partition_policy, memory=self.is_voice(instant), now=instant
-        )
+        policy = self._policy_for(holding)
+        stands = standing(holding, blocking, self.view, self._me, policy, memory=self.is_voice(instant), now=instant)
         if stands != "open":
-            changed = stands != holding.grade
-            holding.grade = holding.known.grade = stands
+            grade: Grade = stands if holding.token is None else "strict"
+            changed = grade != holding.grade
+            holding.grade = holding.known.grade = grade
             return out + (self._extend(holding, changed=changed, now=now) if holding.granted else self._grant(holding, now))
         out += self._ask_again(holding, blocking)
         if holding.granted or not blocking:
@@ -283,6 +286,10 @@ class OwnLeases(LeaseBook):
         hopeless = self._hopeless_of(holding, blocking, instant)
         certain = any(self._has_the_word_of(k.owner, holding) for k in hopeless)
         return out + (self._deny(holding, hopeless, "held", now) if certain else [])
+
+    def _policy_for(self, holding: Holding) -> PartitionPolicy:
+        """What to do without a majority. Of strict ones the table decides in the end."""
+        return "open" if holding.strict else self._config.partition_policy
 
     def _hopeless_of(self, holding: Holding, blocking: list[Known], now: Instant) -> list[Known]:
         return [] if holding.may_queue else [k for k in blocking if self._hopeless(holding, k, now)]
@@ -344,7 +351,7 @@ class OwnLeases(LeaseBook):
         granted = rival.granted and now < rival.valid_until if rival else known.granted
         if not granted or priority_of(known.body) < holding.body.priority:
             return False
-        return not (holding.excuses(known, self.view) and self._config.partition_policy == "open")
+        return not (holding.excuses(known, self.view) and self._policy_for(holding) == "open")
 
     def _grant(self, holding: Holding, now: Now) -> list[Output]:
         body = holding.body
@@ -358,6 +365,21 @@ class OwnLeases(LeaseBook):
         owners = sorted(({k.owner for k in waiting} - {self._me}) & self.view.connected)
         out += [Say(peer=owner, message=Granted(id=body.id, grade=holding.grade)) for owner in owners]
         self._dirty.update((k.body.id, None) for k in waiting if k.body.id in self._own)
+        if holding.strict:
+            out.append(StrictWanted(claim=body, decide_by=holding.decide_by, waits=holding.may_queue))
+        else:
+            out += self._hand_out(holding, now)
+        if holding.hold_ms < holding.ttl_ms:
+            out += self._refresh(holding, now)
+            self._dirty[body.id] = None
+        else:
+            self._set_timer(holding)
+        return out
+
+    def _hand_out(self, holding: Holding, now: Now) -> list[Output]:
+        """Its agent has it from now on."""
+        body = holding.body
+        out: list[Output] = []
         if holding.ticket is not None:
             waited = now.instant - holding.asked_at
             answer = LeaseOutcome(granted=True, lease=self.describe(holding.known, now.instant), waited_ms=waited)
@@ -372,11 +394,6 @@ class OwnLeases(LeaseBook):
             while len(self._granted_to) > GRANTS_KEPT:
                 self._granted_to.popitem(last=False)
         holding.ticket = None
-        if holding.hold_ms < holding.ttl_ms:
-            out += self._refresh(holding, now)
-            self._dirty[body.id] = None
-        else:
-            self._set_timer(holding)
         return out
 
     def _replace(self, holding: Holding, now: Now) -> list[Output]:
@@ -388,13 +405,15 @@ class OwnLeases(LeaseBook):
             old.heirs.discard(holding.body.id)
             out += [] if old.heirs else self._end(old, "replaced", now)
         body = holding.body
-        for weaker in self._weaker_than(body.agent, body.resources, body.mode, priority_of(body), now.instant):
+        for weaker in self._weaker_than(
+            body.agent, body.resources, body.mode, priority_of(body), now.instant, strict=holding.strict
+        ):
             if weaker is not holding and weaker.body.id in self._own and body.id not in weaker.heirs:
                 out += self._end(weaker, "replaced", now)
         return out
 
     def _weaker_than(
-        self, agent: AgentId, resources: tuple[Resource, ...], mode: LeaseMode, priority: int, now: Instant
+        self, agent: AgentId, resources: tuple[Resource, ...], mode: LeaseMode, priority: int, now: Instant, *, strict: bool = False
     ) -> list[Holding]:
         """Leases of the agent that say nothing which a lease like this does not say as well, name by name."""
         names = {name_of(r, fold_case=self._fold_case) for r in resources}
@@ -402,6 +421,7 @@ class OwnLeases(LeaseBook):
             other
             for other in self._held_on(agent, resources, now)
             if other.granted
+            and (strict or not other.strict)
             and (mode == "exclusive" or other.body.mode == "shared")
             and priority >= priority_of(other.body)
             and names.issuperset(name_of(r, fold_case=self._fold_case) for r in other.body.resources if r not in other.let_go)
@@ -447,13 +467,17 @@ class OwnLeases(LeaseBook):
         out: list[Output] = []
         if holding.ticket is not None:
             self._tickets.pop(holding.ticket, None)
-            if reason in ("released", "stopped"):  # by another of the agent's clients; a denial is answered where it is decided
+            if reason in ("released", "stopped") or (
+                holding.asks_table and reason not in ("denied", "cancelled", "replaced")
+            ):  # by another of the agent's clients; a denial is answered where it is decided
                 answer = LeaseOutcome(granted=False, reason=reason, waited_ms=now.instant - holding.asked_at)
                 out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
         self.claims.end(body.id)
         out += self._end_heirs(holding, now)
         left: Left | None = None
-        if holding.granted:
+        if holding.strict and holding.granted:
+            out.append(StrictDropped(claim=body.id, reason=reason, holder=holding.yield_to))
+        if holding.held:
             written, left = self.history.ended(holding, reason, now)
             out += written  # before what is urgent, so that both go at once
         if holding.published:
@@ -461,11 +485,11 @@ class OwnLeases(LeaseBook):
         if holding.round >= 0:
             told = sorted(self.view.connected & holding.asked_first if holding.asked_first else self.view.connected)
             out += [Say(peer=peer, message=End(id=body.id, reason=reason, left=left)) for peer in told]
-        if holding.granted and reason in ("released", "stopped"):
+        if holding.held and reason in ("released", "stopped"):
             out.append(Notify(type="lease-released", agent_id=body.agent, data=lease))
-        elif holding.granted and reason == "expired":
+        elif holding.held and reason == "expired":
             out.append(Notify(type="lease-expired", agent_id=body.agent, data=lease))
-        if holding.granted and reason in ("preempted", "lost-conflict", "expired"):
+        if holding.held and reason in ("preempted", "lost-conflict", "expired"):
             out.append(Notify(type="lease-lost", agent_id=body.agent, data=lease))
         self._wake(body, now)
         return out

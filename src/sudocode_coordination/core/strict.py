@@ -18,9 +18,9 @@ import msgspec
 
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.claims import owner_of
-from sudocode_coordination.core.facts import Output, Say, StrictGranted, StrictLost, StrictRefused, StrictWanted
+from sudocode_coordination.core.facts import Output, Say, StrictDropped, StrictGranted, StrictLost, StrictRefused, StrictWanted
 from sudocode_coordination.core.fenced import FencedPushes, LostLease
-from sudocode_coordination.core.holdings import Ticket
+from sudocode_coordination.core.holdings import Ticket, View
 from sudocode_coordination.core.io import DiskContents, Persist, RequestError, StoredValue
 from sudocode_coordination.core.strict_own import OwnStrict, Sent, conflicts_with
 from sudocode_coordination.core.strict_table import claims_of, fits, id_of
@@ -51,8 +51,6 @@ SHUN_MS: Final = 60_000
 """How long one that did not answer is not asked again."""
 KEEP_MS: Final = 20_000
 """What other peers ask is tried for so long: by then they have turned to the remote themselves."""
-DECIDE_MS: Final = 30_000
-"""Who does not want to wait has an answer by then: two tries of a slow remote."""
 POLL_MS: Final = 15_000
 """Between two looks at the table while an agent waits for an entry whose owner can't be reached; the interval of discovery
 if that is shorter."""
@@ -88,6 +86,7 @@ class StrictLeases:
         self._renewing: set[ClaimId] = set()
         self._peers: tuple[PeerId, ...] = ()
         """Connected peers of the roster."""
+        self._view: View | None = None
         self._shunned: dict[PeerId, Instant] = {}
         self.fenced = FencedPushes(self.writer)
         self._count = 0
@@ -113,6 +112,7 @@ class StrictLeases:
     def stop(self) -> None:
         """From now on everything is written here, and nothing for others."""
         self._stopping = True
+        self.writer.send_away("this peer stops")
         for name, sent in list(self._sent.items()):
             if sent.to is not None:
                 self._sent.pop(name)
@@ -153,19 +153,21 @@ class StrictLeases:
 
     # --- what the fast level says -------------------------------------------------------------------------------------
 
-    def wanted(self, given: StrictWanted, now: Now) -> list[Output]:
-        """A claim that is effective among peers wants its place."""
+    def told(self, given: StrictWanted | StrictDropped, now: Now) -> list[Output]:
+        """A claim that is effective among peers wants its place, or has ended for good."""
+        if isinstance(given, StrictDropped):
+            self._dropped(given)
+            return []
         own = self._own[given.claim.id] = OwnStrict(given, now)
         self._ask(own, now)
         return self._store(own=True)
 
-    def dropped(self, claim: ClaimId, reason: str = "", holder: str = "") -> None:
-        """It has ended here, for good."""
-        own = self._own.get(claim)
+    def _dropped(self, given: StrictDropped) -> None:
+        own = self._own.get(given.claim)
         if own is None:
             return
-        if own.told and reason in ("expired", "preempted", "lost-conflict"):
-            self.fenced.lose(LostLease(own.claim, own.token, reason, holder))
+        if own.told and given.reason in ("expired", "preempted", "lost-conflict"):
+            self.fenced.lose(LostLease(own.claim, own.token, given.reason, given.holder))
         self._forget(own)
 
     def _forget(self, own: OwnStrict) -> None:
@@ -179,9 +181,12 @@ class StrictLeases:
 
     # --- what peers say -------------------------------------------------------------------------------------------------
 
-    def view_changed(self, roster: Iterable[PeerId], connected: frozenset[PeerId], now: Now) -> None:
+    def view_changed(self, view: View, now: Now) -> None:
         """Who can be asked."""
-        peers = tuple(peer for peer in roster if peer in connected and peer != self._me)
+        if view is self._view:
+            return
+        self._view = view
+        peers = tuple(peer for peer in view.roster if peer in view.connected and peer != self._me)
         if peers == self._peers:
             return
         for peer in set(self._peers).difference(peers):
@@ -191,7 +196,14 @@ class StrictLeases:
             if sent.to is not None and sent.to not in peers:
                 self._write_here(name, now)
 
-    def asked(self, peer: PeerId, given: StrictAsk, now: Now) -> list[Output]:
+    def received(self, peer: PeerId, message: StrictAsk | StrictAnswer, now: Now) -> list[Output]:
+        """A peer asks for something to be written, or has written it."""
+        if isinstance(message, StrictAsk):
+            return self._asked(peer, message, now)
+        self._answered(peer, message, now)
+        return []
+
+    def _asked(self, peer: PeerId, given: StrictAsk, now: Now) -> list[Output]:
         """A peer wants something written."""
         op = given.op
         if any(owner_of(claim) != peer for claim in claims_of(op)) or (isinstance(op, StrictAcquire) and not fits(op.claim)):
@@ -201,7 +213,7 @@ class StrictLeases:
         self.writer.submit(op, peer, now, patient=False, by=now.instant + KEEP_MS)
         return []
 
-    def answered(self, peer: PeerId, given: StrictAnswer, now: Now) -> None:
+    def _answered(self, peer: PeerId, given: StrictAnswer, now: Now) -> None:
         """What became of something that a peer was asked to write."""
         sent = self._sent.get(given.id)
         if sent is None or sent.to != peer:

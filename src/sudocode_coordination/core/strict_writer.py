@@ -46,6 +46,7 @@ HOLD_MS: Final = 5_000
 MAX_PROBLEMS: Final = 8
 """Alarms about the table, told until the process ends."""
 
+TableInput: TypeAlias = TableRead | TableReadFailed | TableSwapped | TableSwapFailed | TableBuilt
 Failure: TypeAlias = Literal["refused", "unreachable", "busy", "newer"]
 
 
@@ -153,6 +154,11 @@ class TableWriter:
             return False
         self._jobs.pop(name, None)
         return True
+
+    def send_away(self, reason: str) -> None:
+        """Other peers have to write for themselves from now on."""
+        names = [name for name, job in self._jobs.items() if job.source is not None and name not in self._tried]
+        self._fail(names, "busy", reason)
 
     def drop_of(self, peer: PeerId) -> None:
         """A peer is not there any more to hear what became of its jobs."""
@@ -266,6 +272,23 @@ class TableWriter:
 
     # --- what comes of it -------------------------------------------------------------------------------------------------
 
+    def took(self, given: TableInput, now: Now) -> list[Output]:
+        """The remote has answered."""
+        match given:
+            case TableRead():
+                return self.table_read(given, now)
+            case TableReadFailed(reason=reason):
+                self.read_failed(reason, now)
+            case TableSwapped():
+                self.swapped(given, now)
+            case TableSwapFailed():
+                self.swap_failed(given, now)
+            case TableBuilt():
+                self.table_built(given)
+            case _:
+                assert_never(given)
+        return []
+
     def table_read(self, given: TableRead, now: Now) -> list[Output]:
         """The table as it is."""
         asked, self._reading = self._reading, None
@@ -287,21 +310,20 @@ class TableWriter:
         self.floor = max(self.floor, self.highest)
         return []
 
-    def read_failed(self, given: TableReadFailed, now: Now) -> list[Output]:
+    def read_failed(self, reason: str, now: Now) -> None:
         """The remote does not answer: who does not wait for it is told."""
         self._reading = None
         self.wants_read = True
-        self._unreached(given.reason, now)
-        self._fail([name for name, job in self._jobs.items() if not job.patient], "unreachable", given.reason)
+        self._unreached(reason, now)
+        self._fail([name for name, job in self._jobs.items() if not job.patient], "unreachable", reason)
         prepares, self._prepares = self._prepares, {}
-        self.built += [Built(op, failure="unreachable", reason=given.reason) for op in prepares.values()]
-        return []
+        self.built += [Built(op, failure="unreachable", reason=reason) for op in prepares.values()]
 
-    def swapped(self, given: TableSwapped, now: Now) -> list[Output]:
+    def swapped(self, given: TableSwapped, now: Now) -> None:
         """The commit has landed."""
         swap = self._swap
         if swap is None or swap.ticket != given.ticket:
-            return []
+            return
         self._swap = None
         self._became(self.table.changed(swap.changes), given.commit, swap.changes, now.instant)
         self.read_at = self._swap_at
@@ -310,17 +332,16 @@ class TableWriter:
         self._reached()
         self._fails = 0
         self._settle(self._swap_results)
-        return []
 
-    def swap_failed(self, given: TableSwapFailed, now: Now) -> list[Output]:
+    def swap_failed(self, given: TableSwapFailed, now: Now) -> None:
         """It has not, or nobody knows."""
         building = self._building.pop(given.ticket, None)
         if building is not None:
             self.built.append(building._replace(failure="unreachable", reason=given.reason))
-            return []
+            return
         swap = self._swap
         if swap is None or swap.ticket != given.ticket:
-            return []
+            return
         self._swap = None
         self.wants_read = True
         match given.kind:
@@ -341,14 +362,12 @@ class TableWriter:
                 self._fail([name for name in self._swap_results if name in self._jobs], "refused", given.reason)
             case _:
                 assert_never(given.kind)
-        return []
 
-    def table_built(self, given: TableBuilt) -> list[Output]:
+    def table_built(self, given: TableBuilt) -> None:
         """A commit for a client is there."""
         building = self._building.pop(given.ticket, None)
         if building is not None:
             self.built.append(building._replace(commit=given.commit, ref=given.ref, objects=given.objects))
-        return []
 
     # --- what is known ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,48 @@
+"""What one input leads to: writes first, then what is said, then all else."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from sudocode_coordination.core.io import DiskOperation, Effect, Persist, Send
+from sudocode_coordination.core.wire import MAX_MESSAGES, WireMessage, encode_message
+from sudocode_coordination.model import PeerId
+
+FRAME_BYTES: Final = 512 << 10
+"""Where a step's messages for one peer are cut into frames: half of what a receiver takes."""
+
+
+class Step:
+    """What one input leads to."""
+
+    def __init__(self) -> None:
+        self.operations: list[DiskOperation] = []
+        self.effects: list[Effect] = []
+        self._said: dict[PeerId, list[WireMessage]] = {}
+
+    def say(self, peer: PeerId, message: WireMessage) -> None:
+        """Once the writes are done."""
+        self._said.setdefault(peer, []).append(message)
+
+    def finish(self) -> list[Effect]:
+        """Writes, then messages (they are waited for elsewhere), then the rest."""
+        effects: list[Effect] = [Persist(operations=tuple(self.operations))] if self.operations else []
+        for peer, messages in self._said.items():
+            effects += [Send(peer=peer, frame=frame) for frame in _frames(messages)]
+        return effects + self.effects
+
+
+def _frames(messages: list[WireMessage]) -> list[bytes]:
+    frames: list[bytes] = []
+    batch: list[msgspec.Raw] = []
+    size = 0
+    for message in messages:
+        encoded = encode_message(message)
+        if batch and (size + len(encoded) > FRAME_BYTES or len(batch) >= MAX_MESSAGES):
+            frames.append(msgspec.msgpack.encode(batch))
+            batch, size = [], 0
+        batch.append(msgspec.Raw(encoded))
+        size += len(encoded)
+    return [*frames, msgspec.msgpack.encode(batch)]

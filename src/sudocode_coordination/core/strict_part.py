@@ -1,0 +1,68 @@
+"""The fast level's side of strict leases: what the table says becomes of a claim that other peers have let through."""
+
+from __future__ import annotations
+
+from sudocode_coordination.api.requests import LeaseOutcome
+from sudocode_coordination.core.facts import Notify, Output, Say, StrictGranted, StrictLost, StrictRefused, Write
+from sudocode_coordination.core.holdings import Holding
+from sudocode_coordination.core.io import Reply
+from sudocode_coordination.core.lease_view import entry_key
+from sudocode_coordination.core.own_leases import OwnLeases
+from sudocode_coordination.core.wire import Granted
+from sudocode_coordination.model import Now
+
+
+class StrictPart(OwnLeases):
+    """Claims that are in the strict table, too."""
+
+    def strict_told(self, given: StrictGranted | StrictRefused | StrictLost, now: Now) -> list[Output]:
+        """The table has decided."""
+        holding = self._own.get(given.claim)
+        if holding is None or not (holding.strict and holding.granted):
+            return []
+        match given:
+            case StrictGranted():
+                out = self._in_the_table(holding, given, now)
+            case StrictRefused():
+                out = self._not_in_the_table(holding, given, now)
+            case StrictLost():
+                out = self._out_of_the_table(holding, given, now)
+        return out + self._settle(now)
+
+    def _in_the_table(self, holding: Holding, given: StrictGranted, now: Now) -> list[Output]:
+        fresh = holding.token is None
+        holding.token, holding.strict_until = given.token, given.valid_until
+        if not fresh:
+            return []
+        body = holding.body
+        holding.grade = holding.known.grade = "strict"
+        out: list[Output] = [Write(root="leases", key=entry_key(body.id), value=self.history.shown(holding), urgent=True)]
+        waiting = self.claims.conflicting(body, now.instant)
+        owners = sorted(({k.owner for k in waiting} - {self._me}) & self.view.connected)
+        out += [Say(peer=owner, message=Granted(id=body.id, grade=holding.grade)) for owner in owners]
+        return out + self._hand_out(holding, now)
+
+    def _not_in_the_table(self, holding: Holding, given: StrictRefused, now: Now) -> list[Output]:
+        why = given.reason if given.error is None else given.error.message
+        data = self._event_data(holding, now) | {"reason": why}
+        if given.holders:
+            data["holder"] = given.holders[0].agent_id
+        out: list[Output] = [Notify(type="lease-denied", agent_id=holding.body.agent, data=data)]
+        ticket = holding.ticket
+        if ticket is not None and given.error is not None:
+            out.append(Reply(client=ticket.client, request_id=ticket.request_id, error=given.error))
+        elif ticket is not None:
+            waited = now.instant - holding.asked_at
+            answer = LeaseOutcome(granted=False, holders=given.holders, reason=given.reason, waited_ms=waited)
+            out.append(Reply(client=ticket.client, request_id=ticket.request_id, value=answer))
+        return out + self._end(holding, "denied", now)
+
+    def _out_of_the_table(self, holding: Holding, given: StrictLost, now: Now) -> list[Output]:
+        holding.yield_to = given.holder or holding.yield_to
+        grace_ms = self._config.preempt_grace_ms
+        if given.reason != "preempted" or grace_ms == 0 or holding.yield_at is not None:
+            return [] if holding.yield_at is not None and given.reason == "preempted" else self._end(holding, given.reason, now)
+        holding.yield_at = now.instant + grace_ms
+        self._set_timer(holding)
+        data = self._event_data(holding, now) | {"holder": given.holder, "graceMs": grace_ms}
+        return [Notify(type="conflicts-detected", agent_id=holding.body.agent, data=data)]
