@@ -6,6 +6,8 @@ import sys
 from types import FrameType
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sudocode_coordination.core import resources as resources_module
 from sudocode_coordination.core.overlap import Overlap
@@ -62,10 +64,12 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.parametrize("fold_case", [False, True])
 @pytest.mark.parametrize("one", HOSTILE)
-def test_no_pattern_within_the_limits_costs_much(one: str) -> None:
-    automata = [Automaton(parse(normalise(Resource("file", p)).path, False) or (), below=True) for p in HOSTILE]
-    mine = Automaton(parse(normalise(Resource("file", one)).path, False) or (), below=True)
+def test_no_pattern_within_the_limits_costs_much(one: str, fold_case: bool) -> None:
+    automata = [Automaton(parse(file(p).path, fold_case) or (), below=True) for p in HOSTILE]
+    assert _calls(lambda: Automaton(parse(file(one).path, fold_case) or (), below=True)) < 40_000
+    mine = Automaton(parse(file(one).path, fold_case) or (), below=True)
     assert len(mine.tokens) <= MAX_PATTERN_CHARACTERS + 2
     for other in automata:
         assert _calls(lambda other=other: meet(mine, other)) < 12_000
@@ -146,3 +150,70 @@ def test_thousands_of_names_elsewhere_cost_nothing(monkeypatch: pytest.MonkeyPat
     assert work < 60
     assert list(index.of([file("held/7/57.py/x")])) == ["c57"]
     assert len(list(index.of([file("held/7/")]))) == 200
+
+
+def test_a_pattern_walks_what_paths_have_in_common_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Overlap()
+    for number in range(10_000):
+        index.add(f"c{number}", (file(f"a/long/way/down/to/where/they/are/{number % 50}/{number}.py"),))
+    steps = 0
+    step = Automaton.step
+
+    def counted(self: Automaton, states: int, token: object) -> int:
+        nonlocal steps
+        steps += 1
+        return step(self, states, token)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Automaton, "step", counted)
+    assert len(list(index.of([file("**/*7.py")]))) == 1_000
+    assert steps < 100_000, "half a million without"
+    steps = 0
+    assert list(index.of([file("*/longer/**")])) == []
+    assert steps < 20, "what can't match is left out as a whole"
+
+
+odd_text = st.one_of(
+    st.text(max_size=30),
+    st.text(alphabet="ab/*?[]!^-\\.:~\u0308ü\U0010ffff", max_size=60),
+    st.builds(
+        lambda part, times: part * times,
+        st.sampled_from(["a/", "*/", "**/", "[", "[!a]", "\\", "../", "é", "\ud800"]),
+        st.integers(1, 600),
+    ),
+)
+odd_names = st.lists(
+    st.builds(Resource, st.sampled_from(("file", "spec", "issue", "component")), odd_text), min_size=1, max_size=MAX_PATTERNS
+).map(tuple)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(odd_names, st.booleans()), min_size=1, max_size=6), odd_names, st.booleans())
+def test_whatever_a_peer_sends_is_compared_at_a_bounded_cost_and_forgotten_without_a_trace(
+    claims: list[tuple[tuple[Resource, ...], bool]], wanted: tuple[Resource, ...], fold_case: bool
+) -> None:
+    index = Overlap()
+    list(index.of(wanted, fold_case=True))
+    pairs = 0
+    for number, (names, folds) in enumerate(claims):
+        pairs += len(names) * len(wanted)
+        index.add(f"c{number}", names, fold_case=folds)
+    assert _calls(lambda: list(index.of(wanted, fold_case=fold_case))) < 20_000 * (1 + pairs)
+    found = set(index.of(wanted, fold_case=fold_case))
+    for number, (names, folds) in enumerate(claims):
+        if set(names) & set(wanted):
+            assert f"c{number}" in found, "equal names, of whatever kind"
+        index.remove(f"c{number}", names, fold_case=folds)
+    assert not index._exact
+    for names_of in (index._written, index._folded, index._written_folded or {}):
+        for kept in names_of.values():
+            assert not any(getattr(kept, part) for part in kept.__slots__ if part[0] != "_")
+
+
+def test_very_deep_and_very_long_names_cost_no_more_than_their_length() -> None:
+    index = Overlap()
+    deep = ["/".join(["d"] * depth) for depth in range(1, MAX_PATH_CHARACTERS // 2)]
+    for number, name in enumerate(deep):
+        index.add(f"c{number}", (file(name),))
+    assert len(list(index.of([file(deep[-1])]))) == len(deep)
+    assert _calls(lambda: list(index.of([file("e/" * 500 + "f")]))) < 5_000
+    assert _calls(lambda: list(index.of([file("**/d/*")]))) < 60_000

@@ -105,6 +105,7 @@ def _cased() -> list[tuple[int, int, int]]:
     return runs
 
 
+@lru_cache(STEPS_KEPT)
 def _with_folded(spans: Spans) -> Spans:
     """With what the characters fold to. What they are themselves may stay: no folded path has it."""
     more: list[tuple[int, int]] = []
