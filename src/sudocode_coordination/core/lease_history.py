@@ -303,6 +303,8 @@ class LeaseHistory:
         while len(self._own) > self._keep or (self._own_bytes > self._keep * ENTRY_BYTES and len(self._own) > 1):
             oldest = next(iter(self._own))
             self._drop_own(oldest)
+            self._told.pop(f"{self._me}.{oldest}", None)
+            self._drop_left(f"{self._me}.{oldest}")
             out.append(Write(root="leaseHistory", key=oldest, value=None))
         return out
 
