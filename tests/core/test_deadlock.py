@@ -69,7 +69,7 @@ def test_two_that_wait_for_each_other_in_every_order() -> None:
     for bench in every_order(lambda: crossed(names)):
         orders += 1
         is_broken_once(bench, names)
-    assert orders >= 10
+    assert orders >= 5
 
 
 @pytest.mark.parametrize("seed", range(60))
