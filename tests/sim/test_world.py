@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from sudocode_coordination.api.requests import AcquireLease, GetStatus, LeaseOutcome, Status
+from sudocode_coordination.api.events import Event
+from sudocode_coordination.api.requests import AcquireLease, GetStatus, LeaseOutcome, ReleaseLease, Status
 from sudocode_coordination.config import create_default_config
+from sudocode_coordination.core.facts import Notify
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.model import Resource
-from sudocode_coordination.sim.checkers import NoRevival, Violation, check_converged, check_exclusion, holdings
+from sudocode_coordination.sim.checkers import (
+    Violation,
+    check_converged,
+    check_exclusion,
+    check_let_go,
+    check_the_dead_let_go,
+    holdings,
+)
+from sudocode_coordination.sim.misfortune import _drifting
 from sudocode_coordination.sim.network import NetworkFaults
+from sudocode_coordination.sim.watch import Watch
 from sudocode_coordination.sim.world import SimClock, SimNode, World
 
 FILE = Resource("file", "a.py")
@@ -52,6 +63,7 @@ def test_two_meet_and_one_holds() -> None:
     assert [h.body.agent for h in holdings(alice)] == ["alice"]
     assert list(holdings(bob)) == []
     check_exclusion(world, settled=True)
+    world.scheduler.run_until(world.scheduler.instant + 1_000)
     check_converged(world)
 
 
@@ -91,18 +103,135 @@ def test_the_exclusion_checker_sees_two_holders() -> None:
         check_exclusion(world, settled=True)
 
 
-def test_the_revival_checker_sees_a_claim_come_back() -> None:
-    world, (alice, _) = world_of("alice", "bob")
-    checker = NoRevival()
+def two_held_without_knowing() -> tuple[World, SimNode, SimNode]:
+    """Alice holds the file; Bob is made to believe that he is alone, and that nobody holds anything."""
+    world, (alice, bob) = world_of("alice", "bob")
     assert acquire(alice, world)
-    checker.check(world)
+    assert bob.node is not None
+    bob.node.leases.claims._known.clear()
+    bob.node.leases.claims._overlap = Overlap()
+    return world, alice, bob
+
+
+def grant_alone(node: SimNode) -> None:
+    assert node.node is not None
+    node.node.leases.view = node.node.leases.view._replace(roster=(node.peer_id,), established=(), connected=frozenset())
+    node.node.leases.acquire("bob", AcquireLease(resources=(FILE,)), None, node.now)
+
+
+def test_the_watch_sees_two_holders_at_the_step_that_makes_the_second() -> None:
+    world, alice, bob = two_held_without_knowing()
+    watch = Watch(world)
+    watch.look()
+    assert [(node.name, held.body.agent) for node, held in watch.held()] == [("alice", "alice")]
+    grant_alone(bob)
+    with pytest.raises(Violation, match=r"bob .* and alice .* both hold"):
+        watch.stepped(bob)
+    assert alice.node is not None
+
+
+def test_the_watch_sees_that_a_settled_swarm_has_an_overlap() -> None:
+    world, _, bob = two_held_without_knowing()
+    watch = Watch(world)
+    watch.look()
+    grant_alone(bob)
+    assert bob.node is not None
+    for holding in bob.node.leases.holdings():
+        holding.grade = "provisional"
+    watch.stepped(bob)  # apart, and provisional: that may be
+    with pytest.raises(Violation, match="both hold"):
+        watch.settle(settled=True)
+
+
+def test_the_watch_sees_an_overlap_with_somebody_in_contact() -> None:
+    world, alice, bob = two_held_without_knowing()
+    watch = Watch(world)
+    watch.look()
+    grant_alone(bob)
+    assert bob.node is not None
+    for holding in bob.node.leases.holdings():
+        holding.grade = "provisional"
+    bob.node.leases.view = bob.node.leases.view._replace(connected=frozenset({alice.peer_id}))
+    with pytest.raises(Violation, match="though they are in contact"):
+        watch.stepped(bob)
+
+
+def test_the_watch_sees_a_claim_come_back() -> None:
+    world, (alice, _) = world_of("alice", "bob")
+    watch = Watch(world)
+    assert acquire(alice, world)
     assert alice.node is not None
     (holding,) = alice.node.leases.holdings()
-    valid_until, holding.valid_until = holding.valid_until, 0
-    checker.check(world)
-    holding.valid_until = valid_until
+    world.scheduler.instant += holding.valid_until - alice.now.instant  # nothing runs meanwhile
+    holding.valid_until += 10_000
     with pytest.raises(Violation, match="revived"):
-        checker.check(world)
+        watch.stepped(alice)
+
+
+def test_the_watch_sees_a_lease_end_without_a_word() -> None:
+    world, (alice, _) = world_of("alice", "bob")
+    watch = Watch(world)
+    assert acquire(alice, world)
+    assert alice.node is not None
+    (holding,) = alice.node.leases.holdings()
+    del alice.node.leases._own[holding.body.id]
+    with pytest.raises(Violation, match="was not told"):
+        watch.stepped(alice)
+
+
+def test_the_watch_sees_a_lease_released_that_nobody_gave_back() -> None:
+    world, (alice, _) = world_of("alice", "bob")
+    watch = Watch(world)
+    assert acquire(alice, world)
+    assert alice.node is not None
+    released = alice.node.leases.release("alice", (FILE,), alice.now)[1]
+    assert released
+    for event in [effect for effect in released if isinstance(effect, Notify)]:
+        world.happened(alice, Event(type=event.type, agent_id="alice", timestamp="", data=event.data))
+    with pytest.raises(Violation, match="had not asked for it"):
+        watch.stepped(alice)
+    alice.willed["alice"] = world.scheduler.instant
+
+
+def test_a_release_that_was_asked_for_is_none() -> None:
+    world, (alice, _) = world_of("alice", "bob")
+    watch = Watch(world)
+    assert acquire(alice, world)
+    alice.ask(ReleaseLease(resources=(FILE,)), lambda _: None)
+    assert watch.held() == []
+
+
+def test_what_is_left_of_a_lease_is_seen() -> None:
+    world, (alice, _) = world_of("alice", "bob")
+    check_let_go(world)
+    assert acquire(alice, world)
+    with pytest.raises(Violation, match="left over at alice"):
+        check_let_go(world)
+    assert alice.node is not None
+    died_at = {alice.peer_id: (alice.node.sync.incarnation, world.scheduler.instant)}
+    alice.kill()
+    world.scheduler.run_until(world.scheduler.instant + 60_000)
+    check_the_dead_let_go(world, died_at, 300_000)
+    with pytest.raises(Violation, match=r"bob counts .*, gone for"):
+        check_the_dead_let_go(world, died_at, 20_000)
+
+
+def test_a_late_machine_and_another_clock_change_nothing_for_whoever_holds() -> None:
+    world, (alice, bob) = world_of("alice", "bob")
+    assert acquire(alice, world)
+    alice.late_ms = 900
+    bob.set_clock(_drifting(bob.clock, world.scheduler.instant, 9_000))
+    world.network.slow[bob.peer_id] = 400
+    world.scheduler.run_until(world.scheduler.instant + 400_000)
+    assert [h.body.agent for h in holdings(alice)] == ["alice"]
+    assert not acquire(bob, world)
+
+
+def test_a_clock_with_another_rate_shows_the_same_time_at_first() -> None:
+    clock = SimClock(offset_ms=77, drift_ppm=-5_000)
+    other = _drifting(clock, 1_000_000, 9_000)
+    assert other.read(1_000_000) == clock.read(1_000_000)
+    assert other.read(2_000_000).instant - other.read(1_000_000).instant == 1_009_000
 
 
 def test_the_convergence_checker_sees_a_difference() -> None:

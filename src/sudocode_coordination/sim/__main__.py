@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from multiprocessing import get_context
 from time import monotonic
 from typing import Final
@@ -17,6 +18,10 @@ CHUNK: Final = 4
 """Seeds a worker takes at a time."""
 MAX_SHOWN: Final = 20
 """Violations printed in full."""
+LAST_STEPS: Final = 25
+"""Of a history with a violation, printed."""
+PROGRESS_S: Final = 30
+"""Between two lines of progress in a log; on a terminal it is shown every second."""
 
 
 def outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
@@ -69,10 +74,12 @@ def _run_many(seeds: range, jobs: int, *, as_json: bool) -> int:
         if outcome.violation:
             bad.append(outcome)
             if not as_json and len(bad) <= MAX_SHOWN:
-                _say(f"seed {outcome.seed}: {outcome.violation}\n  replay: coord sim --seed {outcome.seed}")
-        if sys.stderr.isatty() and monotonic() - shown > 1:
+                _say_violation(outcome)
+        if monotonic() - shown > (1 if sys.stderr.isatty() else PROGRESS_S):
             shown = monotonic()
-            print(f"\r{done}/{len(seeds)} seeds, {len(bad)} violations", end="", file=sys.stderr, flush=True)  # noqa: T201
+            _say_progress(seeds, done, len(bad), monotonic() - started)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)  # noqa: T201
     seconds = round(monotonic() - started, 1)
     if as_json:
         summary = {"seeds": done, "violations": len(bad), "events": events, "granted": granted, "seconds": seconds}
@@ -80,6 +87,26 @@ def _run_many(seeds: range, jobs: int, *, as_json: bool) -> int:
     else:
         _say(f"{done} seeds, {events} events, {granted} leases granted, {len(bad)} violations, {seconds} s")
     return 1 if bad else 0
+
+
+def _say_violation(outcome: Outcome) -> None:
+    """With the last steps: the seed is run once more for its words."""
+    _say(f"seed {outcome.seed}: {outcome.violation}")
+    for line in Run(outcome.seed, words=True).run().words[-LAST_STEPS:]:
+        _say(f"    {line}")
+    _say(f"  replay: coord sim --seed {outcome.seed}")
+
+
+def _say_progress(seeds: range, done: int, bad: int, seconds: float) -> None:
+    """Where it is, how long it will take, and how to go on from here if it is stopped."""
+    left = timedelta(seconds=round((len(seeds) - done) * seconds / done))
+    line = (
+        f"{done}/{len(seeds)} seeds, {bad} violations, {done / seconds:.1f} seeds/s, {left} left; go on: --first {seeds[0] + done}"
+    )
+    if sys.stderr.isatty():
+        print(f"\r{line}  ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    else:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _as_dict(outcome: Outcome) -> dict[str, object]:

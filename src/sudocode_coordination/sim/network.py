@@ -91,6 +91,8 @@ class SimNetworkWorld:
         self.scheduler = scheduler
         self.faults = faults
         self.by_address: dict[str, SimNetwork] = {}
+        self.slow: dict[PeerId, int] = {}
+        """Peers whatever comes from or goes to which takes up to so many milliseconds longer."""
         self._cut: set[tuple[PeerId, PeerId]] = set()
         self._links = 0
         self._ports = 1_023
@@ -128,9 +130,12 @@ class SimNetworkWorld:
 
     # --- for the nodes --------------------------------------------------------------------------------------------------
 
-    def delay(self) -> int:
-        """One way, by chance."""
-        return self.scheduler.random.randint(*self.faults.latency_ms)
+    def delay(self, *ends: PeerId) -> int:
+        """One way between these, by chance."""
+        delay = self.scheduler.random.randint(*self.faults.latency_ms)
+        if self.slow:
+            delay += sum(self.scheduler.random.randint(0, self.slow[end]) for end in ends if end in self.slow)
+        return delay
 
     def chance(self, probability: float) -> bool:
         """By the world's dice; no die is thrown for what never happens."""
@@ -305,7 +310,7 @@ class SimNetwork:
                 if (node.frozen and node is not self) or self.peer_id not in side.other._admitted:
                     continue
                 reached.add(peer)
-                delay = base + self._world.delay()
+                delay = base + self._world.delay(node.peer_id, peer)
                 frontier.append((side.other, delay))
                 if self._world.chance(faults.gossip_loss):
                     continue
@@ -335,7 +340,7 @@ class SimNetwork:
     def _carry(self, side: _Side, frame: bytes) -> None:
         world = self._world
         now = world.scheduler.instant
-        arrival = now + world.delay() + len(frame) // _BYTES_PER_MS
+        arrival = now + world.delay(self.peer_id, side.other.peer_id) + len(frame) // _BYTES_PER_MS
         side.under_way_bytes += len(frame)
         if world.chance(world.faults.frame_reordering):
             late = world.scheduler.random.randint(1, 3 * world.faults.latency_ms[1] + 1)

@@ -15,7 +15,7 @@ from typing import Final, assert_never
 import msgspec
 
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import CoreRequest
+from sudocode_coordination.api.requests import CoreRequest, DetachAgent, ReleaseLease
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import (
     Admit,
@@ -47,7 +47,7 @@ from sudocode_coordination.core.io import (
 )
 from sudocode_coordination.core.node import Node
 from sudocode_coordination.errors import StorageError
-from sudocode_coordination.model import Instant, Now, PeerId
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId
 from sudocode_coordination.sim.disk import SimDisk
 from sudocode_coordination.sim.identity import SimKeyring
 from sudocode_coordination.sim.network import NetworkFaults, SimNetwork, SimNetworkWorld
@@ -118,12 +118,20 @@ class SimNode:
         self.events: list[Event] = []
         self.lives = 0
         self.frozen = False
+        self.late_ms = 0
+        """How much later than it should its alarm may go off: a machine that is busy."""
+        self.paused_at: Instant = -1
+        """World time at which it last was frozen, late, or down."""
+        self.willed: dict[AgentId | None, Instant] = {}
+        """World time at which each agent (None: all of them) last let something go."""
+        self.disk_failed_at: Instant = -1
         self._world = world
         self._config = config
         self._answers: dict[int, Answered] = {}
         self._client_of: dict[int, int] = {}
         self._asked = 0
         self._alarm = 0
+        self._alarm_at: Instant | None = None
         self._waiting: list[Input] = []
 
     @property
@@ -137,6 +145,7 @@ class SimNode:
         """A process begins."""
         assert self.node is None
         self.lives += 1
+        self._pause()
         self.node = Node(self._config, self.keyring)
         self.git = SimGitPort(self._world.remote, self.deliver)
         self.table = SimTablePort(self._world.table, self.deliver)
@@ -166,11 +175,13 @@ class SimNode:
     def freeze(self) -> None:
         """As SIGSTOP, or suspend: nothing runs, time goes on."""
         self.frozen = True
+        self._pause()
         self.network.freeze()
 
     def thaw(self) -> None:
         """As SIGCONT: what has waited is handled."""
         self.frozen = False
+        self._pause()
         self.network.thaw()
         if self.node is not None:
             self._tick(self._alarm)
@@ -180,11 +191,23 @@ class SimNode:
 
     def stop(self) -> None:
         """As SIGTERM."""
+        self.willed[None] = self._world.scheduler.instant
         self.deliver(StopRequested())
+
+    def set_clock(self, clock: SimClock) -> None:
+        """It runs by that from now on."""
+        self.clock = clock
+        self._alarm_at = None
+        if self.node is not None and not self.frozen:
+            self._set_alarm()
+
+    def _pause(self) -> None:
+        self.paused_at = self._world.scheduler.instant
 
     def _end(self) -> None:
         self.node = None
         self._alarm += 1
+        self._alarm_at = None
         self._answers.clear()
         self._client_of.clear()
         self._waiting.clear()
@@ -197,6 +220,8 @@ class SimNode:
         self._asked += 1
         self._answers[self._asked] = answered
         self._client_of[self._asked] = client
+        if isinstance(request, ReleaseLease | DetachAgent):
+            self.willed[request.agent] = self._world.scheduler.instant
         self.deliver(RequestReceived(client=client, request_id=self._asked, request=request))
         return self._asked
 
@@ -205,13 +230,14 @@ class SimNode:
         for request_id in [id_ for id_, of in self._client_of.items() if of == client]:
             self._answers.pop(request_id, None)
             del self._client_of[request_id]
+        self.willed[None] = self._world.scheduler.instant
         self.deliver(ClientGone(client=client))
 
-    def cancel(self, request_id: int) -> None:
+    def cancel(self, request_id: int, *, client: int = CLIENT) -> None:
         """The agent waits no more."""
         if self._answers.pop(request_id, None) is not None:
             self._client_of.pop(request_id, None)
-            self.deliver(RequestCancelled(client=CLIENT, request_id=request_id))
+            self.deliver(RequestCancelled(client=client, request_id=request_id))
 
     # --- the pump -----------------------------------------------------------------------------------------------------------
 
@@ -223,11 +249,14 @@ class SimNode:
             self._waiting.append(given)
             return
         node = self.node
-        failure = self._carry_out(node.handle(given, self.now))
+        now = self.now
+        failure = self._carry_out(node.handle(given, now))
         if failure is not None and self.node is node:
-            self._carry_out(node.handle(DiskFailed(reason=failure), self.now))
+            self.disk_failed_at = self._world.scheduler.instant
+            self._carry_out(node.handle(DiskFailed(reason=failure), now))
         if self.node is node:
             self._set_alarm()
+            self._world.stepped(self)
 
     def _carry_out(self, effects: list[Effect]) -> str | None:
         """Why the disk failed, if it did: then nothing goes out that this step would have vouched for."""
@@ -287,16 +316,20 @@ class SimNode:
 
     def _set_alarm(self) -> None:
         assert self.node is not None
-        self._alarm += 1
         deadline = self.node.deadline()
+        if deadline == self._alarm_at and not self.late_ms:
+            return  # it is set
+        self._alarm += 1
+        self._alarm_at = deadline
         if deadline is not None:
-            alarm = self._alarm
-            self._world.scheduler.at(max(self.clock.when(deadline), self._world.scheduler.instant), lambda: self._tick(alarm))
+            alarm, scheduler = self._alarm, self._world.scheduler
+            late_ms = scheduler.random.randint(0, self.late_ms) if self.late_ms else 0
+            scheduler.at(max(self.clock.when(deadline), scheduler.instant) + late_ms, lambda: self._tick(alarm))
 
     def _tick(self, alarm: int) -> None:
         if alarm != self._alarm or self.node is None or self.frozen:
             return
-        deadline = self.node.deadline()
+        deadline, self._alarm_at = self._alarm_at, None
         late_ms = 0 if deadline is None else max(0, self.now.instant - deadline)
         self.deliver(Ticked(late_ms=late_ms))
 
@@ -327,6 +360,7 @@ class World:
         self.trace = Trace([] if words else None)
         self.nodes: list[SimNode] = []
         self.listeners: list[Callable[[SimNode, Event], None]] = []
+        self.watchers: list[Callable[[SimNode], None]] = []
         self._config = config
 
     def add(self, name: str, clock: SimClock | None = None) -> SimNode:
@@ -339,6 +373,11 @@ class World:
         """Tell whoever checks."""
         for listener in self.listeners:
             listener(node, event)
+
+    def stepped(self, node: SimNode) -> None:
+        """Let whoever checks look at what it did."""
+        for watcher in self.watchers:
+            watcher(node)
 
     def running(self) -> list[SimNode]:
         """Nodes with a process that is not frozen."""

@@ -1,0 +1,193 @@
+"""Looks at a node after each of its steps: what its agents hold, and whether they may. Only what has changed is compared.
+
+The laws, by the names of `docs/leases.md`: S1, two conflicting quorum leases are never valid together; settled, a swarm that has
+been whole for a while has one holder, whatever the grade; S2, a provisional overlap is with somebody out of reach; S3, of two that
+meet exactly one ends, and a lease that ends against its holder's will is told; S4, what has ended is never revived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sudocode_coordination.api.events import Event
+from sudocode_coordination.core.claims import rank_of
+from sudocode_coordination.core.wire import ClaimBody
+from sudocode_coordination.model import ClaimId, Grade, Instant
+from sudocode_coordination.sim.checkers import Violation, clash, have_in_common
+from sudocode_coordination.sim.world import SimNode, World
+
+
+class Held(NamedTuple):
+    """A lease that agents of a node may rely on."""
+
+    body: ClaimBody
+    grade: Grade
+    valid_until: Instant
+    """By the node's clock."""
+    since: Instant
+    """World time at which it was first seen."""
+
+
+class _Lost(NamedTuple):
+    node: str
+    at: Instant
+    winners: frozenset[ClaimId]
+
+
+class Watch:
+    """The invariants of every step.
+
+    Args:
+        world: all whose nodes are watched.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._held: dict[str, dict[ClaimId, Held]] = {node.name: {} for node in world.nodes}
+        self._life: dict[str, int] = {}
+        self._ended: set[ClaimId] = set()
+        self._lost: dict[ClaimId, _Lost] = {}
+        self._told: dict[ClaimId, str] = {}
+        """Of the step that is being looked at: why a lease has ended, as its agent heard it."""
+        self.settled = False
+        """Whether the swarm has been whole for long enough to have repaired every overlap."""
+        world.watchers.append(self.stepped)
+        world.listeners.append(self._heard)
+
+    def settle(self, *, settled: bool) -> None:
+        """The swarm has settled, or is troubled again.
+
+        Raises:
+            Violation: it should have repaired an overlap by now.
+        """
+        if settled and not self.settled:
+            self.settled = True
+            self.look()
+        self.settled = settled
+
+    def look(self) -> None:
+        """At all nodes, whether they have changed or not.
+
+        Raises:
+            Violation: two hold the same.
+        """
+        for node in self._world.nodes:
+            self.stepped(node)
+            for id_, held in self._valid(node):
+                self._check_alone(node, id_, held, granted_now=False)
+
+    def held(self) -> list[tuple[SimNode, Held]]:
+        """All leases that agents may rely on now, on frozen nodes too: what those wrote last, they wrote in that belief."""
+        return [(node, held) for node in self._world.nodes for _, held in self._valid(node)]
+
+    def _valid(self, node: SimNode) -> Iterator[tuple[ClaimId, Held]]:
+        if node.node is None or self._life.get(node.name) != node.lives:
+            return
+        now = node.now.instant
+        for id_, held in self._held.get(node.name, {}).items():
+            if now < held.valid_until:
+                yield id_, held
+
+    def stepped(self, node: SimNode) -> None:
+        """After each step of a node.
+
+        Raises:
+            Violation: the step broke a law.
+        """
+        told, self._told = self._told, {}
+        before = self._held.setdefault(node.name, {})
+        if self._life.get(node.name) != node.lives:
+            self._life[node.name] = node.lives
+            self._ended |= before.keys()
+            before = self._held[node.name] = {}
+        if node.node is None:
+            return
+        own = node.node.leases.holdings()
+        if not own and not before:
+            return
+        instant, now = self._world.scheduler.instant, node.now.instant
+        held: dict[ClaimId, Held] = {}
+        for holding in own:
+            if holding.granted and now < holding.valid_until:
+                body = holding.body
+                old = before.get(body.id)
+                if old is not None and (old.grade, old.valid_until) == (holding.grade, holding.valid_until):
+                    held[body.id] = old
+                else:
+                    held[body.id] = Held(body, holding.grade, holding.valid_until, instant if old is None else old.since)
+        if held == before:
+            return
+        self._held[node.name] = held
+        for id_ in before.keys() - held.keys():
+            self._ended.add(id_)
+            self._check_told(node, before[id_], told.get(id_), held, before)
+        for id_, lease in held.items():
+            old = before.get(id_)
+            if lease is old:
+                continue
+            if id_ in self._ended or (old is not None and old.valid_until <= now):
+                raise Violation(f"at {instant}: {node.name} revived {id_}")
+            self._check_alone(node, id_, lease, granted_now=old is None)
+
+    def _check_alone(self, node: SimNode, id_: ClaimId, lease: Held, *, granted_now: bool) -> None:
+        for other in self._world.nodes:
+            for other_id, rival in self._valid(other):
+                if other_id == id_ or (other is node and rival.body.agent == lease.body.agent) or not clash(lease.body, rival.body):
+                    continue
+                both_hold = (
+                    f"at {self._world.scheduler.instant}: {node.name} ({lease.grade}, {id_}) and {other.name} "
+                    f"({rival.grade}, {other_id}) both hold what {lease.body.resources} and {rival.body.resources} have in common"
+                )
+                if other is node or self.settled or (lease.grade == "quorum" and rival.grade == "quorum"):
+                    raise Violation(both_hold)
+                assert node.node is not None
+                view = node.node.leases.view
+                if granted_now and lease.grade == "provisional" and other.peer_id in view.connected - view.suspected:
+                    raise Violation(f"{both_hold}, though they are in contact")
+
+    # --- who is told ------------------------------------------------------------------------------------------------------
+
+    def _heard(self, node: SimNode, event: Event) -> None:
+        if event.type not in ("lease-lost", "lease-released") or "lease" not in event.data:
+            return
+        id_ = event.data["lease"]["claimId"]
+        if event.type == "lease-released" and self._told.get(id_) is not None:
+            return
+        self._told[id_] = event.data.get("reason", "") if event.type == "lease-lost" else "released"
+        if event.type == "lease-lost" and event.data.get("reason") == "lost-conflict":
+            self._note_lost(node, id_)
+
+    def _note_lost(self, node: SimNode, id_: ClaimId) -> None:
+        lease = self._held.get(node.name, {}).get(id_)
+        if lease is None or node.node is None:
+            return
+        instant = self._world.scheduler.instant
+        known = node.node.leases.claims.conflicting(lease.body, node.now.instant)
+        rank = rank_of(lease.body, lease.grade)
+        winners = frozenset(k.body.id for k in known if k.granted and rank_of(k.body, k.grade) < rank)
+        if not winners:
+            raise Violation(f"at {instant}: {node.name} gave up {id_} to nobody")
+        for winner in sorted(winners):
+            lost = self._lost.get(winner)
+            if lost is not None and lost.node != node.name and id_ in lost.winners:
+                raise Violation(
+                    f"at {instant}: {node.name} gave up {id_} for {winner}, which {lost.node} had given up for it at {lost.at}"
+                )
+        self._lost[id_] = _Lost(node.name, instant, winners)
+
+    def _check_told(
+        self, node: SimNode, lease: Held, told: str | None, held: dict[ClaimId, Held], before: dict[ClaimId, Held]
+    ) -> None:
+        """A lease is no more: its agent wanted it so, was told, or has another one in its place."""
+        instant, body = self._world.scheduler.instant, lease.body
+        if told is None:
+            heirs = [h for id_, h in held.items() if id_ not in before and h.body.agent == body.agent]
+            if any(have_in_common(h.body, body) for h in heirs):
+                return
+            raise Violation(f"at {instant}: {node.name} holds {body.id} no more, and {body.agent} was not told")
+        if told != "released":
+            return
+        willed = max(node.willed.get(body.agent, -1), node.willed.get(None, -1))
+        if max(willed, node.disk_failed_at) < lease.since:
+            raise Violation(f"at {instant}: {node.name} released {body.id}, and {body.agent} had not asked for it")
