@@ -116,13 +116,16 @@ class Bench:
     Args:
         names: of the peers, who all see one another.
         fresh: whether the roster was read recently enough for a quorum.
+        folding: those in whose clones case does not count.
         config: of every peer.
     """
 
-    def __init__(self, *names: PeerId, fresh: bool = True, policy: PartitionPolicy = "open", **config: Any) -> None:
+    def __init__(
+        self, *names: PeerId, fresh: bool = True, policy: PartitionPolicy = "open", folding: tuple[PeerId, ...] = (), **config: Any
+    ) -> None:
         self.instant = BIRTH
         self.fresh = fresh
-        self.stations = {name: Station(name, partition_policy=policy, **config) for name in names}
+        self.stations = {name: Station(name, partition_policy=policy, ignore_case=name in folding, **config) for name in names}
         self.links: dict[Link, dict[int, LeaseMessage]] = {(a, b): {} for a in names for b in names if a != b}
         self.plans: dict[PeerId, Callable[[], object]] = {}
         self.sent: dict[Link, int] = dict.fromkeys(self.links, 0)
@@ -272,7 +275,7 @@ class Bench:
         for (one, body), (other, rival) in combinations(valid, 2):
             shared = body.mode == rival.mode == "shared"
             same = one == other and body.agent == rival.agent
-            clash = any(overlap(a, b) for a in body.resources for b in rival.resources)
+            clash = any(overlap(a, b, fold_case=body.fold or rival.fold) for a in body.resources for b in rival.resources)
             assert shared or same or not clash, f"{body} and {rival} are held together"
 
     def drops(self, sender: PeerId, receiver: PeerId) -> None:
