@@ -336,6 +336,14 @@ def test_what_only_the_document_tells_lasts_while_its_owner_is_heard_of() -> Non
     assert bench.of("bob").leases(bench.instant) == []
 
 
+def test_what_only_the_document_tells_is_not_told_on() -> None:
+    bench = Bench("alice", "bob", "carol")
+    reads(bench, "alice", **{"1_4": entry()})  # only to bob, who can't know how old it is
+    bench.asks("carol", "a.py")
+    bench.settles()
+    assert bench.holders("a.py") == ["carol"]
+
+
 def test_an_own_entry_and_other_roots_say_nothing() -> None:
     bench = Bench("alice", "bob")
     assert reads(bench, "bob", **{"1_4": entry()}) == []

@@ -312,7 +312,9 @@ class LeaseManager(LeaseRequests):
         for other in self.claims.conflicting(body, now.instant):
             mine = self._own.get(other.body.id)
             if mine is None:
-                if other.owner != peer:  # it knows its own better
+                # It knows its own better; and of what only the document says nobody knows how old it is: every newcomer that told
+                # of the lease of one long dead would keep it alive for a ttl more.
+                if other.owner != peer and other.source != "document":
                     disclosed.append(other)
                 continue
             gives_way, consequences = self._judge(mine, body, message.granted, message.grade, now)
