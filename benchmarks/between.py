@@ -117,7 +117,7 @@ def join(options: Options) -> Iterator[Figure]:
         bob.clone.coord("stop")
         state = bob.clone.state_dir / "state.db"
         state.unlink()  # nothing is known from the time before
-        took = timed(lambda: _hold_many(ada, count))
+        took = timed(lambda: hold_many(ada, count))
         yield Figure(name=f"{count} leases taken through the socket", value=took / 1_000, unit="s")
         with background(bob.clone.start) as started:
             client = _first_connection(bob)
@@ -147,7 +147,8 @@ def _held(client: Client, agent: str) -> int:
     return sum(peer.leases_held for peer in client.peers() if peer.agent_id == agent)
 
 
-def _hold_many(member: Member, count: int) -> None:
+def hold_many(member: Member, count: int, *, first: int = 0) -> None:
+    """Take so many leases, as many at once as a client may well ask for. `first`: how many it holds already."""
     free = threading.Semaphore(AT_ONCE)
     failures: list[object] = []
 
@@ -156,11 +157,11 @@ def _hold_many(member: Member, count: int) -> None:
             failures.append(answer)
         free.release()
 
-    for number in range(count):
+    for number in range(first, first + count):
         free.acquire()
         request = AcquireLease(resources=(Resource("file", f"src/module_{number // 100}/file_{number}.py"),))
         member.me.connection.ask(request, answered)
     for _ in range(AT_ONCE):
         free.acquire()
-    if failures or len(member.me.leases()) != count:
+    if failures or len(member.me.leases()) != first + count:
         raise RuntimeError(f"not all were granted: {failures[:3]}")

@@ -79,6 +79,12 @@ def spread(samples: Sequence[float], unit: str = "ms") -> str:
     return f"{ordered[0]:.3g} to {ordered[len(ordered) * 9 // 10]:.3g} {unit} (n={len(ordered)})"
 
 
+def tail(samples: Sequence[float], unit: str = "ms") -> str:
+    """What nineteen of twenty stay below, and the slowest."""
+    ordered = sorted(samples)
+    return f"p95 {ordered[min(len(ordered) - 1, len(ordered) * 19 // 20)]:.3g}, worst {ordered[-1]:.3g} {unit} (n={len(ordered)})"
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
     """An empty one with a short path, for sockets in it."""

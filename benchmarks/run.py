@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks import between, inside, processes, strict_push
+from benchmarks import between, inside, leases, processes, strict_push
 from benchmarks.harness import Benchmark, Figure, Options, isolate
 
 BENCHMARKS: Final[dict[str, Benchmark]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "change": between.change,
     "join": between.join,
     "rest": processes.rest,
+    "leases": leases.leases,
     "cycles": inside.lease_cycles,
     "swap": strict_push.strict_push,
 }

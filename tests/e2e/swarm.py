@@ -23,6 +23,8 @@ from sudocode_coordination.model import Lease
 T = TypeVar("T")
 MEETING_S: Final = 20.0
 """For daemons that were started together to meet, on a machine that does other things as well."""
+STARTED_AT_ONCE: Final = 4
+"""Daemons; more of them would take longer to start than `coord start` waits."""
 VIEW_S: Final = 1.0
 """How soon all must see the same."""
 POLL_S: Final = 0.01
@@ -91,14 +93,16 @@ def have_met(members: list[Member]) -> bool:
 
 
 @contextmanager
-def swarm(*names: str, settings: tuple[str, ...] = ()) -> Iterator[list[Member]]:
+def swarm(*names: str, settings: tuple[str, ...] = (), meeting_s: float = MEETING_S) -> Iterator[list[Member]]:
     """A repository with as many clones, their daemons running and connected to each other."""
     with ExitStack() as stack:
         clones = stack.enter_context(repository(*names))
         members = [Member(clone) for clone in clones]
         stack.callback(_end_all, members)
-        at_once([lambda m=member: m.start(*settings) for member in members])  # type: ignore[misc]
-        wait_for("all have met", lambda: have_met(members), MEETING_S)
+        for first in range(0, len(members), STARTED_AT_ONCE):
+            some = members[first : first + STARTED_AT_ONCE]
+            at_once([lambda m=member: m.start(*settings) for member in some])  # type: ignore[misc]
+        wait_for("all have met", lambda: have_met(members), meeting_s)
         yield members
 
 
