@@ -98,6 +98,9 @@ USUAL = [
     ["issue:#42", "held.py", "--agent", "me"],
     ["spec:s.md", "component:ui", "file:issue:x"],
     ["directory/"],
+    ["../src"],
+    ["../src/"],
+    ["../src/**/*.py"],
     ["Grüße mit Leerzeichen.py"],
 ]
 
@@ -111,6 +114,31 @@ def test_both_ways_print_and_exit_the_same(argv: list[str], daemon: FakeDaemon, 
     slow_said = capfd.readouterr()
     assert (quick, quick_said.out, quick_said.err) == (slow, slow_said.out, slow_said.err)
     assert daemon.asked[0] == daemon.asked[1]
+
+
+def test_a_folder_is_asked_for_as_a_folder_and_no_process_is_run(
+    clone: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", pytest.fail)
+    monkeypatch.setattr(os, "posix_spawn", pytest.fail)
+    (clone / "src" / "auth").mkdir()
+    (clone / "src" / "a.py").touch()
+    assert fast.fast_check(["auth", ".", "a.py/", "new", "spec:auth", "component:auth"]) == 0
+    (asked,) = daemon.asked
+    assert asked["resources"] == [
+        ["file", "src/auth/"],
+        ["file", "src/"],
+        ["file", "src/a.py"],
+        ["file", "src/new"],
+        ["spec", "src/auth/"],
+        ["component", "auth"],
+    ]
+
+
+def test_in_a_bare_repository_the_full_command_asks_git(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(short_tmp)], check=True)
+    monkeypatch.chdir(short_tmp)
+    assert fast.fast_check(["src"]) is None
 
 
 @pytest.mark.usefixtures("daemon")
