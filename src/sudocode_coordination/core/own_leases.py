@@ -17,10 +17,9 @@ from sudocode_coordination.core.claims import (
 from sudocode_coordination.core.facts import Notify, Output, Say, StrictDropped, StrictWanted, Write
 from sudocode_coordination.core.holdings import Holding, Ticket, standing
 from sudocode_coordination.core.io import Reply
-from sudocode_coordination.core.lease_book import LeaseBook
+from sudocode_coordination.core.lease_queue import LeaseQueue
 from sudocode_coordination.core.lease_view import conflicts_of, entry_key, entry_of
-from sudocode_coordination.core.resources import name_of
-from sudocode_coordination.core.waiting import circle_to_break, described, levels_earned, members
+from sudocode_coordination.core.waiting import described
 from sudocode_coordination.core.wire import (
     MAX_RENEWED,
     Ack,
@@ -32,7 +31,7 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import AgentId, Grade, Instant, LeaseMode, Now, PartitionPolicy, PeerId, Resource, iso_from_ms
+from sudocode_coordination.model import AgentId, Grade, Instant, Now, PeerId, Resource, iso_from_ms
 
 RETRY_MS: Final = 1_000
 """A round that was not answered by all is repeated to the silent ones."""
@@ -45,7 +44,7 @@ LeaseMessage: TypeAlias = Claim | Ack | Granted | End | Renew | RenewAck
 EndReason: TypeAlias = Literal["released", "denied", "cancelled", "expired", "preempted", "lost-conflict", "replaced", "stopped"]
 
 
-class OwnLeases(LeaseBook):
+class OwnLeases(LeaseQueue):
     """What agents of this peer ask for, hold and wait for."""
 
     # --- own claims -------------------------------------------------------------------------------------------------------
@@ -135,12 +134,6 @@ class OwnLeases(LeaseBook):
         holding.yield_at, holding.yield_to = None, ""
         self._set_timer(holding)
         return []
-
-    def _levels(self, holding: Holding, now: Now) -> int:
-        """Those that it has earned, if it waits its turn; what is in its way is known of by the round that is over."""
-        if not holding.queued:
-            return holding.body.aged
-        return levels_earned(holding.known, self._blocking(holding, now), now.instant - holding.asked_at)
 
     def _aged(self, holding: Holding, levels: int, now: Now) -> list[Output]:
         """It has waited for long: it goes on as a claim that counts for more. What a claim counts for never changes: peers would
@@ -287,18 +280,6 @@ class OwnLeases(LeaseBook):
         certain = any(self._has_the_word_of(k.owner, holding) for k in hopeless)
         return out + (self._deny(holding, hopeless, "held", now) if certain else [])
 
-    def _policy_for(self, holding: Holding) -> PartitionPolicy:
-        """What to do without a majority. Of strict ones the table decides in the end."""
-        return "open" if holding.strict else self._config.partition_policy
-
-    def _hopeless_of(self, holding: Holding, blocking: list[Known], now: Instant) -> list[Known]:
-        return [] if holding.may_queue else [k for k in blocking if self._hopeless(holding, k, now)]
-
-    def _has_the_word_of(self, owner: PeerId, holding: Holding) -> bool:
-        """Whether what is known of that peer's claims is from this very moment, or as good as can be had: it may have released
-        them, and its word of it be on the way."""
-        return owner in holding.answers or owner not in self.view.connected or owner in self.view.suspected
-
     def _ask_the_rest(self, holding: Holding, blocking: list[Known], now: Instant) -> list[Output]:
         """Those in whose way it was have answered: if none of them holds it any more, everybody is asked."""
         waits = any(not self._has_the_word_of(peer, holding) for peer in holding.asked_first)
@@ -308,32 +289,12 @@ class OwnLeases(LeaseBook):
         return self._repeat(holding)
 
     def _look_around(self, holding: Holding, blocking: list[Known], now: Now) -> list[Output]:
-        """Whether it waits in a circle, and is the claim to be refused: looked at again when all owners of the circle's claims
-        have answered a round begun since. Whatever had ended by then, its owner had said so first."""
-        answered = all(peer in holding.answers for peer in self._others())
-        if not holding.suspects and not (holding.looked_in == -1 or (answered and holding.looked_in != holding.round)):
-            return []
-        if answered or holding.looked_in == -1:
-            holding.looked_in = holding.round
-        circle = () if holding.succeeds else circle_to_break(self.claims, holding.known, now.instant)
-        claims = members(circle)
-        news = bool(claims) and holding.suspects != claims.keys()
-        holding.suspects = frozenset(claims)
-        others = set(claims.values()) - {self._me}
-        if news and others:
-            holding.suspected_in = holding.round
+        """It waits: in a circle?"""
+        circle = self._circle_of(holding, now.instant)
+        if circle is None:
             self._dirty[holding.body.id] = None
             return self._refresh(holding, now)
-        if not claims or (others and not (holding.round > holding.suspected_in and others <= holding.answers)):
-            return []
-        return self._deny(holding, blocking, "deadlock", now, described(circle))
-
-    def _look_again(self, agent: AgentId) -> None:
-        """Somebody waits for the agent: it may be in a circle."""
-        for holding in self._held_by(agent):
-            if holding.queued and not holding.granted:
-                holding.looked_in = -1
-                self._dirty[holding.body.id] = None
+        return self._deny(holding, blocking, "deadlock", now, described(circle)) if circle else []
 
     def _ask_again(self, holding: Holding, blocking: list[Known]) -> list[Output]:
         """Claims that must give way to this one, of peers that answered before they had them: their yields are wanted, once."""
@@ -344,14 +305,6 @@ class OwnLeases(LeaseBook):
                 holding.asked_again.add(known.owner)
                 out.append(Say(peer=known.owner, message=message_of(holding)))
         return out
-
-    def _hopeless(self, holding: Holding, known: Known, now: Instant) -> bool:
-        """Whether waiting a moment can't help: it is held, by somebody who need not give way."""
-        rival = self._own.get(known.body.id)
-        granted = rival.granted and now < rival.valid_until if rival else known.granted
-        if not granted or priority_of(known.body) < holding.body.priority:
-            return False
-        return not (holding.excuses(known, self.view) and self._policy_for(holding) == "open")
 
     def _grant(self, holding: Holding, now: Now) -> list[Output]:
         body = holding.body
@@ -411,21 +364,6 @@ class OwnLeases(LeaseBook):
             if weaker is not holding and weaker.body.id in self._own and body.id not in weaker.heirs:
                 out += self._end(weaker, "replaced", now)
         return out
-
-    def _weaker_than(
-        self, agent: AgentId, resources: tuple[Resource, ...], mode: LeaseMode, priority: int, now: Instant, *, strict: bool = False
-    ) -> list[Holding]:
-        """Leases of the agent that say nothing which a lease like this does not say as well, name by name."""
-        names = {name_of(r, fold_case=self._fold_case) for r in resources}
-        return [
-            other
-            for other in self._held_on(agent, resources, now)
-            if other.granted
-            and (strict or not other.strict)
-            and (mode == "exclusive" or other.body.mode == "shared")
-            and priority >= priority_of(other.body)
-            and names.issuperset(name_of(r, fold_case=self._fold_case) for r in other.body.resources if r not in other.let_go)
-        ]
 
     def _extend(self, holding: Holding, *, changed: bool, now: Now) -> list[Output]:
         until = holding.sent_at + holding.hold_ms
@@ -508,14 +446,14 @@ class OwnLeases(LeaseBook):
                 mine.waits.add(claim.id)
                 self._dirty[mine.body.id] = None
                 return True, []
-            self._look_again(mine.body.agent)
+            self._look_again(mine.body.agent, now.instant)
             return False, []
         if granted and rank_of(claim, grade) < rank_of(mine.body, mine.grade):
             mine.yield_to = claim.agent
             self.history.lost(mine, claim, self.claims.get(claim.id), now)
             return True, self._end(mine, "lost-conflict", now)
         if not granted:
-            self._look_again(mine.body.agent)
+            self._look_again(mine.body.agent, now.instant)
         if granted or claim.priority <= priority_of(mine.body) or mine.yield_at is not None:
             return False, []  # of two that are granted the other one ends, by rank, whatever its priority
         mine.yield_to = claim.agent

@@ -1,0 +1,84 @@
+"""The rules by which own claims wait: behind what, with what hope, for how much longer before they count for more."""
+
+from __future__ import annotations
+
+from sudocode_coordination.core.claims import Known, priority_of
+from sudocode_coordination.core.holdings import Holding
+from sudocode_coordination.core.lease_book import LeaseBook
+from sudocode_coordination.core.resources import name_of
+from sudocode_coordination.core.waiting import Wait, circle_to_break, levels_earned, members
+from sudocode_coordination.model import AgentId, Instant, LeaseMode, Now, PartitionPolicy, PeerId, Resource
+
+
+class LeaseQueue(LeaseBook):
+    """What `own_leases.py` asks before it decides. Nothing is sent here."""
+
+    def _policy_for(self, holding: Holding) -> PartitionPolicy:
+        """What to do without a majority. Of strict ones the table decides in the end."""
+        return "open" if holding.strict else self._config.partition_policy
+
+    def _hopeless_of(self, holding: Holding, blocking: list[Known], now: Instant) -> list[Known]:
+        return [] if holding.may_queue else [k for k in blocking if self._hopeless(holding, k, now)]
+
+    def _has_the_word_of(self, owner: PeerId, holding: Holding) -> bool:
+        """Whether what is known of that peer's claims is from this very moment, or as good as can be had: it may have released
+        them, and its word of it be on the way."""
+        return owner in holding.answers or owner not in self.view.connected or owner in self.view.suspected
+
+    def _hopeless(self, holding: Holding, known: Known, now: Instant) -> bool:
+        """Whether waiting a moment can't help: it is held, by somebody who need not give way."""
+        rival = self._own.get(known.body.id)
+        granted = rival.granted and now < rival.valid_until if rival else known.granted
+        if not granted or priority_of(known.body) < holding.body.priority:
+            return False
+        return not (holding.excuses(known, self.view) and self._policy_for(holding) == "open")
+
+    def _weaker_than(
+        self, agent: AgentId, resources: tuple[Resource, ...], mode: LeaseMode, priority: int, now: Instant, *, strict: bool = False
+    ) -> list[Holding]:
+        """Leases of the agent that say nothing which a lease like this does not say as well, name by name."""
+        names = {name_of(r, fold_case=self._fold_case) for r in resources}
+        return [
+            other
+            for other in self._held_on(agent, resources, now)
+            if other.granted
+            and (strict or not other.strict)
+            and (mode == "exclusive" or other.body.mode == "shared")
+            and priority >= priority_of(other.body)
+            and names.issuperset(name_of(r, fold_case=self._fold_case) for r in other.body.resources if r not in other.let_go)
+        ]
+
+    def _levels(self, holding: Holding, now: Now) -> int:
+        """Those that it has earned, if it waits its turn; what is in its way is known of by the round that is over."""
+        if not holding.queued:
+            return holding.body.aged
+        return levels_earned(holding.known, self._blocking(holding, now), now.instant - holding.asked_at)
+
+    def _circle_of(self, holding: Holding, now: Instant) -> tuple[Wait, ...] | None:
+        """The circle in which it waits, if it is the claim to be refused; empty if there is none, None if the others have to be
+        asked whether it is so. It is when all owners of the circle's claims have answered a round begun since it was seen: whatever had
+        ended by then, its owner had said so first."""
+        answered = all(peer in holding.answers for peer in self._others())
+        if not holding.suspects and not (holding.looked_in == -1 or (answered and holding.looked_in != holding.round)):
+            return ()
+        if answered or holding.looked_in == -1:
+            holding.looked_in = holding.round
+        circle = () if holding.succeeds else circle_to_break(self.claims, holding.known, now)
+        claims = members(circle)
+        news = holding.suspects != claims.keys()
+        holding.suspects = frozenset(claims)
+        others = set(claims.values()) - {self._me}
+        if not (circle and others):
+            return circle
+        if news:
+            holding.suspected_in = holding.round
+            return None
+        return circle if holding.round > holding.suspected_in and others <= holding.answers else ()
+
+    def _look_again(self, agent: AgentId, now: Instant) -> None:
+        """Somebody waits for the agent: it may be in a circle."""
+        for known in self.claims.waiting(now):
+            holding = self._own.get(known.body.id)
+            if holding is not None and holding.queued and known.body.agent == agent:
+                holding.looked_in = -1
+                self._dirty[known.body.id] = None
