@@ -56,9 +56,14 @@ class NodeBench:
         self._asked = 0
         self._commits = 0
         if start:
-            self.gives(Started(contents=contents or DiskContents(), seed=1, newborn=contents is None))
+            self.begins(contents)
+
+    def begins(self, contents: DiskContents | None, *, listening: bool = True) -> None:
+        """The process starts with what is on its disk; None: it is a fresh clone."""
+        self.gives(Started(contents=contents or DiskContents(), seed=1, newborn=contents is None))
+        if listening:
             self.gives(Listening(addresses=("/ip4/192.0.2.1/tcp/1",)))
-            self.passes(1_500)
+        self.passes(1_500)
 
     @property
     def me(self) -> PeerId:

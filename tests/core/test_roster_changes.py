@@ -1,0 +1,213 @@
+"""Schedules in which two quorum leases were valid together, as `docs/model` found them: with real nodes, each rule, and without.
+
+Names are those of the README there. The world's checker looks for two quorum leases after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sudocode_coordination.api.requests import AcquireLease
+from sudocode_coordination.config import create_default_config
+from sudocode_coordination.core.discovery import Discovery
+from sudocode_coordination.core.electorate import Electorate
+from sudocode_coordination.core.io import DiskContents, PeerRefused, Reply
+from sudocode_coordination.core.records import record_name
+from sudocode_coordination.core.roster import Roster
+from sudocode_coordination.model import Grade, Resource
+from sudocode_coordination.sim.checkers import Violation, check_exclusion
+from sudocode_coordination.sim.network import NetworkFaults
+from sudocode_coordination.sim.world import SimNode, World
+
+FILE = (Resource("file", "f"),)
+INTERVAL_MS = 60_000
+LONGEST_MS = 600_000
+FRESH_MS = 2 * INTERVAL_MS + 10_000
+WINDOW_MS = FRESH_MS + LONGEST_MS * 106 // 100
+"""A little more than it is."""
+ADDRESS = "/ip4/192.0.2.1/tcp/1"
+
+
+class Swarm:
+    """A world, and the branch in the hands of the test. All have weight from the beginning."""
+
+    def __init__(self, *names: str) -> None:
+        config: dict[str, Any] = {
+            "lease_ttl_ms": LONGEST_MS,
+            "max_lease_ttl_ms": LONGEST_MS,
+            "peer_discovery_interval_ms": INTERVAL_MS,
+            "record_ttl_ms": 7 * 24 * 3_600_000,
+        }
+        self.world = World(1, config=lambda name: create_default_config(name, **config), faults=NetworkFaults())
+        for name in names:
+            self.joins(name)
+        self.passes(2 * WINDOW_MS)
+        for node in self.world.nodes:
+            assert node.node is not None
+            assert len(node.node.leases.view.established) == len(names)
+
+    def joins(self, name: str) -> SimNode:
+        node = self.world.add(name)
+        node.start()
+        return node
+
+    def __getitem__(self, name: str) -> SimNode:
+        return next(node for node in self.world.nodes if node.name == name)
+
+    def passes(self, ms: int) -> None:
+        end = self.world.scheduler.instant + ms
+        self.world.scheduler.at(end, lambda: None)
+        while self.world.scheduler.instant < end and self.world.scheduler.step():
+            check_exclusion(self.world, settled=False)
+
+    def apart(self, *sides: str) -> None:
+        """Groups of names that don't reach each other."""
+        groups = [side.split() for side in sides]
+        for index, side in enumerate(groups):
+            for name in side:
+                for other in (other for further in groups[index + 1 :] for other in further):
+                    self.world.network.cut(self[name].peer_id, self[other].peer_id)
+
+    def vanish(self, names: str) -> None:
+        """Their records are deleted, and they do not notice: they can't reach the remote."""
+        files = self.world.remote.files
+        for name in names.split():
+            self[name].git.connected = False
+            del files[record_name(name)]
+        self.world.remote.rewrite(files)
+
+    def reads(self, name: str) -> None:
+        """At once: somebody unknown has knocked."""
+        self[name].deliver(PeerRefused(peer="stranger", address=ADDRESS))
+        self.passes(1_000)
+
+    def asks(self, name: str) -> Grade | None:
+        told: list[Reply] = []
+        self[name].ask(AcquireLease(resources=FILE), told.append)
+        self.passes(4_000)
+        grade: Grade | None = told[0].value.lease.grade if told and told[0].value else None
+        return grade
+
+
+# --- the schedules --------------------------------------------------------------------------------------------------------------
+
+
+def restart() -> Grade | None:
+    """B and C hold; their records vanish. A is started again, reads only itself, is a majority of one."""
+    swarm = Swarm("ann", "ben", "cid")
+    swarm["ann"].kill()
+    assert swarm.asks("ben") == "quorum"
+    swarm.vanish("ben cid")
+    swarm["ann"].start()
+    swarm.passes(5_000)
+    return swarm.asks("ann")
+
+
+def roster_not_told() -> Grade | None:
+    """A and C hold; their records vanish; D still counts them. B joins, reads D and itself."""
+    swarm = Swarm("ann", "cid", "dan")
+    swarm.apart("ann cid", "dan")
+    assert swarm.asks("ann") == "quorum"
+    swarm.vanish("ann cid")
+    swarm.reads("dan")
+    swarm.joins("ben")
+    swarm.passes(10_000)
+    assert swarm["dan"].peer_id in swarm["ben"].node.membership.connected_peers  # type: ignore[union-attr]
+    return swarm.asks("ben")
+
+
+def comes_back() -> Grade | None:
+    """A and C are off the branch for longer than the window; B ceases to count them, and is a majority of one. A and C are back
+    before B reads again."""
+    swarm = Swarm("ann", "ben", "cid")
+    swarm.apart("ann cid", "ben")
+    swarm.vanish("ann cid")
+    swarm.passes(WINDOW_MS + 2 * INTERVAL_MS)
+    swarm.reads("ben")
+    assert swarm.asks("ben") == "quorum"
+    swarm["ben"].git.connected = False
+    for name in ("ann", "cid"):
+        swarm[name].git.connected = True
+        swarm.reads(name)
+    swarm.passes(45_000)
+    swarm.reads("ann")
+    return swarm.asks("ann")
+
+
+def apart_for_the_window(*, together: bool) -> Grade | None:
+    """D and E vanish from the branch but live. B noticed before A, so its window is over sooner: B and C are two of three while A,
+    D and E are three of five. `together`: A notices at the same time, but is connected to them."""
+    swarm = Swarm("ann", "ben", "cid", "dan", "eve")
+    swarm.apart("ann dan eve", "ben cid")
+    swarm["ann"].git.connected = together
+    swarm.vanish("dan eve")
+    for name in ("ann", "ben", "cid"):
+        swarm.reads(name)
+    began = swarm.world.scheduler.instant
+    swarm.passes(20_000)
+    swarm["ann"].git.connected = True
+    swarm.passes(began + WINDOW_MS - 5_000 - swarm.world.scheduler.instant)
+    while swarm["dan"].peer_id in swarm["ben"].node.roster.members:  # type: ignore[union-attr]
+        swarm.passes(100)
+    swarm.reads("ben")
+    assert swarm.asks("ben") == "quorum"
+    return swarm.asks("ann")
+
+
+def voice_of_the_vanished() -> Grade | None:
+    return apart_for_the_window(together=False)
+
+
+def connected_ones() -> Grade | None:
+    return apart_for_the_window(together=True)
+
+
+# --- without the rules ------------------------------------------------------------------------------------------------------------
+
+
+def _nothing_is_kept(patch: pytest.MonkeyPatch) -> None:
+    started = Electorate.started
+    patch.setattr(Electorate, "started", lambda self, _contents, now, **_: started(self, DiskContents(), now, newborn=True))
+
+
+def _nobody_is_told(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Roster, "adopt", lambda *_: True)
+
+
+def _nobody_was_ever_off(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Roster, "_was_long_off", lambda *_: False)
+
+
+def _the_vanished_have_a_voice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Roster, "voices", property(lambda self: frozenset(self.members)))
+
+
+def _connected_ones_are_on_the_branch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Discovery, "on_branch", property(lambda self: frozenset(self.roster) - {self._self}))
+
+
+SCHEDULES = [
+    (restart, _nothing_is_kept),
+    (roster_not_told, _nobody_is_told),
+    (comes_back, _nobody_was_ever_off),
+    (voice_of_the_vanished, _the_vanished_have_a_voice),
+    (connected_ones, _connected_ones_are_on_the_branch),
+]
+NAMES = [schedule.__name__ for schedule, _ in SCHEDULES]
+
+
+@pytest.mark.parametrize("schedule", [schedule for schedule, _ in SCHEDULES], ids=NAMES)
+def test_no_two_quorum_leases_are_valid_together(schedule: Callable[[], Grade | None]) -> None:
+    assert schedule() != "quorum"
+
+
+@pytest.mark.parametrize(("schedule", "without"), SCHEDULES, ids=NAMES)
+def test_without_the_rule_they_are(
+    schedule: Callable[[], Grade | None], without: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(monkeypatch)
+    with pytest.raises(Violation):
+        schedule()
