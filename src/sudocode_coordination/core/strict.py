@@ -158,6 +158,9 @@ class StrictLeases:
         if isinstance(given, StrictDropped):
             self._dropped(given)
             return []
+        if not fits(given.claim):
+            error = RequestError(code="resource", message="this lease is too large for the table of strict leases")
+            return [StrictRefused(claim=given.claim.id, error=error)]
         own = self._own[given.claim.id] = OwnStrict(given, now)
         self._ask(own, now)
         return self._store(own=True)
