@@ -388,8 +388,9 @@ class Bench:
         contents = DiskContents(values=tuple(old.disk.values()), intact=intact)
         new.history = dict(old.history)
         loaded = tuple(EntryChange(root="leaseHistory", key=key, value=value) for key, value in sorted(old.history.items()))
+        ended, held = sorted(old.history.items()), sorted(old.document.items())
+        self.does(name, list(new.machine.history.restarted(ended, held, self.now)))
         self.does(name, new.machine.entries_changed(name, loaded, self.now))
-        self.does(name, list(new.machine.history.restarted(sorted(old.document.items()), self.now)))
         self.does(name, new.machine.started(new.incarnation, contents, self.now))
         self.looks(name)
         for other in sorted(self.stations):

@@ -7,12 +7,12 @@ from random import Random
 
 import msgspec
 import pytest
+from tests.core.lease_bench import WALL_MS, Bench, a_body, a_claim, any_order, every_order, file
 
 from sudocode_coordination.core.facts import EntryChange
 from sudocode_coordination.core.lease_history import MAX_AHEAD_MS, MAX_TOLD
 from sudocode_coordination.core.wire import End, Left
 from sudocode_coordination.model import Handover, Now, Resource
-from tests.core.lease_bench import WALL_MS, Bench, a_body, a_claim, any_order, every_order, file
 
 ONE, TWO, THREE = "1" * 40, "2" * 40, "3" * 40
 
@@ -20,7 +20,8 @@ ONE, TWO, THREE = "1" * 40, "2" * 40, "3" * 40
 def handed(bench: Bench, asked: int) -> str | None:
     """The commit that came with the answer."""
     answer = bench.answer(asked)
-    assert answer is not None and answer.lease is not None
+    assert answer is not None
+    assert answer.lease is not None
     return answer.lease.handover.commit if answer.lease.handover else None
 
 
@@ -39,7 +40,9 @@ def test_what_is_left_behind_comes_with_the_next_grant() -> None:
     bench.settles()
     expected = Handover(commit=ONE, branch="topic", agent_id="agent-of-alice", at="2027-01-15T08:00:00.000Z")
     answer = bench.answer(asked)
-    assert answer is not None and answer.lease is not None and answer.lease.handover == expected
+    assert answer is not None
+    assert answer.lease is not None
+    assert answer.lease.handover == expected
     (lease,) = bench.of("bob").leases(bench.instant, "agent-of-bob")
     assert lease.handover == expected
     assert bench["bob"].told("lease-acquired")[-1]["lease"]["handover"] == msgspec.to_builtins(expected)
@@ -170,7 +173,8 @@ def test_what_is_kept_of_a_lease_keeps_what_it_was_handed() -> None:
     bench.settles()
     (lease,) = bench.of("bob").leases(bench.instant, "agent-of-bob")
     assert lease.resources == (file("a.py"),)
-    assert lease.handover is not None and lease.handover.commit == ONE
+    assert lease.handover is not None
+    assert lease.handover.commit == ONE
 
 
 def test_everything_may_be_left_behind_at_once() -> None:
@@ -207,7 +211,8 @@ def test_the_end_and_the_entry_say_the_same_whichever_comes_first(first: str) ->
     for step in steps if first == "end" else reversed(steps):
         step()
         found = bench.of("bob").history.handover((file("a.py"),), fold=False)
-        assert found is not None and (found.commit, found.branch) == (ONE, "b")
+        assert found is not None
+        assert (found.commit, found.branch) == (ONE, "b")
 
 
 def test_when_the_entry_is_dropped_so_is_the_hand_over() -> None:
@@ -258,7 +263,8 @@ def test_one_broken_clock_does_not_set_all_others() -> None:
     bench.settles()
     bench.releases("bob", "a.py", commit=TWO)
     ((_, *entry),) = bench["bob"].history.values()
-    assert far not in entry and bench.now.wall_ms in entry
+    assert far not in entry
+    assert bench.now.wall_ms in entry
 
 
 # --- what others may say ---------------------------------------------------------------------------------------------------

@@ -9,15 +9,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.core.feeds import identity
+from tests.core.lease_bench import WALL_MS, Bench, Ring, every_order, file
 
 from sudocode_coordination.adapters.identity import generate_identity
 from sudocode_coordination.api.history import Held, replay, signed_bytes
 from sudocode_coordination.core.facts import EntryChange, Notify, Write
-from sudocode_coordination.core.lease_history import ENTRY_BYTES, MAX_OVERLAPS, MAX_OWNER_LEFT, entry_from_lease, entry_from_record, verify
+from sudocode_coordination.core.history_entries import MAX_OVERLAPS, entry_from_lease, entry_from_record, verify
+from sudocode_coordination.core.lease_history import ENTRY_BYTES, MAX_OWNER_LEFT
 from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.model import HistoryEntry, Json, Overlapped, PeerId, Resource
-from tests.core.feeds import identity
-from tests.core.lease_bench import WALL_MS, Bench, Ring, any_order, every_order, file
 
 COMMIT = "c0ffee" + "0" * 34
 
@@ -245,7 +246,8 @@ def test_no_history_is_a_choice() -> None:
     bench.asks("bob", "a.py")
     bench.settles()
     handed = bench["bob"].holding().known.handover
-    assert handed is not None and handed.commit == COMMIT, "what is left behind is told with the end all the same"
+    assert handed is not None
+    assert handed.commit == COMMIT, "what is left behind is told with the end all the same"
 
 
 def test_an_entry_costs_no_write_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""What can be told from lease history alone, without a daemon: the bytes that an entry's signature covers, and who held what when."""
+"""What can be told from lease history alone, without a daemon: the bytes that are signed, and who held what when."""
 
 from __future__ import annotations
 

@@ -10,30 +10,36 @@ Laws: entries are written by the holder's peer alone, in its own feed, and each 
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
-from msgspec import Meta
 
 from sudocode_coordination.api.history import ENDED_UNSEEN, signed_bytes
 from sudocode_coordination.core.claims import Known, owner_of
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Write
+from sudocode_coordination.core.history_entries import (
+    MAX_OVERLAPS,
+    as_lease,
+    compact,
+    entry_from_lease,
+    entry_from_record,
+    entry_of_record,
+    open_entry,
+    record_of,
+    verify,
+)
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.lease_view import LeaseEntry, describe, entry_key, entry_of, is_entry_key
+from sudocode_coordination.core.lease_view import describe, entry_key, entry_of
 from sudocode_coordination.core.overlap import Overlap
-from sudocode_coordination.core.wire import ClaimBody, Id, Left, Natural, Priority, Resources, Text
+from sudocode_coordination.core.wire import ClaimBody, Left
 from sudocode_coordination.model import (
     ClaimId,
-    Grade,
     Handover,
     HistoryEntry,
     Json,
-    Lease,
-    LeaseMode,
     Now,
     Overlapped,
     PeerId,
@@ -44,148 +50,12 @@ from sudocode_coordination.model import (
 
 ENTRY_BYTES: Final = 512
 """What an entry may take on average: with one resource and no commit it is about 250 bytes, with the owner's id 320."""
-MAX_OVERLAPS: Final = 8
-"""Leases that one was held along with, as far as they are written down. More takes a swarm that fell apart as often."""
 MAX_OWNER_LEFT: Final = 2_000
 """Hand-overs of one owner that are looked at: the most that its configuration lets it keep."""
 MAX_TOLD: Final = 1_000
 """Hand-overs known from messages, whose entry has not come: it usually comes in the same frame."""
 MAX_AHEAD_MS: Final = 3_600_000
 """Another's stamp that is further ahead of the own clock is not followed: one broken clock must not set everybody's."""
-COMMIT: Final = "^[0-9a-f]{40,64}$"
-
-Time = Annotated[str, Meta(max_length=40)]
-Commit = Annotated[str, Meta(pattern=COMMIT)]
-
-
-class OverlapRecord(msgspec.Struct, frozen=True, array_like=True):
-    """`model.Overlapped` in the document; the peer's id is in the claim's."""
-
-    claim: Id
-    agent: Id
-    since: Time
-    until: Time
-    base: Commit | None = None
-
-
-class HistoryRecord(msgspec.Struct, frozen=True, array_like=True):
-    """An ended lease in the document's `leaseHistory` root, under `<incarnation>.<number>`: `model.HistoryEntry`, as short as can
-    be, since every peer has it. Bounded, as it comes from others."""
-
-    signature: Annotated[str, Meta(max_length=100)]
-    agent: Id
-    resources: Resources
-    mode: LeaseMode
-    priority: Priority
-    grade: Grade
-    granted_at: Time
-    ended_at: Time
-    reason: Annotated[str, Meta(max_length=100)]
-    stamp: Natural
-    token: Natural | None = None
-    commit: Commit | None = None
-    branch: Annotated[str, Meta(max_length=250)] = ""
-    rival: Text = ""
-    base: Commit | None = None
-    overlaps: Annotated[tuple[OverlapRecord, ...], Meta(max_length=MAX_OVERLAPS)] = ()
-    fold: bool = False
-
-
-def verify(entry: HistoryEntry, keyring: Keyring) -> bool:
-    """Whether the peer that the entry names has signed it, and it is about a claim of that peer. Needs nothing but the entry:
-    the peer's id holds its key. Any keyring does."""
-    try:
-        signature = b64decode(entry.signature, validate=True)
-    except (Base64Error, ValueError):
-        return False
-    return owner_of(entry.claim_id) == entry.peer_id and keyring.verify(entry.peer_id, signed_bytes(entry), signature)
-
-
-def entry_from_record(owner: PeerId, key: str, value: Json) -> HistoryEntry | None:
-    """An ended lease out of the document, not verified; None if it is none."""
-    record = _record(key, value)
-    return None if record is None else _entry(owner, key, record)
-
-
-def entry_from_lease(owner: PeerId, key: str, value: Json) -> HistoryEntry | None:
-    """A lease that is held, out of the document, not verified; None if it is none, or is not signed."""
-    try:
-        lease = msgspec.convert(value, LeaseEntry) if is_entry_key(key) else None
-    except (msgspec.ValidationError, ValueError):
-        return None
-    if lease is None or lease.state != "granted":
-        return None
-    return HistoryEntry(
-        claim_id=f"{owner}.{key}",
-        peer_id=owner,
-        agent_id=lease.agent,
-        resources=lease.resources,
-        mode=lease.mode,
-        priority=lease.priority,
-        grade=lease.grade,
-        token=lease.token,
-        granted_at=lease.since,
-        base=lease.handover.commit if lease.handover else None,
-        fold=lease.fold,
-        signature=lease.signature,
-    )
-
-
-def _record(key: str, value: Json) -> HistoryRecord | None:
-    try:
-        return msgspec.convert(value, HistoryRecord) if is_entry_key(key) else None
-    except (msgspec.ValidationError, ValueError):
-        return None
-
-
-def _entry(owner: PeerId, key: str, record: HistoryRecord) -> HistoryEntry:
-    return HistoryEntry(
-        claim_id=f"{owner}.{key}",
-        peer_id=owner,
-        agent_id=record.agent,
-        resources=record.resources,
-        mode=record.mode,
-        priority=record.priority,
-        grade=record.grade,
-        token=record.token,
-        granted_at=record.granted_at,
-        ended_at=record.ended_at,
-        reason=record.reason,
-        commit=record.commit,
-        branch=record.branch,
-        rival=record.rival,
-        base=record.base,
-        overlaps=tuple(
-            Overlapped(claim_id=o.claim, peer_id=owner_of(o.claim), agent_id=o.agent, since=o.since, until=o.until, base=o.base)
-            for o in record.overlaps
-        ),
-        stamp=record.stamp,
-        fold=record.fold,
-        signature=record.signature,
-    )
-
-
-def _compact(entry: HistoryEntry) -> HistoryRecord:
-    assert entry.ended_at is not None
-    return HistoryRecord(
-        signature=entry.signature,
-        agent=entry.agent_id,
-        resources=entry.resources,
-        mode=entry.mode,
-        priority=entry.priority,
-        grade=entry.grade,
-        granted_at=entry.granted_at,
-        ended_at=entry.ended_at,
-        reason=entry.reason,
-        stamp=entry.stamp,
-        token=entry.token,
-        commit=entry.commit,
-        branch=entry.branch,
-        rival=entry.rival,
-        base=entry.base,
-        overlaps=tuple(OverlapRecord(o.claim_id, o.agent_id, o.since, o.until, o.base) for o in entry.overlaps),
-        fold=entry.fold,
-    )
 
 
 class _Left(NamedTuple):
@@ -229,7 +99,7 @@ class LeaseHistory:
 
     def shown(self, holding: Holding) -> Json:
         """What the document holds of an own claim: signed, if it is granted."""
-        return entry_of(holding, self._sign(_open(holding)).signature if holding.granted else "")
+        return entry_of(holding, self._sign(open_entry(holding)).signature if holding.granted else "")
 
     def ended(self, holding: Holding, reason: str, now: Now) -> tuple[list[Write], Left | None]:
         """A granted one has ended: its entry, to be written before the lease's is taken away, and what it leaves behind."""
@@ -240,7 +110,7 @@ class LeaseHistory:
             # The rest goes on under another claim, which tells of the whole time in its own entry.
             resources, reason = let_go, "released"
         entry = msgspec.structs.replace(
-            _open(holding),
+            open_entry(holding),
             resources=resources,
             ended_at=iso_from_ms(now.wall_ms),
             reason=reason,
@@ -257,9 +127,19 @@ class LeaseHistory:
             self.told(holding.known, left, now)
         return self._keep_entry(entry), left
 
-    def restarted(self, former: Iterable[tuple[str, Json]], now: Now) -> list[Write]:
-        """What an earlier life of this peer held when it ended. When that was is not known: before now."""
-        found = [entry for key, value in former if (entry := entry_from_lease(self._me, key, value)) is not None]
+    def restarted(self, ended: Iterable[tuple[str, Json]], held: Iterable[tuple[str, Json]], now: Now) -> list[Write]:
+        """What earlier lives of this peer have written. What they held has ended; when that was is not known: before now.
+
+        Args:
+            ended: own entries of the document's `leaseHistory`, as (key, value).
+            held: those of its `leases`.
+        """
+        for key, value in ended:
+            record = record_of(key, value)
+            if record is not None:
+                self._clock = max(self._clock, record.stamp)
+                self._note_own(key, entry_of_record(self._me, key, record), value)
+        found = [entry for key, value in held if (entry := entry_from_lease(self._me, key, value)) is not None]
         found.sort(key=lambda entry: (entry.granted_at, entry.claim_id))
         out: list[Write] = []
         for entry in found[-self._keep :] if self._keep else []:
@@ -294,7 +174,7 @@ class LeaseHistory:
         if not self._keep:
             return []
         signed = self._sign(entry)
-        key, value = entry_key(entry.claim_id), msgspec.to_builtins(_compact(signed))
+        key, value = entry_key(entry.claim_id), msgspec.to_builtins(compact(signed))
         self._note_own(key, signed, value)
         out = [Write(root="leaseHistory", key=key, value=value)]
         if not self._in_order:
@@ -381,13 +261,13 @@ class LeaseHistory:
                 continue
             id_ = f"{owner}.{change.key}"
             self._told.pop(id_, None)
-            record = None if change.value is None else _record(change.key, change.value)
+            record = None if change.value is None else record_of(change.key, change.value)
             if record is None:
                 self._drop_left(id_)
                 if owner == self._me:
                     self._drop_own(change.key)
                 continue
-            entry = _entry(owner, change.key, record)
+            entry = entry_of_record(owner, change.key, record)
             self._saw(entry.stamp, now.wall_ms)
             if entry.commit is not None:
                 on = self._left[id_].resources if id_ in self._left else entry.resources
@@ -404,9 +284,7 @@ class LeaseHistory:
                     out += self._was_overlapped(clash.claim_id, entry, own, now)
         return out
 
-    def _was_overlapped(
-        self, mine: ClaimId, loser: HistoryEntry, own: Mapping[ClaimId, Holding], now: Now
-    ) -> list[Output]:
+    def _was_overlapped(self, mine: ClaimId, loser: HistoryEntry, own: Mapping[ClaimId, Holding], now: Now) -> list[Output]:
         """Another's lease was held along with an own one, and has given way to it."""
         holding = own.get(mine)
         kept = self._own.get(entry_key(mine))
@@ -435,10 +313,10 @@ class LeaseHistory:
         else:
             assert kept is not None
             signed = self._sign(msgspec.structs.replace(kept[0], overlaps=(*kept[0].overlaps, clash)))
-            value = msgspec.to_builtins(_compact(signed))
+            value = msgspec.to_builtins(compact(signed))
             self._note_own(entry_key(mine), signed, value)
             out.append(Write(root="leaseHistory", key=entry_key(mine), value=value))
-            lease = _as_lease(signed)
+            lease = as_lease(signed)
         data = {"lease": msgspec.to_builtins(lease), "overlap": msgspec.to_builtins(clash)}
         return [*out, Notify(type="conflicts-detected", agent_id=lease.agent_id, data=data)]
 
@@ -485,40 +363,3 @@ class LeaseHistory:
 
 def _latest(entry: HistoryEntry) -> tuple[str, bool, int, ClaimId]:
     return (entry.granted_at, entry.ended_at is None, entry.stamp, entry.claim_id)
-
-
-def _open(holding: Holding) -> HistoryEntry:
-    known = holding.known
-    return HistoryEntry(
-        claim_id=holding.body.id,
-        peer_id=known.owner,
-        agent_id=holding.body.agent,
-        resources=holding.body.resources,
-        mode=holding.body.mode,
-        priority=holding.body.priority,
-        grade=holding.grade,
-        token=holding.token,
-        granted_at=known.since,
-        base=known.handover.commit if known.handover else None,
-        fold=holding.body.fold,
-        signature="",
-    )
-
-
-def _as_lease(entry: HistoryEntry) -> Lease:
-    """An own lease that is over, as events tell of leases."""
-    return Lease(
-        claim_id=entry.claim_id,
-        peer_id=entry.peer_id,
-        agent_id=entry.agent_id,
-        resources=entry.resources,
-        mode=entry.mode,
-        priority=entry.priority,
-        grade=entry.grade,
-        ttl_ms=0,
-        remaining_ms=0,
-        since=entry.granted_at,
-        mine=True,
-        strict=entry.token is not None,
-        token=entry.token,
-    )

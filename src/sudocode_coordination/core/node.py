@@ -24,6 +24,7 @@ from sudocode_coordination.core.facts import (
     Notify,
     Output,
     Respond,
+    Root,
     RosterChanged,
     Say,
     StrictDropped,
@@ -117,6 +118,7 @@ MAX_SEEK_MS: Final = 60_000
 """While a known peer does not answer, the branch may know a newer address: looked at ever more rarely."""
 RESERVED: Final = frozenset({"relays", "relay_service", "enable_file_diffs"})
 """Configuration keys of what is still to come: who sets one is told."""
+_LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
 MAX_PRESENCES: Final = 10_000
 """Peers whose gossiped beats are counted."""
 
@@ -276,7 +278,8 @@ class Node:
                 self.desk.trouble(f"{key} is set, but has no effect in this version")
         out = self.sync.started(given.contents, now)
         incarnation = self.sync.incarnation
-        for write in self.leases.history.restarted(list(self.sync.owner_entries("leases", self._me)), now):
+        ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)
+        for write in self.leases.history.restarted(ended, held, now):
             out += self.sync.set(write.root, write.key, write.value, now)
         for root in ("leases", "activeWork", "agentMetadata"):
             for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
