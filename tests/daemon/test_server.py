@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +26,7 @@ from sudocode_coordination.api.codec import (
     Overflowed,
 )
 from sudocode_coordination.api.events import Event
+from sudocode_coordination.core.io import Reply
 from sudocode_coordination.daemon import server as server_module
 
 
@@ -127,6 +129,43 @@ def test_disconnecting_is_told_to_the_node(served: ThreadedServer) -> None:
         wait_for(served.asked)
         assert served.gone() == []
     wait_for(lambda: served.gone() == [1])
+
+
+def test_an_answer_that_nobody_reads_is_told_to_the_node(served: ThreadedServer) -> None:
+    with RawClient(served.path) as client:
+        client.call(1, "peers")
+        client.answer()
+        client.call(2, "check", resources=[["file", "a.py"]])
+        wait_for(lambda: len(served.asked()) == 2)
+        wait_for(lambda: select.select([client.socket], [], [], 0)[0])
+    wait_for(lambda: served.gone() == [1])
+    assert served.cancelled() == [2]
+
+
+def test_a_cancellation_that_crosses_the_answer_is_told_to_the_node(served: ThreadedServer) -> None:
+    with RawClient(served.path) as client:
+        client.call(1, "check", resources=[["file", "a.py"]])
+        assert client.answer().id == 1
+        client.call(2, "cancel", id=1)
+        client.call(3, "cancel", id=77)
+        wait_for(lambda: served.cancelled() == [1])
+
+
+def test_an_answer_that_was_read_counts_as_received(served: ThreadedServer) -> None:
+    with RawClient(served.path) as client:
+        client.call(1, "peers")
+        client.answer()
+    wait_for(lambda: served.gone() == [1])
+    assert served.cancelled() == []
+
+
+def test_an_answer_to_who_has_gone_is_told_to_the_node(served: ThreadedServer) -> None:
+    with RawClient(served.path) as client:
+        client.call(1, "lease", resources=[["file", "held"]], waitMs=0)
+        wait_for(served.asked)
+    wait_for(lambda: served.gone() == [1])
+    served.inside(lambda: served.server.reply(Reply(client=1, request_id=1, value=None)))
+    wait_for(lambda: served.cancelled() == [1])
 
 
 def test_more_clients_than_there_is_room_for(served: ThreadedServer) -> None:

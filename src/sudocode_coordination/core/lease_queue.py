@@ -56,7 +56,7 @@ class LeaseQueue(LeaseBook):
 
     def _circle_of(self, holding: Holding, now: Instant) -> tuple[Wait, ...] | None:
         """The circle in which it waits, if it is the claim to be refused; empty if there is none, None if the others have to be
-        asked whether it is so. It is when all owners of the circle's claims have answered a round begun since it was seen: whatever had
+        asked whether it is so. It is when all owners of its claims have answered a round begun since it was seen: whatever had
         ended by then, its owner had said so first."""
         answered = all(peer in holding.answers for peer in self._others())
         if not holding.suspects and not (holding.looked_in == -1 or (answered and holding.looked_in != holding.round)):

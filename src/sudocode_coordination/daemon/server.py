@@ -62,6 +62,9 @@ ACCEPT_PAUSE_S: Final = 0.1
 GOODBYE_S: Final = 1.0
 """For answers that are on their way when the daemon ends."""
 
+MAX_ANSWERED: Final = 64
+"""Answered calls of a connection that are remembered: a cancellation that crosses its answer comes within a round trip of it."""
+
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,12 @@ class _Connection:
         self.stream = stream
         self.calls: dict[int, CallId] = {}
         """Internal request id -> the client's id, of calls in flight."""
+        self.answered: dict[CallId, int] = {}
+        """The last calls that the node answered: a cancellation may cross the answer."""
+        self.last_answered: int | None = None
+        """The internal id of the call whose answer is the last thing that was sent, if it is one of the node's."""
+        self.broke = False
+        """The client is gone, and did not read all that was sent to it."""
         self.subscribed = False
         self.closing = False
         self._last_request = 0
@@ -88,10 +97,11 @@ class _Connection:
         self.calls[self._last_request] = call_id
         return self._last_request
 
-    def send(self, line: bytes) -> None:
-        """Queue a line; too many unread end the connection."""
+    def send(self, line: bytes, answers: int | None = None) -> None:
+        """Queue a line; too many unread end the connection. `answers`: the internal id of the call that it answers."""
         if self.closing:
             return
+        self.last_answered = answers
         self._backlog.append(line)
         self._unsent += len(line)
         if self._unsent > MAX_BACKLOG_BYTES:
@@ -165,16 +175,23 @@ class Server:
     # --- from the node ----------------------------------------------------------------------------------------------------
 
     def reply(self, effect: Reply) -> None:
-        """Answer a call; nothing happens if its client has gone or taken it back."""
+        """Answer a call. If its client has gone, the node is told that nobody has the answer: a lease that was granted by it must
+        not be held for nobody. That a client has taken its call back was told already."""
         connection = self._connections.get(effect.client)
-        if connection is None or effect.request_id not in connection.calls:
+        if connection is None:
+            self._deliver(RequestCancelled(client=effect.client, request_id=effect.request_id))
+            return
+        if effect.request_id not in connection.calls:
             return
         call_id = connection.calls.pop(effect.request_id)
+        connection.answered[call_id] = effect.request_id
+        if len(connection.answered) > MAX_ANSWERED:
+            del connection.answered[next(iter(connection.answered))]
         if effect.error is not None:
             error = RpcError(FAILED, effect.error.message, ErrorData(effect.error.code, effect.error.hint))
             self._answer(connection, call_id, error=error)
         else:
-            self._answer(connection, call_id, effect.value)
+            self._answer(connection, call_id, effect.value, number=effect.request_id)
 
     def emit(self, event: Event) -> None:
         """An event for all who listen, and for those who will ask for a replay."""
@@ -240,6 +257,8 @@ class Server:
             connection.close()
             del self._connections[connection.number]
             self._stoppers = [(c, call_id) for c, call_id in self._stoppers if c is not connection]
+            if connection.broke and connection.last_answered is not None:
+                self._deliver(RequestCancelled(client=connection.number, request_id=connection.last_answered))
             self._deliver(ClientGone(client=connection.number))
 
     def _refusal(self, stream: trio.SocketStream) -> RpcError | None:
@@ -252,8 +271,12 @@ class Server:
         return None
 
     async def _write(self, connection: _Connection, scope: trio.CancelScope) -> None:
-        with contextlib.suppress(OSError, trio.ClosedResourceError, trio.BrokenResourceError):
+        try:
             await connection.write()
+        except (OSError, trio.BrokenResourceError):
+            connection.broke = True
+        except trio.ClosedResourceError:
+            log.debug("client %d: closed here", connection.number)
         scope.cancel()
 
     async def _read(self, connection: _Connection) -> None:
@@ -262,7 +285,10 @@ class Server:
         while not connection.closing:
             try:
                 data = await connection.stream.receive_some(READ_BYTES)
-            except (OSError, trio.ClosedResourceError, trio.BrokenResourceError):
+            except trio.ClosedResourceError:
+                return
+            except (OSError, trio.BrokenResourceError):  # reset: it closed with something unread (Linux tells)
+                connection.broke = True
                 return
             if not data:
                 return
@@ -323,11 +349,22 @@ class Server:
                 self._deliver(RequestCancelled(client=connection.number, request_id=number))
                 self._answer(connection, call_id, error=RpcError(FAILED, "taken back by the client", ErrorData("failed")))
                 return
+        number = connection.answered.get(cancel.id)
+        if number is not None:
+            self._deliver(RequestCancelled(client=connection.number, request_id=number))
 
-    def _answer(self, connection: _Connection, call_id: CallId, value: Any = None, *, error: RpcError | None = None) -> None:
+    def _answer(
+        self,
+        connection: _Connection,
+        call_id: CallId,
+        value: Any = None,
+        *,
+        error: RpcError | None = None,
+        number: int | None = None,
+    ) -> None:
         if error is None:
             try:
-                connection.send(encode_result(call_id, value))
+                connection.send(encode_result(call_id, value), number)
                 return
             except (TypeError, ValueError, RecursionError) as problem:
                 log.error("an answer can't be encoded: %r", problem)
