@@ -10,53 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 from tests.core.feeds import identity
-from tests.core.lease_bench import WALL_MS, Bench, Ring, every_order, file
+from tests.core.history_bench import cycle, history, share
+from tests.core.lease_bench import WALL_MS, Bench, file
 
 from sudocode_coordination.adapters.identity import generate_identity
 from sudocode_coordination.api.history import Held, replay, signed_bytes
-from sudocode_coordination.core.facts import EntryChange, Notify, Write
-from sudocode_coordination.core.history_entries import MAX_OVERLAPS, entry_from_lease, entry_from_record, verify
+from sudocode_coordination.core.facts import EntryChange, Write
+from sudocode_coordination.core.history_entries import entry_from_lease, entry_from_record, verify
 from sudocode_coordination.core.lease_history import ENTRY_BYTES, MAX_OWNER_LEFT
-from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.model import HistoryEntry, Json, Overlapped, PeerId, Resource
 
 COMMIT = "c0ffee" + "0" * 34
-
-
-def history(bench: Bench, viewer: PeerId, *paths: str, limit: int = 1_000) -> list[HistoryEntry]:
-    """As that peer's daemon answers, out of its own document and its replicas of those of the others."""
-    ended: list[tuple[PeerId, str, Json]] = []
-    held: list[tuple[PeerId, str, Json]] = []
-    for author in sorted(bench.stations):
-        contents = bench[viewer].contents() if author == viewer else bench.replicas.get((author, viewer), {})
-        for (root, key), value in sorted(contents.items()):
-            (ended if root == "leaseHistory" else held).append((author, key, value))
-    machine = bench.of(viewer)
-    return machine.history.query(
-        normalise_all(file(path) for path in paths),
-        ended,
-        held,
-        limit=limit,
-        in_force=lambda claim: machine.claims.is_live(claim, bench.instant),
-    )
-
-
-def cycle(bench: Bench, name: PeerId, path: str, **how: Any) -> None:
-    """Taken and given back, a second later."""
-    asked = bench.asks(name, path)
-    bench.settles()
-    assert bench.granted(asked)
-    bench.passes(1_000)
-    bench.releases(name, path, **how)
-    bench.settles()
-
-
-def share(bench: Bench) -> None:
-    """All that is under way arrives, and all that was written."""
-    bench.settles()
-    for author, reader in sorted(bench.links):
-        bench.writes_reach(reader, author)
-    bench.settles()
 
 
 # --- entries ---------------------------------------------------------------------------------------------------------------
@@ -428,111 +392,6 @@ def test_a_day_can_be_replayed() -> None:
         middle = datetime.fromisoformat(entry.granted_at) + timedelta(milliseconds=500)
         assert replay(entries, middle, clock_error_ms=100) == [Held(entry, True)]
         assert replay(entries, middle + timedelta(seconds=30)) == []
-
-
-# --- held at the same time -------------------------------------------------------------------------------------------------
-
-
-def apart() -> Bench:
-    """Alice holds it, then they are cut, and bob is granted it, too."""
-    bench = Bench("alice", "bob", "carol", fresh=False)
-    cycle(bench, "carol", "a.py", commit=COMMIT)
-    bench.cut("alice", "bob")
-    bench.cut("carol", "bob")
-    bench.asks("alice", "a.py")
-    bench.settles()
-    bench.passes(1_000)
-    bench.asks("bob", "a.py")
-    bench.settles()
-    bench.passes(1_000)
-    assert bench.holders("a.py") == ["alice", "bob"]
-    bench.heals("alice", "bob")
-    return bench
-
-
-def test_of_two_that_held_it_both_agents_are_told_and_both_entries_say_so() -> None:
-    for bench in every_order(apart):
-        share(bench)
-        assert bench.holders("a.py") == ["alice"]
-        (lost,) = bench["bob"].told("lease-lost")
-        assert (lost["reason"], lost["holder"]) == ("lost-conflict", "agent-of-alice")
-        assert lost["overlap"]["agentId"] == "agent-of-alice"
-        (told,) = bench["alice"].told("conflicts-detected")
-        assert (told["lease"]["agentId"], told["overlap"]["agentId"]) == ("agent-of-alice", "agent-of-bob")
-        bench.releases("alice", "a.py")
-        share(bench)
-        loser = next(e for e in history(bench, "alice", "a.py") if e.peer_id == "bob")
-        winner = next(e for e in history(bench, "bob", "a.py") if e.peer_id == "alice")
-        assert (loser.reason, loser.rival, loser.base) == ("lost-conflict", "agent-of-alice", COMMIT)
-        (of_loser,), (of_winner,) = loser.overlaps, winner.overlaps
-        assert (of_loser.claim_id, of_winner.claim_id) == (winner.claim_id, loser.claim_id)
-        assert of_winner.since == of_loser.since == loser.granted_at, "from when the later of the two was granted"
-        assert of_winner.until == of_loser.until == loser.ended_at
-        assert of_winner.base == COMMIT
-
-
-def test_the_winner_learns_of_it_from_the_history_after_its_own_end() -> None:
-    bench = apart()
-    bench.delivers("alice", "bob")
-    assert bench.holders("a.py") == ["alice"]
-    bench.releases("alice", "a.py")
-    key = next(key for key, value in bench["alice"].history.items() if value[1] == "agent-of-alice")
-    share(bench)
-    (told,) = bench["alice"].told("conflicts-detected")
-    assert told["lease"]["remainingMs"] == 0
-    entry = next(e for e in history(bench, "bob", "a.py") if e.peer_id == "alice")
-    assert [overlap.agent_id for overlap in entry.overlaps] == ["agent-of-bob"]
-    assert verify(entry, Ring("bob"))
-    assert bench["alice"].history[key] is not None
-
-
-def test_nothing_that_is_told_twice_is_told_twice() -> None:
-    bench = apart()
-    share(bench)
-    ((key, value),) = bench["bob"].history.items()
-    change = EntryChange(root="leaseHistory", key=key, value=value)
-    assert bench.of("alice").entries_changed("bob", (change,), bench.now) == []
-
-
-def test_an_overlap_that_its_author_did_not_sign_is_not_believed() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("alice", "a.py")
-    bench.settles()
-    made_up = apart()
-    share(made_up)
-    (value,) = made_up["bob"].history.values()
-    overlap = ["alice.1.1", "x", "", "", None]
-    changed = [[overlap] if isinstance(part, (list, tuple)) and part and len(part[0]) == 5 else part for part in value]
-    assert changed != list(value)
-    change = EntryChange(root="leaseHistory", key="1.1", value=changed)
-    assert bench.of("alice").entries_changed("bob", (change,), bench.now) == []
-    assert bench["alice"].holding().overlaps == ()
-
-
-def test_overlaps_that_are_written_down_are_few() -> None:
-    bench = Bench("alice", "bob")
-    bench.asks("alice", "a.py")
-    bench.settles()
-    ring = Ring("bob")
-    history_of_bob = type(bench.of("bob").history)(ring, 50)
-    told = 0
-    for number in range(1, 2 * MAX_OVERLAPS):
-        rival = Overlapped(claim_id="alice.1.1", peer_id="alice", agent_id="agent-of-alice", since="", until="")
-        entry = HistoryEntry(
-            claim_id=f"bob.1.{number}",
-            peer_id="bob",
-            agent_id="b",
-            resources=(file("a.py"),),
-            granted_at="",
-            ended_at="",
-            overlaps=(rival,),
-            stamp=1,
-            signature="",
-        )
-        (write,) = history_of_bob._keep_entry(entry)
-        change = EntryChange(root="leaseHistory", key=write.key, value=write.value)
-        told += sum(isinstance(o, Notify) for o in bench.of("alice").entries_changed("bob", (change,), bench.now))
-    assert told == len(bench["alice"].holding().overlaps) == MAX_OVERLAPS
 
 
 def test_what_a_hostile_owner_writes_is_bounded() -> None:
