@@ -141,3 +141,47 @@ def git_daemon(root: Path) -> Iterator[str]:
 
         os.killpg(daemon.pid, signal.SIGTERM)
         daemon.wait(PATIENCE_S)
+
+
+def clone_of(url: str, folder: Path, name: str = "clone", *options: str) -> Path:
+    """A clone in a folder."""
+    git(folder, "clone", "-q", *options, url, name)
+    return folder / name
+
+
+def handle_of(loop: Loop, folder: Path, url: Path | str, name: str = "clone") -> TableHandle:
+    """The table of a fresh clone."""
+    return TableHandle(loop, clone_of(str(url), folder, name) / ".git")
+
+
+def hook_of(bare: Path, name: str, script: str) -> Path:
+    """A hook of the remote."""
+    hook = bare / "hooks" / name
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\n{script}\n", "utf-8")
+    hook.chmod(0o755)
+    return hook
+
+
+def table(given: TableRead | TableReadFailed) -> TableRead:
+    """A read that must have succeeded."""
+    assert isinstance(given, TableRead), given
+    return given
+
+
+def reason(given: object) -> str:
+    """Why something failed that must have."""
+    assert isinstance(given, TableReadFailed | TableSwapFailed), given
+    assert "\n" not in given.reason
+    assert len(given.reason) <= 700
+    return given.reason
+
+
+def works(one: TableHandle, bare: Path, ref: str = REF) -> None:
+    """Make, change, read: the whole round."""
+    assert table(one.read()).commit is None
+    first = landed(one.swap(None, {"a/x": b"1", "b/y": b"1"}))
+    second = landed(one.swap(first, {"a/x": b"2", "b/y": None}))
+    assert tip_of(bare, ref) == second
+    assert table_on(bare, ref) == {"a/x": b"2"}
+    assert table(one.read(whole=True)) == TableRead(commit=second, changed={"a/x": b"2"}, ref=ref)

@@ -10,6 +10,7 @@ the two it is; the branch is made only if there is none and the host's policy re
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from pathlib import Path
@@ -17,25 +18,13 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, assert_
 
 import trio
 
-from sudocode_coordination.adapters.gitobjects import (
-    EMPTY,
-    Made,
-    Snapshot,
-    Tree,
-    UnfitError,
-    count_files,
-    differences,
-    ids,
-    make_commit,
-    reachable,
-    tree_of,
-    write_loose,
-)
+from sudocode_coordination.adapters.gitobjects import EMPTY, Made, Snapshot, UnfitError, make_commit, write_loose
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push
 from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner
-from sudocode_coordination.adapters.gittree import GitTrees, ObjectsMissingError
+from sudocode_coordination.adapters.gittree import ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.adapters.table_home import TIP_REF, TableHome
+from sudocode_coordination.adapters.table_trees import MAX_FILE_BYTES, TableTrees
 from sudocode_coordination.core.io import (
     BuildTable,
     SwapTable,
@@ -53,18 +42,8 @@ if TYPE_CHECKING:
 REF: Final = "refs/coordination/leases"
 BRANCH_REF: Final = "refs/heads/coordination-leases"
 """Where hosts take branches only. Not below `coordination/`: a branch `coordination` could not be there as well."""
-MAX_FILES: Final = 50_000
-"""In a table: five times the leases that are measured. More is an error: a table of which a part is left out excludes nobody."""
-MAX_FILE_BYTES: Final = 64 << 10
-"""Of one file; a lease takes a few hundred. Larger ones can't be ours, and are skipped."""
-MAX_TREE_BYTES: Final = 16 << 20
-"""Of all folders that are read at once: MAX_FILES take 4 MB."""
-MAX_TABLE_BYTES: Final = 64 << 20
-"""Of all contents that are read at once."""
 MAX_WAITING: Final = 16
 """Operations in line. The core has one of each kind under way."""
-SNAPSHOTS: Final = 3
-"""Whose folders are kept in memory: the tip, the one before, and what was built for a client's push. 0.7 MB at 10,000 leases."""
 MAX_GIVEN_UP: Final = 64
 """Swaps with an unknown fate that are remembered, by nonce; they are sent again one after the other, within minutes."""
 READ_LIMIT_S: Final = 45.0
@@ -74,10 +53,13 @@ STOP_GRACE_S: Final = 2.0
 DEEPEN: Final = 500
 """Commits that are fetched to see whether a tip descends from one whose objects are gone here."""
 _DAMAGED = re.compile(
-    r"object file .* is empty|loose object .* corrupt|bad object|unable to read|could not parse|inflate|sha1 mismatch"
-    r"|hash mismatch|not a valid object|bad tree object|missing necessary objects|not a git repository: '|garbage at end"
+    r"object file .* is empty|loose object|bad object|unable to read|could not parse|inflate|sha1 mismatch|hash mismatch"
+    r"|unpacker error|not a valid object|bad tree object|missing necessary objects|\(stored in |not a git repository: '"
 )
 _POLICY: Final = "may not be used there"
+
+
+log = logging.getLogger(__name__)
 
 
 class _Read(NamedTuple):
@@ -127,7 +109,7 @@ class GitTable:
         """What a tip has to descend from: the one delivered before, or after a start, the last one of the process before."""
         self._delivered: str | None = None
         """The commit of what the core was told last."""
-        self._snapshots: dict[str, Snapshot] = {}
+        self._trees = TableTrees(self._home)
         self._given_up: deque[str] = deque(maxlen=MAX_GIVEN_UP)
 
     # --- the port: returns at once ------------------------------------------------------------------------------------------
@@ -181,7 +163,7 @@ class GitTable:
                 self._fail(job, unfit.reason, "refused")
             except GitFailedError as failure:
                 self._home.doubt()
-                if _DAMAGED.search(failure.reason):
+                if isinstance(failure, ObjectsMissingError) or _DAMAGED.search(failure.reason):
                     self._begin_anew()
                 self._fail(job, failure.reason)
 
@@ -191,10 +173,10 @@ class GitTable:
             case _Read(whole=whole):
                 with trio.move_on_after(READ_LIMIT_S) as scope:
                     self._deliver(await self._read(whole=whole))
-                    if self._home.wants_packing():
-                        await self._pack()
                 if scope.cancelled_caught:
                     raise GitFailedError(f"the lease table could not be read within {READ_LIMIT_S:g} s")
+                if self._delivered is not None and self._home.wants_packing():
+                    await self._pack()
             case SwapTable():
                 await self._swap(job)
             case BuildTable():
@@ -211,7 +193,10 @@ class GitTable:
         return self._runner
 
     async def _prepare(self) -> None:
+        lives = self._home.lives
         anew = await self._home.prepare()
+        if self._home.lives != lives:
+            self._trees.clear()
         if self._runner is None:
             self._baseline = self._home.tip()
         if self._runner is None or anew:
@@ -219,7 +204,7 @@ class GitTable:
 
     def _begin_anew(self) -> None:
         self._home.wipe()
-        self._snapshots.clear()
+        self._trees.clear()
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 
@@ -228,10 +213,10 @@ class GitTable:
         tip, known = snapshot.commit, self._baseline
         rewound = known is not None and (tip is None or not await self._descends(tip, known))
         base = None if whole else self._delivered
-        old = EMPTY if base is None else self._snapshots.get(base)
+        old = EMPTY if base is None else self._trees.snapshot(base)
         if old is None:
             base, old = None, EMPTY
-        changed = await self._changed(old, snapshot)
+        changed = await self._trees.changed(self._git, old, snapshot)
         self._settle(tip)
         return TableRead(commit=tip, base=base, changed=changed, ref=self._ref or "", rewound=rewound)
 
@@ -283,10 +268,8 @@ class GitTable:
             ObjectsMissingError: the remote has another one by now.
             GitFailedError: the remote can't be read, or the table is none.
         """
-        if tip in self._snapshots:
-            return self._snapshots[tip]
         try:
-            return await self._load(tip)
+            return await self._trees.load(self._git, tip)
         except ObjectsMissingError:
             pass
         depth = []
@@ -312,7 +295,7 @@ class GitTable:
         if outcome.code != 0 and "couldn't find remote ref" in outcome.stderr:
             raise ObjectsMissingError("the lease table has just been deleted")
         outcome.checked("fetch")
-        return await self._load(tip)
+        return await self._trees.load(self._git, tip)
 
     async def _has(self, commit: str) -> bool:
         return (await self._git.run("cat-file", "-e", f"{commit}^{{commit}}")).code == 0
@@ -323,79 +306,15 @@ class GitTable:
         outcome = await self._git.run("merge-base", "--is-ancestor", known, tip)
         return outcome.code == 0
 
-    async def _load(self, commit: str) -> Snapshot:
-        """A commit's folders, level by level; those of snapshots in memory are not read again.
-
-        Raises:
-            ObjectsMissingError: not all of it is here.
-            GitFailedError: it is malformed or huge.
-        """
-        size = self._home.sha_size
-        known: dict[bytes, Tree] = {}
-        for snapshot in self._snapshots.values():
-            known.update(snapshot.trees)
-        trees = GitTrees(self._git)
-        parsed = await self._git.run("rev-parse", "--verify", "--quiet", f"{commit}^{{tree}}")
-        if parsed.code != 0:
-            raise ObjectsMissingError("objects of the lease table are missing here")
-        root = bytes.fromhex(parsed.stdout.decode("ascii").strip())
-        waiting = [root] if root not in known else []
-        read_bytes = 0
-        while waiting:
-            contents = await trees.contents(ids(waiting), MAX_TREE_BYTES // len(waiting))
-            for tree_sha, raw in zip(waiting, contents, strict=True):
-                if raw is None:
-                    raise ObjectsMissingError("objects of the lease table are missing here")
-                read_bytes += len(raw)
-                known[tree_sha] = tree_of(raw, size)
-            if read_bytes > MAX_TREE_BYTES:
-                raise GitFailedError(f"the lease table's folders take more than {MAX_TREE_BYTES} bytes")
-            waiting = sorted({sub for tree_sha in waiting for sub in known[tree_sha].subtrees} - known.keys())
-        return self._keep(Snapshot(commit, root, reachable(root, known)))
-
-    def _keep(self, snapshot: Snapshot) -> Snapshot:
-        assert snapshot.commit is not None
-        self._snapshots.pop(snapshot.commit, None)
-        self._snapshots[snapshot.commit] = snapshot
-        while len(self._snapshots) > SNAPSHOTS:
-            del self._snapshots[next(c for c in self._snapshots if c != self._delivered)]
-        return snapshot
-
-    async def _changed(self, old: Snapshot, new: Snapshot) -> dict[str, bytes | None]:
-        """What `TableRead.changed` is to hold."""
-        files = count_files(new)
-        if files > MAX_FILES:
-            raise GitFailedError(f"the lease table has {files} files, {MAX_FILES} allowed")
-        changed: dict[str, bytes | None] = {}
-        blobs: dict[str, bytes] = {}
-        for path, sha in differences(old, new, self._home.sha_size):
-            changed[path] = None
-            if sha is not None:
-                blobs[path] = sha.hex().encode()
-        trees = GitTrees(self._git)
-        sizes = await trees.sizes(blobs)
-        wanted = {path: sha for path, sha in blobs.items() if (sizes[path] or 0) <= MAX_FILE_BYTES}
-        if any(size is None for size in sizes.values()):
-            raise ObjectsMissingError("files of the lease table are missing here")
-        if sum(sizes[path] or 0 for path in wanted) > MAX_TABLE_BYTES:
-            raise GitFailedError(f"the lease table takes more than {MAX_TABLE_BYTES} bytes")
-        contents = await trees.contents(list(wanted.values()), MAX_FILE_BYTES + 200)
-        changed.update(zip(wanted, contents, strict=True))
-        for path in blobs.keys() - wanted.keys():
-            if old is EMPTY:
-                del changed[path]
-        return changed
-
     async def _pack(self) -> None:
         """Objects have piled up: forget the past, keep what a client's push may still need."""
-        if self._ref is None:
-            return
-        fetched = await self._git.run(
-            "fetch", "--quiet", "--no-write-fetch-head", "--no-tags", "--depth=1", "--", self._remote, f"+{self._ref}:{TIP_REF}"
-        )
-        fetched.checked("fetch")
-        packed = await self._git.run("-c", "gc.packRefs=false", "gc", "--quiet", "--prune=2.hours.ago")
-        packed.checked("gc")
+        try:
+            self._home.cut_past(self._delivered)
+            packed = await self._git.run("-c", "gc.packRefs=false", "gc", "--quiet", "--prune=2.hours.ago")
+            packed.checked("gc")
+        except GitFailedError as failure:
+            log.warning("the lease table's objects could not be packed: %s", failure.reason)
+            self._begin_anew()
 
     # --- swapping -----------------------------------------------------------------------------------------------------------
 
@@ -431,14 +350,12 @@ class GitTable:
             made = await trio.to_thread.run_sync(work)
         except OSError as error:
             raise GitFailedError(f"the lease table can't be kept in {home.folder}: {error.strerror}") from None
-        self._keep(made.snapshot)
+        self._trees.keep(made.snapshot)
         return made
 
     async def _parent(self, commit: str) -> Snapshot:
-        if commit in self._snapshots:
-            return self._snapshots[commit]
         try:
-            return await self._load(commit)
+            return await self._trees.load(self._git, commit)
         except ObjectsMissingError:
             if await self._find() != commit:
                 raise _Moved("the table has moved on") from None

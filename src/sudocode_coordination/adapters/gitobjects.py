@@ -104,15 +104,15 @@ def write_tree(entries: Mapping[bytes, Entry]) -> bytes:
 
 def count_files(snapshot: Snapshot) -> int:
     """Plain files in it. A tree that stands in many places counts in each, and is looked at once."""
-    known: dict[bytes, int] = {}
+    known: dict[tuple[bytes, int], int] = {}
 
     def count(sha: bytes, depth: int) -> int:
         tree = snapshot.trees.get(sha)
         if tree is None or depth > MAX_DEPTH:
             return 0
-        if sha not in known:
-            known[sha] = tree.files + sum(count(sub, depth + 1) for sub in tree.subtrees)
-        return known[sha]
+        if (sha, depth) not in known:
+            known[sha, depth] = tree.files + sum(count(sub, depth + 1) for sub in tree.subtrees)
+        return known[sha, depth]
 
     return 0 if snapshot.root is None else count(snapshot.root, 0)
 
@@ -124,22 +124,22 @@ def differences(old: Snapshot, new: Snapshot, sha_size: int) -> Iterator[tuple[s
         tree = None if sha is None else snapshot.trees.get(sha)
         return {} if tree is None else parse_tree(tree.raw, sha_size)
 
-    def compare(left: bytes | None, right: bytes | None, prefix: bytes) -> Iterator[tuple[str, bytes | None]]:
-        if left == right:
+    def compare(left: bytes | None, right: bytes | None, prefix: bytes, depth: int) -> Iterator[tuple[str, bytes | None]]:
+        if left == right or depth > MAX_DEPTH:
             return
         before, after = entries(old, left), entries(new, right)
         for name in sorted(before.keys() | after.keys()):
             was, now = before.get(name), after.get(name)
             if was == now:
                 continue
-            yield from compare(_folder(was), _folder(now), prefix + name + b"/")
+            yield from compare(_folder(was), _folder(now), prefix + name + b"/", depth + 1)
             file_was, file_now = _file(was), _file(now)
             if file_was != file_now:
                 path = _text(prefix + name)
                 if path is not None:
                     yield path, file_now
 
-    yield from compare(old.root, new.root, b"")
+    yield from compare(old.root, new.root, b"", 0)
 
 
 def _folder(entry: Entry | None) -> bytes | None:
@@ -164,6 +164,7 @@ def make_commit(
 
     Raises:
         UnfitError: a path is none.
+        GitFailedError: what the parent has at a path can't be read.
     """
     objects: dict[str, tuple[str, bytes]] = {}
     trees = dict(parent.trees)
@@ -174,6 +175,8 @@ def make_commit(
         return sha
 
     def edit(sha: bytes | None, wanted: Mapping[tuple[bytes, ...], bytes | None]) -> bytes | None:
+        if sha is not None and sha not in trees:
+            raise GitFailedError("a folder of the lease table is missing here")
         entries = {} if sha is None else parse_tree(trees[sha].raw, sha_size)
         below: dict[bytes, dict[tuple[bytes, ...], bytes | None]] = {}
         for path, content in wanted.items():
@@ -212,12 +215,11 @@ def make_commit(
 def reachable(root: bytes, trees: Mapping[bytes, Tree]) -> dict[bytes, Tree]:
     """Those of the trees that are below `root`."""
     found: dict[bytes, Tree] = {}
-    waiting = [root]
-    while waiting:
-        sha = waiting.pop()
-        if sha not in found and sha in trees:
-            found[sha] = trees[sha]
-            waiting.extend(trees[sha].subtrees)
+    level = {root}
+    for _ in range(MAX_DEPTH + 1):
+        level = {sha for sha in level if sha in trees and sha not in found}
+        found.update((sha, trees[sha]) for sha in level)
+        level = {below for sha in level for below in trees[sha].subtrees}
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import trio
 
@@ -14,8 +14,8 @@ CONTENTION = re.compile(
     r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
 )
 """Somebody else's push was first, or holds a lock at this moment."""
-_NO_REPORT: Final = "[remote failure]"
-"""The remote took the push and never said what came of it."""
+_UNCLEAR = re.compile(r"^\[remote failure\]|unpacker error")
+"""The remote never said what came of it, or could not make sense of what it got: our objects or its disk are in trouble."""
 _HTTP_REFUSAL = re.compile(r"(?:HTTP|returned error:) (?:400|401|403|404|405|410|411|413|415|422|451)\b")
 """The server has answered, and did not take it. 408, 429 and all that begins with a 5 may come from what stands before it."""
 
@@ -91,7 +91,7 @@ def verdict(outcome: Outcome) -> Lost:
         summary = refused[0].split("\t")[-1]
         said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
         words = redact(summary + (f" ({' '.join(s for s in said if s)})" if any(said) else ""))[:300]
-        if _NO_REPORT in summary:
+        if _UNCLEAR.search(summary):
             return Lost("unknown", words)
         if "hook declined" not in summary and CONTENTION.search(f"{summary}\n{outcome.stderr}"):
             return Lost("moved", words)

@@ -44,6 +44,8 @@ class TableHome:
         self._git_dir = git_dir
         self._remote = remote
         self._clone = clone
+        self.lives = 0
+        """How often it was made; not counting those that are found."""
         self._copied: tuple[object, ...] | None = None
 
     @property
@@ -82,6 +84,7 @@ class TableHome:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         head = self.folder / "HEAD"
         if not head.exists():
+            self.lives += 1
             head.write_text("ref: refs/heads/none\n", "utf-8")
         _replace(self.folder / "config", text.encode("utf-8", "surrogateescape"))
 
@@ -109,6 +112,19 @@ class TableHome:
                 (self.folder / TIP_REF).unlink(missing_ok=True)
             else:
                 _replace(self.folder / TIP_REF, commit.encode() + b"\n")
+        except OSError as error:
+            raise GitFailedError(f"the lease table can't be kept in {self.folder}: {error.strerror}") from None
+
+    def cut_past(self, commit: str | None) -> None:
+        """From now on, this commit has no parents here. What git does when it fetches with a depth, without asking the remote.
+
+        Raises:
+            GitFailedError: it can't be written.
+        """
+        if commit is None:
+            return
+        try:
+            _replace(self.folder / "shallow", commit.encode() + b"\n")
         except OSError as error:
             raise GitFailedError(f"the lease table can't be kept in {self.folder}: {error.strerror}") from None
 
