@@ -371,7 +371,8 @@ class OwnLeases(LeaseQueue):
         if until > holding.valid_until:
             holding.valid_until = until
             self._set_timer(holding)
-            out.append(Notify(type="lease-renewed", agent_id=holding.body.agent, data=self._event_data(holding, now)))
+            if holding.held:
+                out.append(Notify(type="lease-renewed", agent_id=holding.body.agent, data=self._event_data(holding, now)))
         if changed:
             out.append(Write(root="leases", key=entry_key(holding.body.id), value=self.history.shown(holding)))
         return out
