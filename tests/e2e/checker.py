@@ -31,7 +31,19 @@ Ends: TypeAlias = Literal["released", "expired", "lost", "replaced", "died", "ra
 Kind: TypeAlias = Literal["acquire", "release", "renew", "look"]
 ToldKind: TypeAlias = Literal["lease-acquired", "lease-renewed", "lease-released", "lease-expired", "lease-lost"]
 Rule: TypeAlias = Literal[
-    "exclusion", "apart", "kept", "revived", "untold", "unanswered", "unfounded", "nameless", "token", "chain", "real-time", "lost"
+    "exclusion",
+    "apart",
+    "kept",
+    "revived",
+    "untold",
+    "unanswered",
+    "unfounded",
+    "nameless",
+    "token",
+    "chain",
+    "real-time",
+    "lost",
+    "stale",
 ]
 
 
@@ -71,6 +83,7 @@ class Call(Record, frozen=True, kw_only=True):
     """Granted, released, renewed or seen."""
     token: int | None = None
     holders: tuple[str, ...] = ()
+    """Who is in the way, and holds it."""
     reason: str = ""
     error: str = ""
 
@@ -159,6 +172,7 @@ def check(history: History) -> Verdict:
     overlaps = _exclusion(history, spans, found)
     _answers(history, spans, found)
     _chain(history, found)
+    _stale(history, spans, found)
     acquires = [call for call in history.calls if call.kind == "acquire" and call.answered is not None and not call.error]
     return Verdict(
         violations=tuple(found),
@@ -404,7 +418,7 @@ def _chain(history: History, found: list[Violation]) -> None:
                 found.append(Violation(rule="token", text=f"{claim} changed its token at {revision}"))
         found += _clashing(commit)
         before = commit.entries
-    _acknowledged(history, came, went, tokens, found)
+    _acknowledged(history, tokens, went, found)
 
 
 def _clashing(commit: Commit) -> list[Violation]:
@@ -417,36 +431,54 @@ def _clashing(commit: Commit) -> list[Violation]:
     return found
 
 
-def _acknowledged(
-    history: History, came: dict[str, int], went: dict[str, int], tokens: dict[str, int], found: list[Violation]
-) -> None:
-    """Every strict operation that was acknowledged is in the chain, and the chain keeps the order of those that did not overlap."""
-    placed: list[tuple[int, int, int, str]] = []
+def _acknowledged(history: History, tokens: dict[str, int], went: dict[str, int], found: list[Violation]) -> None:
+    """Every strict operation that was acknowledged is in the chain, and grants have the order of those that were not at the same
+    time. (A release counts when its holder has let go; the table follows, which nobody can tell apart: see `_stale`.)"""
+    grants: list[tuple[int, int, int, str]] = []
     for call in history.calls:
         if not call.strict or call.answered is None or call.error:
             continue
-        granted = call.kind == "acquire" and call.granted
-        if not granted and call.kind != "release":
-            continue
-        where = came if granted else went
         for claim in call.claims:
             what = f"{call.kind} of {claim} by {call.agent}"
-            if claim not in where:
+            granted = call.kind == "acquire" and call.granted
+            if (granted and claim not in tokens) or (call.kind == "release" and claim not in went):
                 found.append(Violation(rule="lost", text=f"{what} was acknowledged at {call.answered}, and is not in the chain"))
-                continue
-            if granted and call.token != tokens[claim]:
-                found.append(
-                    Violation(rule="token", text=f"{call.agent} was told token {call.token}, the table has {tokens[claim]}")
-                )
-            placed.append((call.begun, call.answered, where[claim], what))
+            elif granted:
+                if call.token != tokens[claim]:
+                    text = f"{call.agent} was told token {call.token}, the table has {tokens[claim]}"
+                    found.append(Violation(rule="token", text=text))
+                grants.append((call.begun, call.answered, tokens[claim], what))
     latest, who = 0, ""
-    ends = sorted(placed, key=lambda entry: entry[1])
+    by_end = sorted(grants, key=lambda grant: grant[1])
     done = 0
-    for begun, _, place, what in sorted(placed):
-        while done < len(ends) and ends[done][1] < begun:
-            if ends[done][2] > latest:
-                latest, who = ends[done][2], ends[done][3]
+    for begun, _, token, what in sorted(grants):
+        while done < len(by_end) and by_end[done][1] < begun:
+            if by_end[done][2] > latest:
+                latest, who = by_end[done][2], by_end[done][3]
             done += 1
-        if latest and place <= latest:
-            text = f"{who} was over before {what} began, but is later in the chain ({latest} and {place})"
+        if token < latest:
+            text = f"{who} was over before {what} began, but comes after it ({latest} and {token})"
             found.append(Violation(rule="real-time", text=text))
+
+
+def _stale(history: History, spans: Sequence[Span], found: list[Violation]) -> None:
+    """A strict lease is not denied for one that was given back before it was asked for, by somebody within reach."""
+    of_agent: dict[str, list[Span]] = {}
+    for span in spans:
+        of_agent.setdefault(span.agent, []).append(span)
+    for call in history.calls:
+        if not call.strict or call.kind != "acquire" or call.granted or call.answered is None or not call.holders:
+            continue
+        meant = [
+            span
+            for holder in call.holders
+            for span in of_agent.get(holder, ())
+            if span.begin <= call.answered and any(clash(mine, theirs) for mine in call.resources for theirs in span.resources)
+        ]
+        given_back = [span for span in meant if span.by == "released" and span.end + ROUNDING_MS < call.begun]
+        if not meant or len(given_back) < len(meant):
+            continue
+        latest = max(given_back, key=lambda span: span.end)
+        pair = frozenset((call.daemon, latest.daemon))
+        if not any(pair in f.apart and f.begun <= call.answered and f.until >= call.begun for f in history.faults):
+            found.append(Violation(rule="stale", text=f"{call.agent} was denied at {call.answered} because of {latest}"))

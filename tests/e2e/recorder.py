@@ -5,6 +5,7 @@ who was cut off from whom. `checker.py` judges it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, cast, get_args
 
 import msgspec
 import psutil
-from tests.e2e.checker import Call, Fault, History, Told, ToldKind
+from tests.e2e.checker import Call, Commit, Entry, Fault, History, Told, ToldKind
 from tests.e2e.clones import COORD, LIMIT_S, Clone, repository, wait_for
 from tests.e2e.links import Namespaces, Proxies, links
 from tests.e2e.swarm import at_once
@@ -29,13 +30,13 @@ from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import ListPeers
 from sudocode_coordination.client.blocking import Client
 from sudocode_coordination.errors import CoordinationError
-from sudocode_coordination.model import Lease
+from sudocode_coordination.model import Lease, Resource
 
 T = TypeVar("T")
 Role: TypeAlias = Literal["fault", "agent", "listener"]
 SETTINGS: Final = (
     *("--heartbeat", "500ms", "--discovery-interval", "1s", "--lease-ttl", "3s"),
-    *("--set", "max_lease_ttl_ms=10000", "--set", "gone_grace_ms=1500"),
+    *("--set", "max_lease_ttl_ms=10000", "--set", "gone_grace_ms=1500", "--set", "strict_lease_ttl_ms=6000"),
 )
 """Everything that takes time takes as little as it may."""
 TTL_S: Final = 3.0
@@ -48,6 +49,7 @@ ASKING_S: Final = 2.0
 CLOCK_MS: Final = 20.0
 """If the wall clock has moved by more against the one that counts from boot, somebody set it, and the history is worth nothing."""
 PLANTED: Final = Path(__file__).parent / "planted.py"
+TABLE: Final = "refs/coordination/leases"
 KINDS: Final = frozenset(get_args(ToldKind))
 
 
@@ -83,6 +85,39 @@ def told_of(daemon: str, event: Event) -> Told | None:
     )
 
 
+def chain_of(remote: Path) -> Iterator[Commit]:
+    """The commits of the table of strict leases, read with nothing but git; each must have the one before as its only parent."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=remote, check=True, capture_output=True, text=True).stdout
+
+    if not git("for-each-ref", TABLE):
+        return
+    read: dict[str, tuple[str, Entry]] = {}
+    before: list[str] = []
+    for line in git("rev-list", "--reverse", "--parents", TABLE).splitlines():
+        commit, *parents = line.split()
+        assert parents == before, f"{commit} has the parents {parents}, not {before}"
+        before = [commit]
+        entries: dict[str, Entry] = {}
+        for file in git("ls-tree", "-r", commit).splitlines():
+            about, path = file.split("\t")
+            blob = about.split()[2]
+            if path.startswith("leases/"):
+                if blob not in read:
+                    read[blob] = entry_of(git("cat-file", "blob", blob))
+                claim, entry = read[blob]
+                entries[claim] = entry
+        yield Commit(revision=json.loads(git("cat-file", "blob", f"{commit}:meta"))["revision"], entries=entries)
+
+
+def entry_of(text: str) -> tuple[str, Entry]:
+    """A lease's file: its claim, and what the checker wants to know."""
+    found = json.loads(text)
+    resources = tuple(Resource(*resource) for resource in found["resources"])
+    return found["id"], Entry(agent=found["agent"], resources=resources, mode=found["mode"], token=found["token"])
+
+
 class Bench:
     """Daemons, links between them, and the record."""
 
@@ -105,6 +140,11 @@ class Bench:
     def names(self) -> tuple[str, ...]:
         """Of the daemons."""
         return tuple(self.clones)
+
+    @property
+    def remote(self) -> Path:
+        """The bare repository that all push to."""
+        return next(iter(self.clones.values())).folder.parent / "remote.git"
 
     # --- daemons ---------------------------------------------------------------------------------------------------------------
 
@@ -207,7 +247,8 @@ class Bench:
         moved = abs(drift_ms() - self._began_drift)
         assert moved < CLOCK_MS, f"the clock was set by {moved:.0f} ms meanwhile"
         told = tuple(one for heard in self._told.values() for one in heard)
-        return History(told=told, calls=tuple(self.calls), faults=tuple(self.faults), ended=ended)
+        chain = tuple(chain_of(self.remote))
+        return History(told=told, calls=tuple(self.calls), faults=tuple(self.faults), chain=chain, ended=ended)
 
     def close(self) -> None:
         """Give everything up; what went wrong in a thread is raised."""
@@ -277,9 +318,8 @@ class Bench:
 
     def lose_remote(self, seconds: float) -> None:
         """Nobody finds the git remote."""
-        [folder] = {clone.folder.parent for clone in self.clones.values()}
         begun = now_ms()
-        remote, away = folder / "remote.git", folder / "away.git"
+        remote, away = self.remote, self.remote.with_name("away.git")
         remote.rename(away)
         try:
             self.pause(seconds)

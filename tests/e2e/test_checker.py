@@ -233,7 +233,16 @@ def test_an_order_that_is_not_that_of_time() -> None:
     calls = (strict(0, 10, "y", 2, agent="bob"), strict(11, 20, "x", 1))
     assert rules(*told, chain=chain, calls=calls, ended=100) == ["real-time"]
     together = (commit(1, x=1, y=2),)
-    assert rules(*told, chain=together, calls=calls, ended=100) == ["real-time"]
+    assert rules(*told, chain=together, calls=calls, ended=100) == ["real-time"], "nor within one commit"
+
+
+def test_a_denial_for_the_sake_of_what_was_given_back() -> None:
+    told = held(0, "bob", 100, grade="strict", token=1)
+    denied: dict[str, Any] = {"granted": False, "strict": True, "holders": ("bob",), "reason": "held"}
+    assert rules(*told, calls=(call(99, 200, **denied),)) == []
+    assert rules(*told, calls=(call(150, 200, **denied),)) == ["stale"]
+    cut = Fault(what="cut", begun=0, until=2_000, apart=APART)
+    assert rules(*told, calls=(call(150, 200, **denied),), faults=(cut,)) == [], "it can't know"
 
 
 # --- names ---------------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,9 @@ def with_answer(asked: Call, answer: object) -> Call:
         case LeaseOutcome(granted=True, lease=Lease() as lease):
             return msgspec.structs.replace(call, granted=True, claims=(lease.claim_id,), token=lease.token)
         case LeaseOutcome():
-            return msgspec.structs.replace(call, holders=tuple(h.agent_id for h in answer.holders), reason=answer.reason)
+            return msgspec.structs.replace(
+                call, holders=tuple(h.agent_id for h in answer.holders if h.kind == "lease"), reason=answer.reason
+            )
         case Released():
             return msgspec.structs.replace(call, claims=tuple(lease.claim_id for lease in answer.released))
         case tuple():
