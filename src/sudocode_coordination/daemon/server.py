@@ -349,9 +349,9 @@ class Server:
                 self._deliver(RequestCancelled(client=connection.number, request_id=number))
                 self._answer(connection, call_id, error=RpcError(FAILED, "taken back by the client", ErrorData("failed")))
                 return
-        number = connection.answered.get(cancel.id)
-        if number is not None:
-            self._deliver(RequestCancelled(client=connection.number, request_id=number))
+        answered = connection.answered.get(cancel.id)
+        if answered is not None:
+            self._deliver(RequestCancelled(client=connection.number, request_id=answered))
 
     def _answer(
         self,
