@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.core.node_bench import BIRTH, WALL, NodeBench
+from tests.core.strict_bench import Chain, Port
 
 from sudocode_coordination.api.requests import AcquireLease, LeaseHistory, LeaseOutcome, ListLeases, ReleaseLease
 from sudocode_coordination.config import create_default_config
@@ -14,6 +15,7 @@ from sudocode_coordination.core.history_entries import verify
 from sudocode_coordination.core.io import (
     BranchPublished,
     BranchRead,
+    BuildTable,
     DiskContents,
     Effect,
     Emit,
@@ -25,12 +27,14 @@ from sudocode_coordination.core.io import (
     Persist,
     Publish,
     ReadBranch,
+    ReadTable,
     Reply,
     RequestReceived,
     Send,
     Started,
     StopRequested,
     StoredEnvelope,
+    SwapTable,
     Ticked,
 )
 from sudocode_coordination.core.node import Node
@@ -43,7 +47,7 @@ FILE = (Resource("file", "a.py"),)
 
 
 class Pair:
-    """Two nodes, a branch that answers at once, and links that carry whole frames in their order."""
+    """Two nodes, a branch and a strict table that answer at once, and links that carry whole frames in their order."""
 
     def __init__(self, *names: str) -> None:
         self.instant = BIRTH
@@ -53,7 +57,8 @@ class Pair:
         self.branch: dict[str, bytes] = {}
         self.links: dict[tuple[str, str], list[bytes]] = {(a, b): [] for a in names for b in names if a != b}
         self.effects: dict[str, list[Effect]] = {name: [] for name in names}
-        self.frames: list[bytes] = []
+        chain = Chain()
+        self.ports = {name: Port(chain) for name in names}
         self._asked = 0
         for name in names:
             self.gives(name, Started(contents=DiskContents(), seed=1, newborn=True))
@@ -73,6 +78,9 @@ class Pair:
                 case Publish(ticket=ticket, changes=changes):
                     self.branch = {k: v for k, v in (self.branch | changes).items() if v is not None}
                     self.gives(name, BranchPublished(ticket=ticket, commit="1" * 40))
+                case ReadTable() | SwapTable() | BuildTable():
+                    self.ports[name].jobs.append(effect)
+                    self.gives(name, self.ports[name].answer())
                 case Send(peer=peer, frame=frame) if self.names[peer] in self.nodes:
                     self.links[name, self.names[peer]].append(frame)
 
@@ -135,6 +143,36 @@ def test_both_nodes_answer_who_held_it_and_the_next_one_is_handed_the_commit() -
         assert lease.handover == outcome.lease.handover
     told = [e.event for e in pair.effects["ben"] if isinstance(e, Emit) and e.event.type == "lease-acquired"]
     assert told[-1].data["lease"]["handover"]["commit"] == COMMIT
+
+
+def test_a_strict_lease_is_in_it_with_its_token_and_handed_on_like_any_other() -> None:
+    pair = Pair("ann", "ben")
+    first: LeaseOutcome = pair.asks("ann", AcquireLease(resources=FILE, strict=True))
+    pair.passes(1_000)
+    waiting = pair.puts("ben", AcquireLease(resources=FILE, strict=True, wait_ms=0))
+    pair.passes(1_000)
+    assert pair.answer("ben", waiting) is None
+    (held,) = pair.history("ben")
+    pair.asks("ann", ReleaseLease(resources=FILE, commit=COMMIT))
+    pair.passes(10_000)
+    outcome: LeaseOutcome = pair.answer("ben", waiting)
+    assert first.lease is not None
+    assert outcome.lease is not None
+    assert outcome.lease.handover is not None
+    assert outcome.lease.handover.commit == COMMIT
+    now_held, before = pair.history("ann")
+    assert (held.grade, held.token, held.ended_at) == ("strict", first.lease.token, None)
+    assert (before.grade, before.token, before.reason) == ("strict", first.lease.token, "released")
+    assert (now_held.grade, now_held.token, now_held.base) == ("strict", outcome.lease.token, COMMIT)
+
+
+def test_what_the_table_refuses_was_never_held() -> None:
+    pair = Pair("ann", "ben")
+    pair.asks("ann", AcquireLease(resources=FILE, strict=True))
+    pair.passes(1_000)
+    assert not pair.asks("ben", AcquireLease(resources=FILE, strict=True))
+    pair.passes(20_000)
+    assert [entry.agent_id for entry in pair.history("ben")] == ["ann"]
 
 
 def test_the_entry_comes_in_the_frame_of_the_end_and_before_it() -> None:

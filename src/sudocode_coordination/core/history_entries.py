@@ -89,7 +89,7 @@ def entry_from_lease(owner: PeerId, key: str, value: Json) -> HistoryEntry | Non
         lease = msgspec.convert(value, LeaseEntry) if is_entry_key(key) else None
     except (msgspec.ValidationError, ValueError):
         return None
-    if lease is None or lease.state != "granted":
+    if lease is None or lease.state != "granted" or (lease.strict and lease.token is None):
         return None
     return HistoryEntry(
         claim_id=f"{owner}.{key}",

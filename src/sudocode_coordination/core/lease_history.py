@@ -98,8 +98,8 @@ class LeaseHistory:
             known.handover = self.handover(holding.body.resources, fold=holding.body.fold)
 
     def shown(self, holding: Holding) -> Json:
-        """What the document holds of an own claim: signed, if it is granted."""
-        return entry_of(holding, self._sign(open_entry(holding)).signature if holding.granted else "")
+        """What the document holds of an own claim: signed, if its agent has it."""
+        return entry_of(holding, self._sign(open_entry(holding)).signature if holding.held else "")
 
     def ended(self, holding: Holding, reason: str, now: Now) -> tuple[list[Write], Left | None]:
         """A granted one has ended: its entry, to be written before the lease's is taken away, and what it leaves behind."""

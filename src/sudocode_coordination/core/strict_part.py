@@ -9,7 +9,7 @@ from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.lease_view import entry_key
 from sudocode_coordination.core.own_leases import OwnLeases
 from sudocode_coordination.core.wire import Granted
-from sudocode_coordination.model import Now
+from sudocode_coordination.model import Now, iso_from_ms
 
 
 class StrictPart(OwnLeases):
@@ -36,6 +36,8 @@ class StrictPart(OwnLeases):
             return []
         body = holding.body
         holding.grade = holding.known.grade = "strict"
+        holding.known.since = iso_from_ms(now.wall_ms)
+        self.history.granted(holding, self._own.get(holding.succeeds) if holding.succeeds else None)
         out: list[Output] = [Write(root="leases", key=entry_key(body.id), value=self.history.shown(holding), urgent=True)]
         waiting = self.claims.conflicting(body, now.instant)
         owners = sorted(({k.owner for k in waiting} - {self._me}) & self.view.connected)
