@@ -75,7 +75,11 @@ class FencedPushes:
         lost = self._lost.get(agent, {})
         wanted = Overlap()
         wanted.add("wanted", resources)
-        for id_ in [id_ for id_, was in lost.items() if everything or any(wanted.touches(r) for r in was.claim.resources)]:
+        for id_ in [
+            id_
+            for id_, was in lost.items()
+            if everything or any(wanted.touches(r, fold_case=was.claim.fold) for r in was.claim.resources)
+        ]:
             del lost[id_]
         if not lost:
             self._lost.pop(agent, None)
