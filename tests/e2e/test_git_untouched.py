@@ -10,8 +10,9 @@ from typing import Final
 
 import pytest
 from tests.conformance.git_bench import BRANCH, Handle, files_on, git, make_remote, running_loop
+from tests.conformance.table_bench import STATE, TableHandle, landed, table, table_on, tip_of
 
-from sudocode_coordination.core.io import BranchPublished, BranchRead
+from sudocode_coordination.core.io import BranchPublished, BranchRead, TableBuilt
 
 TRACKING: Final = ("refs/remotes/origin/coordination", "refs/remotes/origin", "refs/remotes")
 """What may appear: the tracking ref, and its folders in a clone that had none."""
@@ -243,4 +244,36 @@ def test_nothing_of_the_users_is_touched(tmp_path: Path, make: Callable[[Path, P
     assert tracking == git(bare, "rev-parse", f"refs/heads/{BRANCH}")
     git(clone, "fsck", "--connectivity-only")
     others = [line for line in git(bare, "for-each-ref").splitlines() if not line.endswith(f"refs/heads/{BRANCH}")]
+    assert others == on_remote.splitlines(), "nothing else was pushed"
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_the_lease_table_touches_nothing_of_the_users(tmp_path: Path, make: Callable[[Path, Path], tuple[Path, Path]]) -> None:
+    bare = make_remote(tmp_path, commits=3)
+    base = tmp_path / "home of ü"
+    base.mkdir()
+    clone, git_dir = make(base, bare)
+    git(tmp_path, "clone", "-q", str(bare), "other")
+    on_remote = git(bare, "for-each-ref")
+    before = snapshot(base)
+    with running_loop() as loop:
+        mine = TableHandle(loop, git_dir, work_tree=None if git_dir == clone else clone)
+        other = TableHandle(loop, tmp_path / "other" / ".git")
+        assert table(mine.read()).commit is None
+        tip = landed(mine.swap(None, {"a/mine": b"1"}))
+        assert table(other.read()).commit == tip
+        tip = landed(other.swap(tip, {"a/other": b"1"}))
+        assert table(mine.read()).changed == {"a/other": b"1"}
+        tip = landed(mine.swap(tip, {"a/mine": None, "b/ü": b"2"}))
+        assert isinstance(mine.build(tip, {"a/built": b"1"}), TableBuilt)
+    assert table_on(bare) == {"a/other": b"1", "b/ü": b"2"}
+    assert tip_of(bare) == tip
+    ours = str(git_dir.relative_to(base.parent) / STATE)
+    after = snapshot(base)
+    assert {
+        path for path in after if path not in before and not f"{path}/".startswith((f"{ours}/", str(Path(ours).parent)))
+    } == set()
+    assert {path for path in before if path not in after} == set()
+    assert {path for path in before if after[path] != before[path]} == set()
+    others = [line for line in git(bare, "for-each-ref").splitlines() if not line.endswith("refs/coordination/leases")]
     assert others == on_remote.splitlines(), "nothing else was pushed"
