@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
 from random import Random
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -44,6 +44,7 @@ BIRTH = 1_000_000
 WALL = 1_800_000_000_000
 TTL = 900_000
 REF = "refs/coordination/leases"
+Answer: TypeAlias = Literal["well", "lost", "unsent", "down", "refused"]
 
 
 def body_of(
@@ -124,7 +125,7 @@ class Port:
         self.delivered: str | None = None
         self.doubtful: set[str] = set()
 
-    def answer(self, how: Literal["well", "lost", "unsent", "down", "refused"] = "well") -> Input:
+    def answer(self, how: Answer = "well") -> Input:
         """The outcome of the first job. lost: it lands, and nobody is told; unsent: the same, and it does not."""
         job = self.jobs.popleft()
         chain = self._chain
@@ -318,7 +319,7 @@ class StrictSwarm:
         peer.takes(peer.strict.received(one, message, self.now))
         peer.flush()
 
-    def answers(self, name: PeerId, how: Literal["well", "lost", "unsent", "down", "refused"] = "well") -> None:
+    def answers(self, name: PeerId, how: Answer = "well") -> None:
         """The remote answers the peer's first job."""
         peer = self.peers[name]
         given = peer.port.answer(how)

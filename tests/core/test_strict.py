@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.core.strict_bench import TTL, StrictSwarm
 
+from sudocode_coordination.core.io import SwapTable
 from sudocode_coordination.core.wire import StrictAsk, StrictRelease
 
 
@@ -344,3 +345,55 @@ def test_a_peer_writes_nothing_in_the_name_of_another() -> None:
     swarm.says("b", "a", StrictAsk(op=StrictRelease("b.1.op9", (held,))))
     swarm.settles()
     assert list(swarm.chain.table().entries) == [held]
+
+
+def test_a_lease_counts_from_before_it_was_asked_for() -> None:
+    swarm = StrictSwarm("a", "b")
+    swarm.wants("a", "w.py")
+    swarm.settles()
+    asked = swarm.instant
+    claim = swarm.wants("b", "x.py")
+    swarm.delivers("b", "a")
+    swarm.instant += 3_000
+    swarm.settles()
+    assert swarm["b"].valid[claim] == asked + TTL
+
+
+def test_a_renewal_counts_from_before_it_was_asked_for() -> None:
+    swarm = StrictSwarm("a")
+    claim = swarm.wants("a", "x.py")
+    swarm.settles()
+    begun = swarm.instant
+    swarm.instant += TTL // 3
+    swarm["a"].flush()
+    swarm.instant += 100_000
+    swarm.settles()
+    assert swarm["a"].valid[claim] == begun + TTL // 3 + TTL
+
+
+def test_what_got_in_by_an_earlier_asking_counts_from_then() -> None:
+    swarm = StrictSwarm("a", "b")
+    swarm.wants("a", "w.py")
+    swarm.settles()
+    asked = swarm.instant
+    claim = swarm.wants("b", "x.py", wait_ms=0)
+    swarm.delivers("b", "a")
+    swarm.answers("a", "lost")  # it has landed, and a does not know it
+    swarm.instant += 5_000
+    swarm.cuts("a", "b")
+    swarm.settles()
+    assert swarm["b"].valid[claim] == asked + TTL
+
+
+def test_what_came_too_late_is_renewed_before_it_is_told() -> None:
+    swarm = StrictSwarm("a")
+    swarm.wants("a", "w.py")
+    swarm.settles()
+    claim = swarm.wants("a", "x.py", wait_ms=0)
+    job = swarm["a"].port.jobs[0]
+    swarm.instant += TTL + 1
+    assert isinstance(job, SwapTable)
+    swarm.answers("a")
+    assert claim not in swarm["a"].tokens
+    swarm.settles()
+    assert swarm["a"].valid[claim] == swarm.instant + TTL
