@@ -34,7 +34,7 @@ def holdings(node: SimNode) -> Iterator[Holding]:
         return
     now = node.now.instant
     for holding in node.node.leases.holdings():
-        if holding.granted and now < holding.valid_until:
+        if holding.held and now < holding.valid_until:
             yield holding
 
 

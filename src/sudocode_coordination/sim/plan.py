@@ -101,8 +101,8 @@ def plan_of(seed: int) -> Plan:
     ttl_ms = dice.choice((4_000, 8_000, 8_000, 16_000))
     patient = dice.random() < 0.15
     return Plan(
-        nodes=dice.choice((2, 2, 3, 3, 3, 3, 4, 4, 5)),
-        agents=dice.choice((1, 1, 2)),
+        nodes=dice.choice((2, 3) if patient else (2, 2, 3, 3, 3, 3, 4, 4, 5)),
+        agents=1 if patient else dice.choice((1, 1, 2)),
         resources=_resources(dice),
         faults=_faults(dice),
         config=(

@@ -79,14 +79,17 @@ class Run:
         return Outcome(self.seed, trace.digest, trace.count, work.granted, work.denied, violation, tuple(trace.words or ()))
 
     def _live(self) -> None:
+        plan = self.plan
         self.misfortunes.begin()
         self.workload.begin()
-        self._until(self.plan.trouble_ms)
+        self._until(plan.trouble_ms)
         self.workload.over = True
         self.misfortunes.make_peace()
-        calm = self.world.scheduler.instant + (SETTLE_MS + CALM_MS if self.plan.patient else CALM_MS)
+        calm = self.world.scheduler.instant + (SETTLE_MS + CALM_MS if plan.patient else CALM_MS)
         self._until(calm)
-        self._until_well(calm + PEACE_MS, let_go=False)
+        # Who waits without limit may have all others before it.
+        turns_ms = plan.nodes * (plan.agents + 1) * plan.hold_ms[1]
+        self._until_well(calm + PEACE_MS + turns_ms, let_go=False)
         self.workload.let_go()
         self._until_well(self.world.scheduler.instant + FAREWELL_MS, let_go=True)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.core.claims import rank_of
+from sudocode_coordination.core.claims import owner_of, rank_of
 from sudocode_coordination.core.wire import ClaimBody
-from sudocode_coordination.model import ClaimId, Grade, Instant
+from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant
 from sudocode_coordination.sim.checkers import Violation, clash, have_in_common
 from sudocode_coordination.sim.world import SimNode, World
 
@@ -27,6 +27,11 @@ class Held(NamedTuple):
     """By the node's clock."""
     since: Instant
     """World time at which it was first seen."""
+
+
+class _Told(NamedTuple):
+    agent: AgentId
+    reason: str
 
 
 class _Lost(NamedTuple):
@@ -48,7 +53,7 @@ class Watch:
         self._life: dict[str, int] = {}
         self._ended: set[ClaimId] = set()
         self._lost: dict[ClaimId, _Lost] = {}
-        self._told: dict[ClaimId, str] = {}
+        self._told: dict[ClaimId, _Told] = {}
         """Of the step that is being looked at: why a lease has ended, as its agent heard it."""
         self.settled = False
         """Whether the swarm has been whole for long enough to have repaired every overlap."""
@@ -109,7 +114,7 @@ class Watch:
         instant, now = self._world.scheduler.instant, node.now.instant
         held: dict[ClaimId, Held] = {}
         for holding in own:
-            if holding.granted and now < holding.valid_until:
+            if holding.held and now < holding.valid_until:
                 body = holding.body
                 old = before.get(body.id)
                 if old is not None and (old.grade, old.valid_until) == (holding.grade, holding.valid_until):
@@ -121,7 +126,7 @@ class Watch:
         self._held[node.name] = held
         for id_ in before.keys() - held.keys():
             self._ended.add(id_)
-            self._check_told(node, before[id_], told.get(id_), held, before)
+            self._check_told(node, before[id_], told, held, before)
         for id_, lease in held.items():
             old = before.get(id_)
             if lease is old:
@@ -152,9 +157,8 @@ class Watch:
         if event.type not in ("lease-lost", "lease-released") or "lease" not in event.data:
             return
         id_ = event.data["lease"]["claimId"]
-        if event.type == "lease-released" and self._told.get(id_) is not None:
-            return
-        self._told[id_] = event.data.get("reason", "") if event.type == "lease-lost" else "released"
+        reason = event.data.get("reason", "") if event.type == "lease-lost" else "released"
+        self._told.setdefault(id_, _Told(event.agent_id, reason))
         if event.type == "lease-lost" and event.data.get("reason") == "lost-conflict":
             self._note_lost(node, id_)
 
@@ -177,17 +181,17 @@ class Watch:
         self._lost[id_] = _Lost(node.name, instant, winners)
 
     def _check_told(
-        self, node: SimNode, lease: Held, told: str | None, held: dict[ClaimId, Held], before: dict[ClaimId, Held]
+        self, node: SimNode, lease: Held, told: dict[ClaimId, _Told], held: dict[ClaimId, Held], before: dict[ClaimId, Held]
     ) -> None:
         """A lease is no more: its agent wanted it so, was told, or has another one in its place."""
         instant, body = self._world.scheduler.instant, lease.body
-        if told is None:
-            heirs = [h for id_, h in held.items() if id_ not in before and h.body.agent == body.agent]
-            if any(have_in_common(h.body, body) for h in heirs):
-                return
-            raise Violation(f"at {instant}: {node.name} holds {body.id} no more, and {body.agent} was not told")
-        if told != "released":
-            return
-        willed = max(node.willed.get(body.agent, -1), node.willed.get(None, -1))
-        if max(willed, node.disk_failed_at) < lease.since:
-            raise Violation(f"at {instant}: {node.name} released {body.id}, and {body.agent} had not asked for it")
+        if body.id not in told:
+            heirs = any(h.body.agent == body.agent and have_in_common(h.body, body) for id_, h in held.items() if id_ not in before)
+            # One that took its place may have ended in the same step.
+            passing = any(t.agent == body.agent for id_, t in told.items() if id_ not in before and owner_of(id_) == node.peer_id)
+            if not (heirs or passing):
+                raise Violation(f"at {instant}: {node.name} holds {body.id} no more, and {body.agent} was not told")
+        elif told[body.id].reason == "released":
+            willed = max(node.willed.get(body.agent, -1), node.willed.get(None, -1))
+            if max(willed, node.disk_failed_at) < lease.since:
+                raise Violation(f"at {instant}: {node.name} released {body.id}, and {body.agent} had not asked for it")
