@@ -50,7 +50,7 @@ def type_name(annotation: Any) -> str:
         return " or ".join(f"`{choice}`" for choice in get_args(annotation))
     if get_origin(annotation) is tuple:
         return "list of text"
-    return {int: "integer", str: "text", bool: "true or false"}[annotation]
+    return {int: "integer", str: "text", bool: "true or false", bool | None: "true or false"}[annotation]
 
 
 def type_limits(meta: msgspec.Meta) -> str:
@@ -64,6 +64,8 @@ def default_text(value: Any) -> str:
     """A default as TOML would have it."""
     if value is msgspec.NODEFAULT:
         return "generated"
+    if value is None:
+        return "not set"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{v}"' for v in value) + "]`"
     if isinstance(value, bool):
