@@ -91,9 +91,12 @@ def tree_of(raw: bytes, sha_size: int) -> Tree:
     Raises:
         GitFailedError: it is malformed.
     """
-    entries = parse_tree(raw, sha_size).values()
-    files = sum(entry.mode in PLAIN_FILES for entry in entries)
-    return Tree(raw, tuple(entry.sha for entry in entries if entry.mode == TREE), files)
+    return _tree(raw, parse_tree(raw, sha_size))
+
+
+def _tree(raw: bytes, entries: Mapping[bytes, Entry]) -> Tree:
+    subtrees = tuple(entry.sha for entry in entries.values() if entry.mode == TREE)
+    return Tree(raw, subtrees, sum(entry.mode in PLAIN_FILES for entry in entries.values()))
 
 
 def write_tree(entries: Mapping[bytes, Entry]) -> bytes:
@@ -196,7 +199,7 @@ def make_commit(
             return None
         raw = write_tree(entries)
         made = add("tree", raw)
-        trees[made] = tree_of(raw, sha_size)
+        trees[made] = _tree(raw, entries)
         return made
 
     root = edit(parent.root, {split_path(path): content for path, content in changes.items()})

@@ -21,8 +21,8 @@ from sudocode_coordination.adapters.table_home import TableHome
 
 MAX_FILES: Final = 50_000
 """In a table: five times the leases that are measured. More is an error: a table of which a part is left out excludes nobody."""
-MAX_FILE_BYTES: Final = 64 << 10
-"""Of one file; a lease takes a few hundred. Larger ones can't be ours, and are skipped."""
+MAX_FILE_BYTES: Final = 256 << 10
+"""Of one file: as much as the core takes of any. A lease takes a few hundred. Larger ones can't be ours, and are skipped."""
 MAX_TREE_BYTES: Final = 16 << 20
 """Of all folders that are read at once: MAX_FILES take 4 MB."""
 MAX_TABLE_BYTES: Final = 64 << 20
@@ -118,7 +118,8 @@ class TableTrees:
                 total += size
         if total > MAX_TABLE_BYTES:
             raise GitFailedError(f"the lease table takes more than {MAX_TABLE_BYTES} bytes")
-        contents = dict(zip(fitting, await trees.contents(list(fitting.values()), MAX_FILE_BYTES + 200), strict=True))
+        each = total // max(1, len(fitting)) + 200  # with git's line before each
+        contents = dict(zip(fitting, await trees.contents(list(fitting.values()), each), strict=True))
         changed = {path: contents.get(path) for path in found}
         # One that is too large now is gone for whoever knew it; against nothing there is nothing to tell.
         return {path: content for path, content in changed.items() if content is not None or old is not EMPTY}
