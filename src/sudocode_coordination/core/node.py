@@ -279,8 +279,7 @@ class Node:
         out = self.sync.started(given.contents, now)
         incarnation = self.sync.incarnation
         ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)
-        for write in self.leases.history.restarted(ended, held, now):
-            out += self.sync.set(write.root, write.key, write.value, now)
+        out += self.leases.history.restarted(ended, held, now)
         for root in ("leases", "activeWork", "agentMetadata"):
             for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
                 out += self.sync.set(root, key, None, now)
