@@ -127,7 +127,7 @@ def check_converged(world: World) -> None:
         assert node.node is not None
         document = {
             root: list(node.node.sync.entries(root))
-            for root in ("activeWork", "issueUpdates", "specUpdates", "leases", "agentMetadata")
+            for root in ("activeWork", "issueUpdates", "specUpdates", "leases", "leaseHistory", "agentMetadata")
         }
         leases = sorted((lease.claim_id, lease.state) for lease in node.node.leases.leases(node.now.instant))
         views.append((node.name, document, leases))
