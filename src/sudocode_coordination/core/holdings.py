@@ -79,6 +79,7 @@ class Holding:
         "sent_at",
         "strict",
         "strict_until",
+        "table_wants",
         "succeeds",
         "suspected_in",
         "suspects",
@@ -155,6 +156,8 @@ class Holding:
         """Fencing token of a strict one that is in the table."""
         self.strict_until: Instant = 0
         """How long it counts there."""
+        self.table_wants = ""
+        """Who is noted there to want it by a higher priority: it can't be renewed any more."""
         self.commit: str | None = None
         """What is left behind for the next holder, and on which branch; known from its release on."""
         self.branch = ""

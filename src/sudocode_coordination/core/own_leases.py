@@ -131,6 +131,9 @@ class OwnLeases(LeaseQueue):
         if rivals:
             holding.yield_to = min(rivals, key=lambda known: key_of(known.body)).body.agent
             return self._end(holding, "preempted", now)
+        if holding.table_wants:
+            holding.yield_to = holding.table_wants
+            return self._end(holding, "preempted", now)
         holding.yield_at, holding.yield_to = None, ""
         self._set_timer(holding)
         return []
@@ -273,7 +276,7 @@ class OwnLeases(LeaseQueue):
             self._dirty[holding.body.id] = None
             return [
                 Write(root="leases", key=entry_key(holding.body.id), value=entry_of(holding), urgent=True),
-                Notify(type="lease-queued", agent_id=holding.body.agent, data=self._event_data(holding, now, blocking=blocking)),
+                Notify(type="lease-queued", agent_id=holding.body.agent, data=self._queue_data(holding, blocking, now)),
                 *self._refresh(holding, now),
             ]
         hopeless = self._hopeless_of(holding, blocking, instant)
@@ -464,6 +467,13 @@ class OwnLeases(LeaseQueue):
         self._set_timer(mine)
         data = self._event_data(mine, now) | {"holder": claim.agent, "graceMs": self._config.preempt_grace_ms}
         return False, [Notify(type="conflicts-detected", agent_id=mine.body.agent, data=data)]
+
+    def _queue_data(self, holding: Holding, blocking: list[Known], now: Now) -> dict[str, object]:
+        data = self._event_data(holding, now, blocking=blocking)
+        data["lease"] = msgspec.to_builtins(self._placed(holding.known, now.instant))
+        if holding.decide_by is not None:
+            data["waitMs"] = holding.decide_by - now.instant
+        return data
 
     def _event_data(self, holding: Holding, now: Now, blocking: list[Known] | None = None) -> dict[str, object]:
         data: dict[str, object] = {"lease": msgspec.to_builtins(self.describe(holding.known, now.instant))}

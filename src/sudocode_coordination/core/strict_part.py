@@ -62,8 +62,11 @@ class StrictPart(OwnLeases):
     def _out_of_the_table(self, holding: Holding, given: StrictLost, now: Now) -> list[Output]:
         holding.yield_to = given.holder or holding.yield_to
         grace_ms = self._config.preempt_grace_ms
-        if given.reason != "preempted" or grace_ms == 0 or holding.yield_at is not None:
-            return [] if holding.yield_at is not None and given.reason == "preempted" else self._end(holding, given.reason, now)
+        if given.reason != "preempted" or grace_ms == 0:
+            return self._end(holding, given.reason, now)
+        holding.table_wants = given.holder
+        if holding.yield_at is not None:
+            return []
         holding.yield_at = now.instant + grace_ms
         self._set_timer(holding)
         data = self._event_data(holding, now) | {"holder": given.holder, "graceMs": grace_ms}
