@@ -34,11 +34,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work.
 
     `data` by type (all keys camelCase): peer-*: `peerId, agentIds, address, reason`; lease-*: `lease` (see `model.Lease`),
-    and `reason` (why denied, lost or released), `holder` (agent id), `queue` (agents ahead), and for a lost one that another was
-    held along with `overlap` (see `model.Overlapped`); conflicts-detected: `conflicts` (who works on the same), or `lease` and
-    `holder` (who wants it), or `lease` and `overlap` (who held it as well, and had to give way);
-    sync-completed: `peerId, feeds, entries`; heartbeat-sent: `count`; work-*: `work`; issue-updated: `issueId, fields`;
-    spec-updated: `specPath, fields`.
+    and `reason` (why denied, lost or released), `holder` (agent id), `queue` (agents ahead), `waitMs` (limit of the wait), `cycle`
+    (of a deadlock, see `requests.Waits`), and for a lost one that another was held along with `overlap` (see `model.Overlapped`);
+    conflicts-detected: `conflicts` (who works on the same), or `lease` and `holder` (who wants it), or `lease` and `overlap` (who
+    held it as well, and had to give way); sync-completed: `peerId, feeds, entries`; heartbeat-sent: `count`; work-*: `work`;
+    issue-updated: `issueId, fields`; spec-updated: `specPath, fields`.
     """
 
     type: EventType
