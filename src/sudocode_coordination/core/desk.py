@@ -381,7 +381,7 @@ class Desk:
             reason=health.reason or None,
             commit=discovery.branch_commit,
             last_read=iso_from_ms(self._read_wall_ms) if self._read_wall_ms else None,
-            pushes=self._pushes,
+            pushes=self._pushes + self._node.strict.writer.pushes,
         )
 
     def _problems(self, now: Now) -> list[str]:

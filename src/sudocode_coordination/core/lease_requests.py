@@ -6,7 +6,7 @@ from typing import Final
 
 from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome
 from sudocode_coordination.core.claims import MAX_OWN_PATTERNS, priority_of
-from sudocode_coordination.core.facts import Output
+from sudocode_coordination.core.facts import Output, StrictWanted
 from sudocode_coordination.core.holdings import Holding, Ticket
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.resources import all_covered, name_of, normalise_all, pattern_count
@@ -90,6 +90,8 @@ class LeaseRequests(StrictPart):
                 holding.ttl_ms = min(ttl_ms, self._config.max_lease_ttl_ms)
             self._dirty[holding.body.id] = None
             out += self._refresh(holding, now)
+            if holding.strict:
+                out.append(StrictWanted(claim=holding.body, decide_by=None, waits=True))
         out += self._settle(now)
         return [self.describe(h.known, now.instant) for h in held if h.body.id in self._own], out
 

@@ -20,10 +20,11 @@ from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.claims import owner_of
 from sudocode_coordination.core.facts import Output, Say, StrictDropped, StrictGranted, StrictLost, StrictRefused, StrictWanted
 from sudocode_coordination.core.fenced import FencedPushes, LostLease
-from sudocode_coordination.core.holdings import Ticket, View
+from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import DiskContents, Persist, RequestError, StoredValue
-from sudocode_coordination.core.strict_own import OwnStrict, Sent, conflicts_with
-from sudocode_coordination.core.strict_table import claims_of, fits, id_of
+from sudocode_coordination.core.strict_own import OwnStrict, conflicts_with
+from sudocode_coordination.core.strict_post import StrictPost
+from sudocode_coordination.core.strict_table import fits, id_of, short_id
 from sudocode_coordination.core.strict_writer import Settled, TableWriter
 from sudocode_coordination.core.wire import (
     MAX_RESOURCES,
@@ -32,8 +33,6 @@ from sudocode_coordination.core.wire import (
     Seen,
     StrictAcquire,
     StrictAnswer,
-    StrictAsk,
-    StrictOp,
     StrictRelease,
     StrictRenew,
     StrictResult,
@@ -45,17 +44,11 @@ SPACE: Final = "strict"
 """On disk: the table's greatest revision seen, and whether leases of this peer may be in it."""
 HIGHEST_STEP: Final = 64
 """The disk is told of the revision this much ahead, and so seldom; tokens may be skipped, never used twice."""
-ASK_MS: Final = 8_000
-"""For so long the peer that writes for all may take, a slow push and one before it; then the asker writes for itself."""
-SHUN_MS: Final = 60_000
-"""How long one that did not answer is not asked again."""
-KEEP_MS: Final = 20_000
-"""What other peers ask is tried for so long: by then they have turned to the remote themselves."""
 POLL_MS: Final = 15_000
 """Between two looks at the table while an agent waits for an entry whose owner can't be reached; the interval of discovery
 if that is shorter."""
 RENEW_AGAIN_MS: Final = 30_000
-"""After a renewal that the remote refused."""
+"""After a renewal or a release that the remote refused."""
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -63,7 +56,7 @@ class _Stored(msgspec.Struct, frozen=True, array_like=True):
     own: bool
 
 
-class StrictLeases:
+class StrictLeases(StrictPost):
     """See the module.
 
     Args:
@@ -73,32 +66,25 @@ class StrictLeases:
     """
 
     def __init__(self, me: PeerId, config: CoordinationConfig, rng: Random, ended: Callable[[ClaimId], bool]) -> None:
-        self._me = me
-        self._poll_ms = min(POLL_MS, config.peer_discovery_interval_ms)
-        self.writer = TableWriter(me, rng, ended)
+        super().__init__(me, TableWriter(me, rng, ended))
+        self._rare_ms = config.peer_discovery_interval_ms
+        self._poll_ms = min(POLL_MS, self._rare_ms)
         self._ended = ended
-        self._own: dict[ClaimId, OwnStrict] = {}
-        self._sent: dict[str, Sent] = {}
-        self._outbox: list[StrictOp] = []
         self._unwanted: dict[ClaimId, None] = {}
         """To be taken out of the table."""
         self._releasing: set[ClaimId] = set()
         self._renewing: set[ClaimId] = set()
-        self._peers: tuple[PeerId, ...] = ()
-        """Connected peers of the roster."""
-        self._view: View | None = None
-        self._shunned: dict[PeerId, Instant] = {}
         self.fenced = FencedPushes(self.writer)
-        self._count = 0
-        self._incarnation = 0
+        self._release_at: Instant = 0
         self._stored = _Stored(0, False)
-        self._stopping = False
+        self._due: Instant | None = None
+        self._waiting: list[OwnStrict] = []
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def started(self, incarnation: int, contents: DiskContents) -> None:
         """What the disk remembers. The table is read only if leases of before may be in it."""
-        self._incarnation = self.writer.incarnation = incarnation
+        self.writer.incarnation = incarnation
         for value in contents.values:
             if value.space == SPACE:
                 try:
@@ -111,12 +97,8 @@ class StrictLeases:
 
     def stop(self) -> None:
         """From now on everything is written here, and nothing for others."""
-        self._stopping = True
-        self.writer.send_away("this peer stops")
-        for name, sent in list(self._sent.items()):
-            if sent.to is not None:
-                self._sent.pop(name)
-                self._outbox.append(sent.op)
+        self._dirty = True
+        self._all_by_itself()
 
     @property
     def quiet(self) -> bool:
@@ -125,8 +107,14 @@ class StrictLeases:
 
     def deadline(self) -> Instant | None:
         """When to be flushed although nothing has happened."""
+        times = (self._due, self.writer.deadline())
+        return min((at for at in times if at is not None), default=None)
+
+    def _own_due(self) -> Instant | None:
         times = [sent.answer_by for sent in self._sent.values() if sent.to is not None]
-        for own in self._own.values():
+        if self._unwanted:
+            times.append(self._release_at)
+        for own in self._own.values() if not self._stopping else ():
             match own.state:
                 case "held":
                     if own.told:
@@ -139,8 +127,7 @@ class StrictLeases:
                     pass
             if not own.told and own.decide_by is not None:
                 times.append(own.decide_by)
-        due = self.writer.deadline()
-        return min([*times, *([] if due is None else [due])], default=None)
+        return min(times, default=None)
 
     def problems(self) -> list[str]:
         """What a person should know."""
@@ -154,13 +141,17 @@ class StrictLeases:
     # --- what the fast level says -------------------------------------------------------------------------------------
 
     def told(self, given: StrictWanted | StrictDropped, now: Now) -> list[Output]:
-        """A claim that is effective among peers wants its place, or has ended for good."""
+        """A claim that is effective among peers wants its place (or, if it has it, to be renewed), or has ended for good."""
         if isinstance(given, StrictDropped):
             self._dropped(given)
             return []
         if not fits(given.claim):
             error = RequestError(code="resource", message="this lease is too large for the table of strict leases")
             return [StrictRefused(claim=given.claim.id, error=error)]
+        self._dirty = True
+        if (held := self._own.get(given.claim.id)) is not None:
+            held.renew_at = now.instant
+            return []
         own = self._own[given.claim.id] = OwnStrict(given, now)
         self._ask(own, now)
         return self._store(own=True)
@@ -174,6 +165,7 @@ class StrictLeases:
         self._forget(own)
 
     def _forget(self, own: OwnStrict) -> None:
+        self._dirty = True
         name = own.claim.id
         del self._own[name]
         self._outbox = [op for op in self._outbox if id_of(op) != name]
@@ -181,54 +173,6 @@ class StrictLeases:
         certain = self.writer.withdraw(name) and not own.loose
         if own.state == "held" or not certain:
             self._unwanted[name] = None
-
-    # --- what peers say -------------------------------------------------------------------------------------------------
-
-    def view_changed(self, view: View, now: Now) -> None:
-        """Who can be asked."""
-        if view is self._view:
-            return
-        self._view = view
-        peers = tuple(peer for peer in view.roster if peer in view.connected and peer != self._me)
-        if peers == self._peers:
-            return
-        for peer in set(self._peers).difference(peers):
-            self.writer.drop_of(peer)
-        self._peers = peers
-        for name, sent in list(self._sent.items()):
-            if sent.to is not None and sent.to not in peers:
-                self._write_here(name, now)
-
-    def received(self, peer: PeerId, message: StrictAsk | StrictAnswer, now: Now) -> list[Output]:
-        """A peer asks for something to be written, or has written it."""
-        if isinstance(message, StrictAsk):
-            return self._asked(peer, message, now)
-        self._answered(peer, message, now)
-        return []
-
-    def _asked(self, peer: PeerId, given: StrictAsk, now: Now) -> list[Output]:
-        """A peer wants something written."""
-        op = given.op
-        if any(owner_of(claim) != peer for claim in claims_of(op)) or (isinstance(op, StrictAcquire) and not fits(op.claim)):
-            return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="that can't be in the table"))]
-        if self._stopping:
-            return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="stopping"))]
-        self.writer.submit(op, peer, now, patient=False, by=now.instant + KEEP_MS)
-        return []
-
-    def _answered(self, peer: PeerId, given: StrictAnswer, now: Now) -> None:
-        """What became of something that a peer was asked to write."""
-        sent = self._sent.get(given.id)
-        if sent is None or sent.to != peer:
-            return
-        if given.result is None:
-            self._shunned[peer] = now.instant + SHUN_MS
-            self._write_here(given.id, now)
-            return
-        own = self._own.get(given.id)
-        if own is not None:
-            own.loose = False
-        self.writer.settled.append(Settled(sent.op, None, given.result))
 
     # --- every step -------------------------------------------------------------------------------------------------------
 
@@ -238,32 +182,42 @@ class StrictLeases:
         while True:
             done = self._step(now)
             out += done
-            if not (done or self._outbox or self._unwanted or self.writer.settled):
+            if not (done or self._outbox or self.writer.settled):
                 return out
 
     def _step(self, now: Now) -> list[Output]:
-        out = self._look_at_touched()
-        out += self._run_out(now)
+        out = self._look_at_touched(now)
+        if self._dirty or (self._due is not None and self._due <= now.instant):
+            self._dirty = True
+            out += self._run_out(now)
+            if not self._stopping:
+                self._renew(now)
         if not self._stopping:
             self._look_again(now)
-            self._renew(now)
-        self._release()
+        self._release(now)
         out += self._send(now)
         out += self.writer.pump(now)
         settled, self.writer.settled = self.writer.settled, []
+        self._dirty = self._dirty or bool(settled)
         for what in settled:
             out += self._settle(what, now)
         built, self.writer.built = self.writer.built, []
         for commit in built:
             out += self.fenced.made(commit)
+        if self._dirty or out:
+            self._dirty = False
+            self._waiting = [own for own in self._own.values() if own.state == "waiting"]
+            self._due = self._own_due()
         return out + self._remember()
 
-    def _look_at_touched(self) -> list[Output]:
+    def _look_at_touched(self, now: Now) -> list[Output]:
         """What others did to own entries, and own ones that nobody wants."""
+        self._dirty = self._dirty or bool(self.writer.touched)
         out: list[Output] = []
         touched, self.writer.touched = self.writer.touched, []
         for fencing in self.fenced.landed() if touched else ():
-            self._renewed(fencing.claims, fencing.at, out)
+            if short_id(fencing.built.op.id) in self.writer.table.done:
+                self._renewed(fencing.claims, fencing.at, now, out)
         for claim in dict.fromkeys(touched):
             entry, own = self.writer.table.entries.get(claim), self._own.get(claim)
             if entry is None:
@@ -282,10 +236,7 @@ class StrictLeases:
     def _run_out(self, now: Now) -> list[Output]:
         """Leases that are over, agents that have waited long enough, peers that did not answer."""
         out: list[Output] = []
-        for name, sent in list(self._sent.items()):
-            if sent.to is not None and sent.answer_by <= now.instant:
-                self._shunned[sent.to] = now.instant + SHUN_MS
-                self._write_here(name, now)
+        self._tired_of_waiting(now)
         for own in list(self._own.values()):
             if own.told and now.instant >= own.valid_until:
                 out += self._lose(own, "expired", "")
@@ -300,8 +251,8 @@ class StrictLeases:
 
     def _look_again(self, now: Now) -> None:
         """Whether what was in the way of those who wait is still there."""
-        for own in list(self._own.values()):
-            if own.state != "waiting":
+        for own in self._waiting:
+            if own.state != "waiting" or own.claim.id not in self._own:
                 continue
             there = self.writer.table.conflicting(own.claim) if self.writer.known else []
             fresh = self.writer.known and self.writer.read_at >= own.answered_at
@@ -313,7 +264,9 @@ class StrictLeases:
                     self.writer.wants_read = True
                 stale = [self.writer.stale_at(entry, now.instant) for entry in there]
                 later = [at for at in stale if at > now.instant]
-                own.look_at = min([now.instant + self._poll_ms, *later])
+                here = all(owner_of(holder.claim) in self._peers for holder in own.holders)
+                poll_ms = self._rare_ms if here else self._poll_ms  # who is connected says itself when it ends
+                own.look_at = min([now.instant + poll_ms, *later])
 
     def _renew(self, now: Now) -> None:
         """All at once, as soon as one is due."""
@@ -326,7 +279,9 @@ class StrictLeases:
             self._renewing.update(claims)
             self._outbox.append(StrictRenew(self._name(), claims))
 
-    def _release(self) -> None:
+    def _release(self, now: Now) -> None:
+        if now.instant < self._release_at:
+            return
         claims = [claim for claim in self._unwanted if claim not in self._releasing]
         self._unwanted.clear()
         for start in range(0, len(claims), MAX_STRICT_CLAIMS):
@@ -336,10 +291,6 @@ class StrictLeases:
 
     # --- operations -----------------------------------------------------------------------------------------------------
 
-    def _name(self) -> str:
-        self._count += 1
-        return f"{self._me}.{self._incarnation}.op{self._count}"
-
     def _ask(self, own: OwnStrict, now: Now) -> None:
         own.state = "asking"
         own.note_ask(now.instant)
@@ -347,37 +298,11 @@ class StrictLeases:
         gone |= {holder.claim: Seen(holder.claim) for holder in own.holders if self._ended(holder.claim)}
         self._outbox.append(StrictAcquire(own.claim, own.count, tuple(gone.values())[:MAX_RESOURCES], own.since))
 
-    def _writes_for_all(self, now: Now) -> PeerId | None:
-        """The peer that is asked; None: this one writes itself."""
-        able = [peer for peer in self._peers if self._shunned.get(peer, now.instant) <= now.instant]
-        first = min([self._me, *able])
-        return None if self._stopping or first == self._me else first
-
-    def _send(self, now: Now) -> list[Output]:
-        out: list[Output] = []
-        outbox, self._outbox = self._outbox, []
-        for op in outbox:
-            name = id_of(op)
-            to = self._writes_for_all(now)
-            self._sent[name] = Sent(op, now.instant, to, now.instant + ASK_MS)
-            if to is None:
-                self._write_here(name, now)
-                continue
-            if (own := self._own.get(name)) is not None:
-                own.loose = True
-            out.append(Say(peer=to, message=StrictAsk(op=op)))
-        return out
-
-    def _write_here(self, name: str, now: Now) -> None:
-        sent = self._sent[name] = self._sent[name]._replace(to=None)
-        own = self._own.get(name)
-        self.writer.submit(sent.op, None, now, patient=own is None or own.waits)
-
     def _settle(self, done: Settled, now: Now) -> list[Output]:
         name = id_of(done.op)
         if done.source is not None:
             answer = StrictAnswer(id=name, result=done.result, reason=done.reason[:1_000])
-            return [Say(peer=done.source, message=answer)] if done.source in self._peers else []
+            return [Say(peer=done.source, message=answer)] if done.source in self._view.connected else []
         sent = self._sent.pop(name, None)
         out: list[Output] = []
         match done.op:
@@ -391,11 +316,12 @@ class StrictLeases:
                         if (own := self._own.get(claim)) is not None:
                             own.renew_at = now.instant + RENEW_AGAIN_MS
                     return []
-                self._renewed(claims, sent.at, out, but=done.result)
+                self._renewed(claims, sent.at, now, out, but=done.result)
             case StrictRelease(claims=claims):
                 self._releasing.difference_update(claims)
                 if done.result is None:
                     self._unwanted.update(dict.fromkeys(claims))
+                    self._release_at = now.instant + RENEW_AGAIN_MS
             case _:
                 assert_never(done.op)
         return out
@@ -410,6 +336,8 @@ class StrictLeases:
                 case "refused":
                     hint = "check that you may push to the table's ref, see: coord doctor"
                     error = RemoteError(f"the git remote refuses strict leases: {done.reason}", hint=hint)
+                case "newer":
+                    error = RemoteError(done.reason, hint="update sudocode-coordination in this clone")
                 case _:
                     error = RemoteError(done.reason, hint="try again")
             return [self._refuse(own, now, error=error)]
@@ -439,7 +367,9 @@ class StrictLeases:
         own.told = True
         return [StrictGranted(claim=own.claim.id, token=own.token, valid_until=own.valid_until)]
 
-    def _renewed(self, claims: Iterable[ClaimId], at: Instant, out: list[Output], but: StrictResult | None = None) -> None:
+    def _renewed(
+        self, claims: Iterable[ClaimId], at: Instant, now: Now, out: list[Output], but: StrictResult | None = None
+    ) -> None:
         lost = {} if but is None else {lost.claim: lost for lost in but.lost}
         for claim in claims:
             own = self._own.get(claim)
@@ -447,7 +377,7 @@ class StrictLeases:
                 continue
             what = lost.get(claim)
             if what is None:
-                out += self._counts_from(own, at, at)
+                out += self._counts_from(own, at, now.instant)
             elif what.reason == "gone":
                 out += self._lose(own, "lost-conflict", what.agent)
             elif not own.preempted:

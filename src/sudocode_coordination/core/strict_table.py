@@ -149,7 +149,10 @@ class Table:
         index, self._index = self._index, None
         for path in sorted(changes):
             then._put(path, changes[path], index)
-        then.revision = max(then.revision, max((e.token for e in then.entries.values()), default=0))
+        # Tokens of before are below the revision of before: all are looked at only if that fell.
+        fresh = changes if then.revision >= self.revision else map(path_of, then.entries)
+        tokens = [then.entries[id_].token for path in fresh if (id_ := claim_at(path)) in then.entries]
+        then.revision = max([then.revision, *tokens])
         then._index = index
         return then
 

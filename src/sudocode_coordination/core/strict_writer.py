@@ -10,6 +10,7 @@ was there after the job was. `core/strict.py` says what to write.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Final, Literal, NamedTuple, TypeAlias, assert_never
@@ -35,6 +36,8 @@ MAX_BATCH: Final = 500
 """Operations in one commit: few enough that making it costs little beside the push."""
 MAX_JOBS: Final = 10_000
 """Operations that wait; past that peers are sent away, to write for themselves."""
+MAX_PEER_JOBS: Final = 4_000
+"""Of those, one peer's: the others must have their turn."""
 BACKOFF_MS: Final = 20
 """After a push that was overtaken; doubled with each, and diced."""
 MAX_BACKOFF_MS: Final = 2_000
@@ -120,6 +123,7 @@ class TableWriter:
         self.wants_read = False
         self.pushes = 0
         self._problems: dict[str, None] = {}
+        self._jobs_of: Counter[PeerId] = Counter()
         self._seen: dict[ClaimId, tuple[int, int, Instant]] = {}
         """Token and renewals of entries, and since when they were seen so."""
         self._jobs: dict[str, Job] = {}
@@ -143,17 +147,29 @@ class TableWriter:
     def submit(self, op: StrictOp, source: PeerId | None, now: Now, *, patient: bool = True, by: Instant | None = None) -> None:
         """Do this as soon as may be; it is among `settled` when it is done. Sent again it replaces what waits under its name."""
         name = id_of(op)
-        if name not in self._jobs and len(self._jobs) >= MAX_JOBS:
-            self.settled.append(Settled(op, source, None, "busy", f"{MAX_JOBS} operations wait for the git remote"))
+        most = MAX_JOBS if source is None else MAX_PEER_JOBS
+        if name not in self._jobs and (len(self._jobs) >= MAX_JOBS or self._jobs_of[source or self._me] >= most):
+            self.settled.append(Settled(op, source, None, "busy", f"{most} operations wait for the git remote"))
             return
+        self._take_out(name)
+        self._jobs_of[source or self._me] += 1
         self._jobs[name] = Job(op, source, now.instant, patient, by)
 
     def withdraw(self, name: str) -> bool:
         """Don't do it; False: it may be done already, or be on its way."""
         if name in self._tried:
             return False
-        self._jobs.pop(name, None)
+        self._take_out(name)
         return True
+
+    def _take_out(self, name: str) -> Job | None:
+        job = self._jobs.pop(name, None)
+        if job is not None:
+            who = job.source or self._me
+            self._jobs_of[who] -= 1
+            if not self._jobs_of[who]:
+                del self._jobs_of[who]
+        return job
 
     def send_away(self, reason: str) -> None:
         """Other peers have to write for themselves from now on."""
@@ -163,7 +179,7 @@ class TableWriter:
     def drop_of(self, peer: PeerId) -> None:
         """A peer is not there any more to hear what became of its jobs."""
         for name in [name for name, job in self._jobs.items() if job.source == peer and name not in self._tried]:
-            del self._jobs[name]
+            self._take_out(name)
 
     def prepare(self, op: StrictRenew) -> None:
         """Make a commit that does this, and don't push it; it is among `built`."""
@@ -194,10 +210,9 @@ class TableWriter:
         """The next step, if nothing is under way."""
         if self._swap is not None or self._reading is not None:
             return []
-        for name in [name for name, job in self._jobs.items() if job.by is not None and job.by <= now.instant]:
-            job = self._jobs.pop(name)
-            self._tried.discard(name)
-            self.settled.append(Settled(job.op, job.source, None, "busy", "it took too long"))
+        late = [name for name, job in self._jobs.items() if job.by is not None and job.by <= now.instant]
+        self._tried.difference_update(late)
+        self._fail(late, "busy", "it took too long")
         if now.instant < self._retry_at or not (self._jobs or self._prepares or self.wants_read):
             return []
         if not self.known or self.wants_read:
@@ -396,7 +411,10 @@ class TableWriter:
         found = list(self._problems)
         if self.table.damaged:
             found.append(f"the table of strict leases is damaged, {self.table.damaged}")
-        found += [f"not a strict lease: {path}: {reason}" for path, reason in sorted(self.table.skipped.items())]
+        skipped = sorted(self.table.skipped.items())
+        found += [f"not a strict lease: {path}: {reason}" for path, reason in skipped[:MAX_PROBLEMS]]
+        if len(skipped) > MAX_PROBLEMS:
+            found.append(f"{len(skipped) - MAX_PROBLEMS} more files of the strict leases' table are no leases")
         return found
 
     def _became(self, table: Table, tip: str | None, changes: Mapping[str, bytes | None], now: Instant) -> None:
@@ -417,14 +435,14 @@ class TableWriter:
             job = self._jobs.get(name)
             if job is None or (result.kind != "done" and self.read_at < job.since):
                 continue  # nobody wants it, or it was asked anew since: the refusal may not hold any more
-            del self._jobs[name]
+            self._take_out(name)
             self.settled.append(Settled(job.op, job.source, result))
         self._tried.difference_update(results)
 
     def _fail(self, names: list[str], failure: Failure, reason: str) -> None:
         for name in names:
-            job = self._jobs.pop(name)
-            self.settled.append(Settled(job.op, job.source, None, failure, reason))
+            if (job := self._take_out(name)) is not None:
+                self.settled.append(Settled(job.op, job.source, None, failure, reason))
 
     def _reached(self) -> None:
         if self.unreachable_since is not None:
