@@ -8,27 +8,30 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from sudocode_coordination.api.history import instant_of, replay
 from sudocode_coordination.api.requests import LeaseHistory
 from sudocode_coordination.cli.render import ago, resource_names
 from sudocode_coordination.cli.screen import Block, Cell, Styled, Table
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.errors import UsageError
-from sudocode_coordination.model import HistoryEntry
+from sudocode_coordination.model import ClaimId, HistoryEntry
 
 SHOWN_COMMIT = 10
 """Digits of a commit id in a table."""
 
 
 def history(session: Session, args: Namespace) -> int:
-    """Leases on what overlaps the resource, the latest first; with `--at` those that were held then."""
+    """Leases on what overlaps the resource, the latest first; with `--at` those that were, or may have been, held then."""
     resources = session.resources([args.history], args.type) if args.history else ()
     answer = session.ask(LeaseHistory(resources=resources))
-    entries = list(answer)
+    shown: dict[str, object] = {}
+    entries, unsure = list(answer), frozenset[ClaimId]()
     if args.at is not None:
-        moment = parse_instant(args.at)
-        entries = [entry for entry in entries if held_at(entry, moment)]
-    session.screen.show({"history": msgspec.to_builtins(entries)}, history_blocks(entries))
+        found = replay(entries, parse_instant(args.at))
+        entries, unsure = [held.entry for held in found], frozenset(held.entry.claim_id for held in found if not held.sure)
+        shown["unsure"] = sorted(unsure)
+    session.screen.show({"history": msgspec.to_builtins(entries)} | shown, history_blocks(entries, unsure))
     return 0
 
 
@@ -45,33 +48,22 @@ def parse_instant(text: str) -> datetime:
     return moment.astimezone(UTC)
 
 
-def held_at(entry: HistoryEntry, moment: datetime) -> bool:
-    """Whether the lease was held then, by its holder's clock."""
-    begin, end = _instant(entry.granted_at), _instant(entry.ended_at)
-    return begin is not None and begin <= moment and (entry.ended_at is None or (end is not None and moment < end))
-
-
-def _instant(iso: str | None) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(iso) if iso else None
-    except ValueError:
-        return None
-    return found.replace(tzinfo=UTC) if found is not None and found.tzinfo is None else found
-
-
-def history_blocks(entries: Sequence[HistoryEntry]) -> list[Block]:
-    """A table, the latest first."""
+def history_blocks(entries: Sequence[HistoryEntry], unsure: frozenset[ClaimId] = frozenset()) -> list[Block]:
+    """A table, in the order given. `unsure`: may have been held at the time that was asked about."""
     if not entries:
         return ["nobody is known to have held it"]
     rows: list[tuple[Cell, ...]] = []
     for entry in entries:
-        begin, end = _instant(entry.granted_at), _instant(entry.ended_at)
+        begin, end = instant_of(entry.granted_at), instant_of(entry.ended_at)
         lasted = "-" if begin is None or end is None else shown_duration((end - begin).total_seconds() * 1000)
         grade = f"strict, token {entry.token}" if entry.token is not None else entry.grade
         commit = clean(entry.commit[:SHOWN_COMMIT]) if entry.commit else "-"
-        ended: Cell = Styled("held", "green") if entry.ended_at is None else clean(entry.reason or "ended")
+        held: Cell = "lapsed" if entry.lapsed else Styled("held", "green")
+        ended: Cell = held if entry.ended_at is None else clean(entry.reason or "ended")
         if entry.rival:
             ended = f"{ended} ({clean(entry.rival)})"
+        if entry.claim_id in unsure:
+            ended = f"{ended if isinstance(ended, str) else 'held'}, not sure"
         rows.append(
             (
                 clean(entry.agent_id),
