@@ -68,7 +68,7 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     peer; with resources and branches of long names fewer are kept, as if each took 512."""
     partition_policy: PartitionPolicy = "open"
     """Without a majority of the roster: `open` grants provisionally when all that can be reached agree; `majority`
-    grants nothing; `closed` grants nothing unless every live peer of the last view agrees."""
+    grants nothing; `closed` grants nothing new, majority or not, unless every live peer of the last view answers."""
     capabilities: tuple[str, ...] = ("code", "review", "test")
     """What the default agent offers; free words that other agents may look for."""
     listen_addresses: tuple[Address, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")

@@ -26,9 +26,11 @@ def stands(
     vouched: tuple[tuple[str, str], ...] = (),
     policy: PartitionPolicy = "open",
     memory: bool = True,
+    granted: bool = False,
     now: int = 0,
 ) -> Standing:
     holding = Holding(known("me.1.1"), None, 0)
+    holding.granted = granted
     holding.begin_round(1, 0)
     holding.answers.update(answers)
     holding.acks.update(answers if counted is None else counted)
@@ -155,3 +157,36 @@ def test_a_waiting_claim_counts_so_briefly_that_a_dead_waiter_leaves_time_to_ren
         holding.queue([blocker])
         holding.begin_round(1, 0)
         assert holding.hold_ms == held_for_ms
+
+
+# --- closed: no new fast grants without all live members of the last view ---------------------------------------------------------
+
+
+def test_in_a_closed_swarm_a_majority_is_not_enough_for_a_new_lease_but_keeps_one() -> None:
+    assert stands("a", "b", "c", policy="closed") == "open"
+    assert stands("a", "b", "c", "d", policy="closed") == "quorum"
+    assert stands("a", "b", "c", policy="closed", granted=True) == "quorum", "a new one no, but it is extended"
+    assert stands("a", policy="closed", granted=True) == "open"
+    silent = View(roster=FIVE, established=FIVE, suspected=frozenset("d"), gone=frozenset("d"), roster_fresh=True, ready=True)
+    assert stands("a", "b", "c", view=silent, policy="closed") == "open", "it may live on the other side of a partition"
+
+
+def test_in_a_closed_swarm_who_vanished_from_the_branch_is_not_live_unless_it_is_connected() -> None:
+    view = View(roster=FIVE, established=FIVE, voices=frozenset({"a", "b", "c", "me"}), roster_fresh=True, ready=True)
+    assert stands("a", "b", "c", view=view, policy="closed") == "quorum"
+    assert stands("a", "b", "c", view=view._replace(roster_fresh=False), policy="closed") == "provisional"
+    assert stands("a", "b", "c", view=view._replace(connected=frozenset("d")), policy="closed") == "open"
+    assert stands("a", "b", "c", "d", view=view._replace(connected=frozenset("d")), policy="closed") == "quorum"
+
+
+def test_in_a_closed_swarm_nothing_is_granted_before_there_was_a_view() -> None:
+    nobody = View(roster=("me",), established=("me",), branch_seen=False, ready=True)
+    assert stands(view=nobody, policy="closed") == "open"
+    assert stands(view=nobody, policy="open") == "provisional"
+
+
+def test_the_vanished_have_weight_but_no_voice() -> None:
+    view = View(roster=FIVE, established=FIVE, voices=frozenset({"a", "b", "c", "me"}), roster_fresh=True, ready=True)
+    assert stands("a", "d", view=view) == "open"
+    assert stands("a", "b", view=view) == "quorum"
+    assert stands("d", view=view._replace(roster=("b", "c", "d", "me"), established=("d", "me"))) == "open"

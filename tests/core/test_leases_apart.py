@@ -12,7 +12,7 @@ from sudocode_coordination.core.holdings import QUEUED_HOLD_MS
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.leases import FULL_CLAIMS_ON_MEETING, MEETING_DELAY_MS, LeaseManager
 from sudocode_coordination.core.wire import Claim, End, Renew
-from sudocode_coordination.model import Now
+from sudocode_coordination.model import Now, PartitionPolicy
 
 # --- restart --------------------------------------------------------------------------------------------------------------
 
@@ -213,6 +213,45 @@ def test_in_a_closed_swarm_even_a_holder_that_is_gone_blocks() -> None:
     bench.isolates("bob")
     bench.loses_sight("alice", "bob")
     assert not bench.granted(bench.asks("alice", "a.py"))
+
+
+@pytest.mark.parametrize("policy", ["open", "majority", "closed"])
+def test_a_partition_of_one_direction_lets_no_two_hold_and_heals(policy: PartitionPolicy) -> None:
+    """What alice says arrives, what bob says does not."""
+    bench = Bench("alice", "bob", policy=policy)
+    bench.cuts.add(("bob", "alice"))
+    bench.suspected["bob"].add("alice")
+    for name in ("alice", "bob"):
+        bench.looks(name)
+    waiting = [bench.asks("bob", "a.py", wait_ms=0)]
+    bench.settles()
+    assert bench.granted(waiting[0]) == (policy == "open")
+    waiting.append(bench.asks("alice", "a.py", wait_ms=0))
+    bench.settles()
+    assert bench.holders("a.py") == (["bob"] if policy == "open" else []), "alice waits for an answer of the one that she reaches"
+    bench.heals("alice", "bob")
+    bench.settles()
+    bench.passes(30_000)
+    assert len(bench.holders("a.py")) == 1
+    (holder,) = bench.holders("a.py")
+    assert bench[holder].holding().grade == "quorum"
+
+
+def test_in_a_closed_swarm_one_that_is_cut_off_stops_all_new_leases_and_no_old_one() -> None:
+    bench = Bench("alice", "bob", "carol", policy="closed")
+    bench.asks("alice", "a.py")
+    bench.settles()
+    bench.isolates("carol")
+    asked = bench.asks("bob", "b.py", wait_ms=0)
+    bench.passes(3 * TTL)
+    assert not bench.granted(asked), "a majority of the others agrees, but carol is live as far as anybody knows"
+    assert bench.holders("a.py") == ["alice"]
+    assert bench["alice"].holding().grade == "quorum"
+    for name in ("alice", "bob"):
+        bench.heals("carol", name)
+    bench.settles()
+    bench.passes(30_000)
+    assert bench.granted(asked)
 
 
 def test_an_expired_claim_of_another_counts_again_when_its_owner_is_back() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Final
 
 from sudocode_coordination.model import Instant, Now
 
-_BOOTTIME: Final[int | None] = getattr(time, "CLOCK_BOOTTIME", None)
+_COUNTS_SUSPEND: Final[int | None] = getattr(time, "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME", None)
+"""On macOS `CLOCK_MONOTONIC` goes on while the machine sleeps (clock_gettime(3)); Python's own monotonic clock does not."""
 _NS_PER_MS: Final = 1_000_000
 
 
 class BootClock:
-    """`ports.Clock`: CLOCK_BOOTTIME, which counts suspend, where the system has it (Linux), else the monotonic clock."""
+    """`ports.Clock`: a clock that counts suspend where the system has one (Linux, macOS), else the monotonic clock."""
 
     def now(self) -> Now:
         """Both clocks, read together."""
@@ -20,6 +22,6 @@ class BootClock:
 
     def instant(self) -> Instant:
         """Monotonic milliseconds."""
-        if _BOOTTIME is None:
+        if _COUNTS_SUSPEND is None:
             return time.monotonic_ns() // _NS_PER_MS
-        return time.clock_gettime_ns(_BOOTTIME) // _NS_PER_MS
+        return time.clock_gettime_ns(_COUNTS_SUSPEND) // _NS_PER_MS

@@ -160,6 +160,7 @@ class Electorate:
             suspected=self._membership.suspected(instant) | self._lost.keys(),
             gone=self._membership.gone(instant) | long_lost,
             roster_fresh=self._listed and read_at is not None and instant - read_at <= self._fresh_ms and instant < self._own_until,
+            branch_seen=self.roster.read_at is not None,
             ready=ready_at is None or instant >= ready_at,
         )
 

@@ -45,6 +45,8 @@ class View(NamedTuple):
     """Suspected for longer than the grace."""
     roster_fresh: bool = False
     """The roster was read recently enough for a quorum of it to mean something."""
+    branch_seen: bool = True
+    """The branch was read, in this life or in the one before: there is a last view."""
     ready: bool = False
     """Who is there is known: the branch was read, or could not be."""
 
@@ -222,7 +224,7 @@ Standing: TypeAlias = Literal["quorum", "provisional", "open"]
 def standing(
     holding: Holding, blocking: list[Known], view: View, me: PeerId, policy: PartitionPolicy, *, memory: bool, now: Instant
 ) -> Standing:
-    """What the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
+    """`QUORUM`: what the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
 
     Args:
         blocking: live claims in the way.
@@ -235,14 +237,17 @@ def standing(
     heard = holding.acks if view.voices is None else holding.acks & view.voices
     voices = {peer for peer in roster if (memory if peer == me else peer in heard)}
     majorities = all(2 * len(voices.intersection(group)) > len(group) for group in (roster, view.established or (me,)))
-    if not blocking and view.roster_fresh and majorities:
-        return "quorum"
     others = [peer for peer in roster if peer != me]
+    # Who vanished from the branch and can't be reached is not live any more.
+    live = [p for p in others if view.voices is None or p in view.voices or p in view.connected]
+    unanimous = not blocking and view.branch_seen and all(peer in holding.answers for peer in live)
+    if not blocking and view.roster_fresh and majorities and (policy != "closed" or holding.granted or unanimous):
+        return "quorum"
     match policy:
         case "majority":
             return "open"
         case "closed":
-            agreed = not blocking and all(peer in holding.answers for peer in others)
+            agreed = unanimous
         case "open":
             agreed = all(peer in holding.answers or peer in view.suspected for peer in others) and all(
                 holding.excuses(known, view) for known in blocking

@@ -66,7 +66,8 @@ class Roster:
         self._adopted: set[PeerId] = set()
         self._goodbyes: dict[PeerId, Instant] = {}
         self._over: dict[PeerId, None] = {}
-        self._read_at: Instant | None = None
+        self.read_at: Instant | None = None
+        """When the latest read was asked for, be it in the life before."""
         self.looked = False
         """A read has shown the own record: weight is dealt."""
 
@@ -82,8 +83,8 @@ class Roster:
             stale: whose records look out of date; at the first look that says no more than that the clocks differ, so they
                 are counted like those who vanish then.
         """
-        unwatched = self._read_at is not None and read_at - self._read_at > self._fresh_ms
-        self._read_at = read_at
+        unwatched = self.read_at is not None and read_at - self.read_at > self._fresh_ms
+        self.read_at = read_at
         present = set(listed) - {self._me}
         for peer, at in list(self._goodbyes.items()):
             if peer not in present or now - at >= GOODBYE_MS:
@@ -127,7 +128,7 @@ class Roster:
 
     def passed(self, now: Instant) -> None:
         """`settle`: who vanished a window ago is counted no more, if the branch was read lately."""
-        if self._read_at is None or now - self._read_at > self._fresh_ms:
+        if self.read_at is None or now - self.read_at > self._fresh_ms:
             return
         for peer, at in sorted(self._vanished.items()):
             if now - at >= self._window_ms:
@@ -209,7 +210,7 @@ class Roster:
         """All of it."""
         return StoredRoster(
             self.looked,
-            self._read_at,
+            self.read_at,
             dict(self._since),
             dict(self._seen),
             dict(self._vanished),
@@ -220,7 +221,7 @@ class Roster:
 
     def restore(self, stored: StoredRoster) -> None:
         """As it was in the life before, of the same boot."""
-        self.looked, self._read_at = stored.looked, stored.read_at
+        self.looked, self.read_at = stored.looked, stored.read_at
         self._since, self._seen, self._vanished = dict(stored.since), dict(stored.seen), dict(stored.vanished)
         self._adopted, self._goodbyes = set(stored.adopted), dict(stored.goodbyes)
         self._over = dict.fromkeys(stored.over)
