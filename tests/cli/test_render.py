@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from rich.cells import cell_len
 
-from sudocode_coordination.api.requests import AgentInfo, LeaseOutcome, RemoteHealth, Status
+from sudocode_coordination.api.requests import AgentInfo, LeaseOutcome, RemoteHealth, Status, Waits
 from sudocode_coordination.cli import render
 from sudocode_coordination.cli.conflicts import MAX_LINES, check_text, conflict_line
 from sudocode_coordination.cli.screen import Block, draw, plain_lines
@@ -177,6 +177,7 @@ def test_plain_tables_are_aligned_and_complete() -> None:
     assert lines[1].split() == ["src/a.py", "bob", "held", "0", "4m12s", "-"]
     assert lines[2].split() == ["src/a.py", "carol", "waiting", "0", "-", "-"]
     assert lines[1].index("held") == lines[2].index("waiting")
+    assert "waiting, place 2 " in plain(render.leases_blocks([lease(agent_id="carol", state="pending", position=2)]))
 
 
 def test_nothing_to_show_is_said() -> None:
@@ -193,6 +194,14 @@ def test_nothing_to_show_is_said() -> None:
 def conflict(**changes: object) -> Conflict:
     values: dict[str, object] = {"resource": Resource("file", "src/a.py"), "kind": "lease", "agent_id": "bob", "peer_id": PEER}
     return Conflict(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_deadlock_names_the_circle_and_what_to_release() -> None:
+    waits = [("ann", "src/b.py", "ben"), ("ben", "src/a b.py", "ann")]
+    cycle = tuple(Waits(agent_id=a, peer_id="p", resource=Resource("file", path), holder_id=b, held=True) for a, path, b in waits)
+    message, hint = render.denial(LeaseOutcome(granted=False, reason="deadlock", cycle=cycle), ["src/b.py"])
+    assert message == "deadlock: ann waits for src/b.py of ben, ben waits for src/a b.py of ann"
+    assert "`coord release 'src/a b.py'`" in hint
 
 
 def test_denial_names_the_holder_and_the_way_on() -> None:

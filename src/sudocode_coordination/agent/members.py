@@ -145,6 +145,7 @@ class LeaseManager(_LeaseTable, _LeaseReads, Awaits):
         what: What | Iterable[What],
         type: ResourceType = "file",
         *,
+        to_shared: bool = False,
         commit: str | None = None,
         branch: str = "",
         leave_commit: bool = True,
@@ -154,7 +155,9 @@ class LeaseManager(_LeaseTable, _LeaseReads, Awaits):
         if commit is None and leave_commit:
             found = await anyio.to_thread.run_sync(left_behind, self.folder, resources)
             commit, branch = found or (None, branch)
-        return await self.call(ReleaseLease(resources=resources, commit=commit, branch=branch, agent=self.agent))
+        return await self.call(
+            ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent)
+        )
 
     release_leases = release_lease
 
@@ -171,6 +174,7 @@ class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
         what: What | Iterable[What],
         type: ResourceType = "file",
         *,
+        to_shared: bool = False,
         commit: str | None = None,
         branch: str = "",
         leave_commit: bool = True,
@@ -180,6 +184,7 @@ class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
         Args:
             what: path or id, or several.
             type: what the strings are.
+            to_shared: keep them, shared: readers are let in, and no writer.
             commit: its id; without one it is the latest commit of the checked-out branch that touched any of them.
             branch: where a given commit is.
             leave_commit: False leaves none that is not given.
@@ -187,7 +192,7 @@ class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
         resources = self.resources(what, type)
         if commit is None and leave_commit:
             commit, branch = left_behind(self.folder, resources) or (None, branch)
-        return self.call(ReleaseLease(resources=resources, commit=commit, branch=branch, agent=self.agent))
+        return self.call(ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent))
 
     release_leases = release_lease
 

@@ -138,12 +138,14 @@ def release(session: Session, args: Namespace) -> int:
     request = ReleaseLease(
         resources=resources,
         everything=args.all,
+        to_shared=args.to_shared,
         commit=left.commit if left else None,
         branch=left.branch if left else "",
         agent=session.agent,
     )
     answer = session.ask(request)
-    lines: list[Block] = [f"released {render.resource_names(ended.resources)}" for ended in answer.released]
+    done = "shared from now on:" if args.to_shared else "released"
+    lines: list[Block] = [f"{done} {render.resource_names(ended.resources)}" for ended in answer.released]
     if lines and left is not None:
         lines.append(f"left behind for whoever takes it next: {left.commit[:10]} {clean(left.branch)}".rstrip())
     return _show(session, None, answer, lines or ["nothing to release"])

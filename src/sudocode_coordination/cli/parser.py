@@ -137,6 +137,7 @@ def _add_lease_commands(commands: Any) -> None:
     release.add_argument("resources", metavar="RESOURCE", nargs="*")
     _add_type(release)
     release.add_argument("--all", action="store_true", help="all that the agent holds or waits for")
+    release.add_argument("--to-shared", action="store_true", help="keep them, shared: let readers in, and no writer")
     release.add_argument("--commit", metavar="REV", help="what the next holder builds on (the last one here that touched it)")
     release.add_argument("--no-commit", action="store_true", help="leave nothing behind")
     leases = _command(

@@ -107,7 +107,8 @@ def leases_blocks(leases: Sequence[Lease], *, none: str = "no leases") -> list[B
 
 def _lease_state(lease: Lease) -> Cell:
     if lease.state == "pending":
-        return Styled("waiting", "yellow")
+        place = "" if lease.position is None else f", place {lease.position}"
+        return Styled(f"waiting{place}", "yellow")
     shared = ", shared" if lease.mode == "shared" else ""
     if lease.grade == "strict":
         return Styled(f"strict {lease.token}{shared}", "bold green")
@@ -186,6 +187,8 @@ def handover_lines(handover: Handover, contained: bool | None) -> list[Block]:
 
 def denial(outcome: LeaseOutcome, asked: Sequence[str]) -> tuple[str, str]:
     """Message and hint of a denied lease. `asked`: the arguments of `coord lease`, to be given again with another."""
+    if outcome.cycle:
+        return _deadlock(outcome)
     lines = conflict_lines(msgspec.to_builtins(outcome.holders))
     reason = clean(outcome.reason)
     if not lines:
@@ -196,6 +199,15 @@ def denial(outcome: LeaseOutcome, asked: Sequence[str]) -> tuple[str, str]:
     # The shell must not expand what was meant as a pattern.
     again = clean(shlex.join(asked)) if len(asked) <= MAX_AGAIN else f"{clean(shlex.join(asked[:MAX_AGAIN]))} …"
     return message, f"`coord lease {again} --wait` waits for it{higher}"
+
+
+def _deadlock(outcome: LeaseOutcome) -> tuple[str, str]:
+    """Who waits for whom, and what to release: what the last one waits for."""
+    waits = [f"{clean(w.agent_id)} waits for {clean(str(w.resource))} of {clean(w.holder_id)}" for w in outcome.cycle]
+    own = outcome.cycle[-1].resource
+    kind = () if own.type == "file" else ("--type", own.type)
+    again = clean(shlex.join(("coord", "release", own.path, *kind)))
+    return f"deadlock: {', '.join(waits)}", f"nothing was released: `{again}` lets the others go on, then ask again"
 
 
 def _value(value: Json) -> str:

@@ -273,6 +273,7 @@ def _release(
     what: What | Iterable[What],
     type: ResourceType = "file",
     *,
+    to_shared: bool = False,
     commit: str | None = None,
     branch: str = "",
 ) -> Request[Released]:
@@ -281,9 +282,11 @@ def _release(
     Args:
         what: path or id, or several.
         type: what the strings are.
+        to_shared: keep them, shared: readers are let in, and no writer.
         commit: id of the commit that the next holder should build on; `branch`: where it is.
     """
-    return ReleaseLease(resources=speaker.resources(what, type), commit=commit, branch=branch, agent=speaker.agent)
+    resources = speaker.resources(what, type)
+    return ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=speaker.agent)
 
 
 def _release_all(speaker: Speaker) -> Request[Released]:
