@@ -7,7 +7,7 @@ from tests.core.node_bench import ANN, BEN, NodeBench
 
 from sudocode_coordination.api.requests import AcquireLease, ListLeases
 from sudocode_coordination.core.electorate import MAX_UNTOLD, SPACE
-from sudocode_coordination.core.io import DiskContents, DiskFailed, Persist, Send, StopRequested, StoredValue
+from sudocode_coordination.core.io import BranchRead, DiskContents, DiskFailed, Persist, Send, StopRequested, StoredValue
 from sudocode_coordination.core.roster import MAX_ADOPTED
 from sudocode_coordination.core.wire import (
     MAX_MEMBERS,
@@ -186,6 +186,20 @@ def test_after_a_goodbye_the_next_life_joins() -> None:
     new = NodeBench(contents=bench.disk())
     assert new.node.leases.view.roster == (new.me,)
     assert new.asks(AcquireLease(resources=FILE)).lease.grade == "quorum"
+
+
+def test_a_leaver_that_is_back_and_finds_the_branch_gone_is_no_voice_for_the_window() -> None:
+    bench = with_ann()
+    bench.gives(StopRequested())
+    new = NodeBench(start=False)
+    new.remote = False
+    new.begins(bench.disk())
+    new.remote = True
+    new.gives(BranchRead(commit=None, records={}))
+    new.passes(60_000)
+    assert new.node.roster.looked
+    assert not new.node.leases.remembers(new.instant)
+    assert new.asks(AcquireLease(resources=FILE)).lease.grade == "provisional"
 
 
 def test_the_roster_is_not_written_with_every_look_but_after_every_failure() -> None:

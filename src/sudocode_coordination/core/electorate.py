@@ -52,6 +52,8 @@ class Electorate:
         """It is not known whom the life before counted."""
         self._listed = False
         """The latest look at the branch has shown the own record."""
+        self._is_back = False
+        """Its last life said goodbye."""
         self._own_until: Instant = 0
         """Until when that record counts with others."""
         self._untold: set[PeerId] = set()
@@ -71,6 +73,7 @@ class Electorate:
         stored = _stored_in(contents)
         if stored is not None:
             self.roster.restore(stored.roster)
+            self._is_back = stored.left
             self._own_until, self._kept = stored.own_until, stored.roster
             return []
         self._stranger = not newborn
@@ -79,7 +82,7 @@ class Electorate:
     def stopping(self) -> list[Output]:
         """A goodbye: the others count this peer no more, and its next life begins like that of one who joins."""
         self._left = True
-        return [_write(StoredRoster(), 0)]
+        return [_write(_Stored(StoredRoster(), 0, left=True))]
 
     def disk_failed(self) -> None:
         """What was to be kept is not on disk."""
@@ -97,6 +100,9 @@ class Electorate:
             self._own_until = until
         self._listed = until is not None and read_at < self._own_until
         looked = self.roster.looked
+        if self._is_back and not looked and self._discovery.branch_commit is None:
+            # It has left in order, and knows nobody; where there was a branch there is none. Others may still count by the old one.
+            self._is_back, self._stranger = False, True
         self.roster.update(
             self._discovery.on_branch, own=self._listed, read_at=read_at, now=now.instant, stale=self._discovery.known
         )
@@ -177,20 +183,22 @@ class Electorate:
         if kept is not None and _shape(now) == _shape(kept) and (now.read_at or 0) - (kept.read_at or 0) < self._fresh_ms:
             return []
         self._kept = now
-        return [_write(now, self._own_until)]
+        return [_write(_Stored(now, self._own_until))]
 
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
     roster: StoredRoster
     own_until: Instant
+    left: bool = False
+    """It said goodbye since."""
 
 
 def _shape(stored: StoredRoster) -> StoredRoster:
     return msgspec.structs.replace(stored, read_at=None, seen={})
 
 
-def _write(roster: StoredRoster, own_until: Instant) -> Output:
-    data = msgspec.msgpack.encode(_Stored(roster, own_until))
+def _write(stored: _Stored) -> Output:
+    data = msgspec.msgpack.encode(stored)
     return Persist(operations=(StoredValue(space=SPACE, key=SPACE, data=data),))
 
 
