@@ -462,7 +462,12 @@ def _acknowledged(history: History, tokens: dict[str, int], went: dict[str, int]
 
 
 def _stale(history: History, spans: Sequence[Span], found: list[Violation]) -> None:
-    """A strict lease is not denied for one that was given back before it was asked for, by somebody within reach."""
+    """A strict lease is not denied for one that was given back before it was asked for, by somebody within reach who does not ask
+    for it again meanwhile: one that is on its way to the table is in the way, though its agent is yet to be told."""
+    asking: dict[str, list[Call]] = {}
+    for call in history.calls:
+        if call.kind == "acquire":
+            asking.setdefault(call.agent, []).append(call)
     of_agent: dict[str, list[Span]] = {}
     for span in spans:
         of_agent.setdefault(span.agent, []).append(span)
@@ -476,7 +481,14 @@ def _stale(history: History, spans: Sequence[Span], found: list[Violation]) -> N
             if span.begin <= call.answered and any(clash(mine, theirs) for mine in call.resources for theirs in span.resources)
         ]
         given_back = [span for span in meant if span.by == "released" and span.end + ROUNDING_MS < call.begun]
-        if not meant or len(given_back) < len(meant):
+        again = any(
+            other.begun <= call.answered
+            and (other.answered is None or other.answered >= call.begun)
+            and any(clash(mine, theirs) for mine in call.resources for theirs in other.resources)
+            for holder in call.holders
+            for other in asking.get(holder, ())
+        )
+        if not meant or again or len(given_back) < len(meant):
             continue
         latest = max(given_back, key=lambda span: span.end)
         pair = frozenset((call.daemon, latest.daemon))

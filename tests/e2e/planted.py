@@ -3,6 +3,9 @@ nothing of it.
 
 blind     no claim of another peer counts: it takes what others hold
 mute      that a lease was lost or has expired is told to nobody
+greedy    nothing in the table of strict leases is in the way of anything
+
+Several at once are joined by `+`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ def plant(fault: str) -> None:
     Raises:
         AttributeError: the rule is not where it was; this file must follow.
     """
+    from sudocode_coordination.core import strict_table
     from sudocode_coordination.core.claims import Claims, Known
     from sudocode_coordination.core.facts import Notify
     from sudocode_coordination.core.own_leases import OwnLeases
@@ -41,6 +45,9 @@ def plant(fault: str) -> None:
                 return [fact for fact in out if not (isinstance(fact, Notify) and fact.type in ("lease-lost", "lease-expired"))]
 
             OwnLeases._end = quietly  # type: ignore[method-assign]
+        case "greedy":
+            _ = strict_table.conflict
+            strict_table.conflict = lambda entry, claim: False  # noqa: ARG005
         case _:
             raise SystemExit(f"{fault!r} is no fault known here")
 
@@ -50,7 +57,8 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == DAEMON:
         from sudocode_coordination.daemon.__main__ import main as daemon
 
-        plant(arguments[1])
+        for fault in arguments[1].split("+"):
+            plant(fault)
         return daemon(arguments[2:])
     from sudocode_coordination.cli import lifecycle
     from sudocode_coordination.cli.entry import main as coord

@@ -241,6 +241,8 @@ def test_a_denial_for_the_sake_of_what_was_given_back() -> None:
     denied: dict[str, Any] = {"granted": False, "strict": True, "holders": ("bob",), "reason": "held"}
     assert rules(*told, calls=(call(99, 200, **denied),)) == []
     assert rules(*told, calls=(call(150, 200, **denied),)) == ["stale"]
+    again = call(180, 300, daemon="bob", agent="bob", strict=True, granted=False, reason="held")
+    assert rules(*told, calls=(call(150, 200, **denied), again)) == [], "bob is about to get it"
     cut = Fault(what="cut", begun=0, until=2_000, apart=APART)
     assert rules(*told, calls=(call(150, 200, **denied),), faults=(cut,)) == [], "it can't know"
 

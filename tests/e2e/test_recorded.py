@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from tests.e2e.checker import LATE_MS, History, Verdict, check
 from tests.e2e.clones import LIMIT_S, wait_for
 from tests.e2e.recorder import NOTICED_S, TTL_S, Bench, bench
 from tests.e2e.workload import Plan, busy
+
+from sudocode_coordination.api.requests import AcquireLease
+from sudocode_coordination.model import Resource
 
 NAMES = ("ada", "bob", "cyd", "dan")
 ACROSS = [("ada", "cyd"), ("ada", "dan"), ("bob", "cyd"), ("bob", "dan")]
@@ -23,7 +29,10 @@ def judge(made: Bench, plan: Plan) -> tuple[History, Verdict]:
     history = made.history()
     verdict = check(history)
     report(summary(history, verdict))
-    assert not verdict.violations, "\n".join(map(str, verdict.violations[:20]))
+    if verdict.violations:
+        kept = Path(tempfile.mkdtemp(prefix="history-")) / "history.json"
+        kept.write_bytes(msgspec.json.encode(history))
+        raise AssertionError("\n".join([f"{kept} has the whole history", *map(str, verdict.violations[:20])]))
     return history, verdict
 
 
@@ -91,12 +100,16 @@ def test_a_thousand_operations() -> None:
 
 @pytest.mark.timeout(120)
 def test_planted_faults_are_found_in_a_real_run() -> None:
-    """A daemon for which no other's claim counts, and one that tells nobody what it has lost."""
-    with bench("ada", "bob", "cyd", planted={"bob": "blind", "cyd": "mute"}) as made:
+    """A daemon for which no other's claim counts, one that tells nobody what it has lost, and a table that nobody looks into."""
+    planted = {"ada": "greedy", "bob": "blind+greedy", "cyd": "mute+greedy"}
+    with bench("ada", "bob", "cyd", planted=planted) as made:
         with made.client("ada") as ada, made.client("bob") as bob, made.client("cyd") as cyd:
             assert ada.acquire_lease("one")
             assert cyd.acquire_lease("two")
             assert bob.acquire_lease("one"), "it takes what another has"
+            three = AcquireLease(resources=(Resource("file", "three"),), strict=True)
+            assert ada.call(three)
+            assert bob.call(three)
             wait_for("ada has its renewal", lambda: made.told("ada", "lease-renewed"))
             made.stop("cyd", TTL_S + 1)
             assert cyd.leases() == ()
@@ -104,6 +117,9 @@ def test_planted_faults_are_found_in_a_real_run() -> None:
         made.pause(LATE_MS / 1_000 + 0.5)  # until then it might have been told
         verdict = check(made.history())
     assert {"exclusion", "untold"} <= {violation.rule for violation in verdict.violations}
+    texts = [violation.text for violation in verdict.violations if violation.rule == "exclusion"]
+    assert any("on one" in text for text in texts)
+    assert any("revision" in text for text in texts), "two in the table"
 
 
 @pytest.mark.parametrize("proxies", [False, True], ids=["usual", "proxies"])
