@@ -48,6 +48,8 @@ def test_what_git_takes_for_the_same_has_one_name(kind: ResourceType, path: str,
         ("/etc/passwd", "is absolute"),
         ("\\\\server\\share", "is absolute"),
         ("C:/windows", "is absolute"),
+        ("./C:/windows", "is absolute"),
+        (".//\\\\server\\share", "is absolute"),
         ("../x", "leaves the repository"),
         ("a/../../x", "leaves the repository"),
         ("a/..", "leaves the repository"),
@@ -62,7 +64,7 @@ def test_what_names_nothing_in_the_repository_is_refused(path: str, why: str) ->
     assert refused.value.hint
 
 
-@given(types, st.text(max_size=30))
+@given(types, st.one_of(st.text(max_size=30), st.text("./\\:Ca*[", max_size=9)))
 def test_a_normal_form_is_its_own_normal_form(kind: ResourceType, path: str) -> None:
     try:
         once = normalise(Resource(kind, path))

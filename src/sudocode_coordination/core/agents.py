@@ -359,7 +359,7 @@ class Agents:
                     out.append(Notify(type=kind, agent_id=change.key, data=data))
                 case "issueUpdates" | "specUpdates":
                     out += self._updated(change, now)
-                case "leases" | "fileDiffs" | "agentMetadata":
+                case "leases" | "leaseHistory" | "fileDiffs" | "agentMetadata":
                     pass
         if any(change.root == "activeWork" for change in changes):
             out += self.clashes()

@@ -77,17 +77,18 @@ def normalise(resource: Resource) -> Resource:
         raise _refuse(resource, "has control characters", "name it without them")
     if resource.type in ("issue", "component"):
         return Resource(resource.type, path.strip())
-    drive = len(path) > 1 and path[1] == ":" and path[0].isalpha()
-    if path[0] == "/" or drive or path.startswith("\\\\"):
-        raise _refuse(resource, "is absolute")
     parts = [part for part in path.split("/") if part not in ("", ".")]
+    name = "/".join(parts)
+    # Of the name, not of what was given: behind a `./` it would be absolute to whoever gets it.
+    drive = name[1:2] == ":" and name[0].isalpha()
+    if path[0] == "/" or drive or name.startswith("\\\\"):
+        raise _refuse(resource, "is absolute")
     if ".." in parts:
         raise _refuse(resource, "leaves the repository")
     if ":" in path and any(part == ":" or part.startswith((":(", ":!", ":^")) for part in parts):
         raise _refuse(resource, "asks for a magic of git's pathspecs", "write the pattern alone: it is read as git reads :(glob)")
     if not parts:
         return Resource(resource.type, "./")
-    name = "/".join(parts)
     if is_pattern(name):
         if len(name) > MAX_PATTERN_CHARACTERS:
             raise _refuse(
