@@ -425,8 +425,7 @@ class OwnLeases(LeaseQueue):
         if holding.published:
             out.append(Write(root="leases", key=entry_key(body.id), value=None, urgent=True))
         if holding.round >= 0:
-            told = sorted(self.view.connected & holding.asked_first if holding.asked_first else self.view.connected)
-            out += [Say(peer=peer, message=End(id=body.id, reason=reason, left=left)) for peer in told]
+            out += [Say(peer=peer, message=End(id=body.id, reason=reason, left=left)) for peer in sorted(self.view.connected)]
         if holding.held and reason in ("released", "stopped"):
             out.append(Notify(type="lease-released", agent_id=body.agent, data=lease))
         elif holding.held and reason == "expired":
