@@ -153,6 +153,14 @@ class Misfortunes:
                 for after_ms in (0, dice.randint(1_000, 6_000), dice.randint(7_000, 15_000)):
                     self._later(after_ms, lambda: self._restart(node, power_cut=dice.random() < 0.3))
                 self._later(dice.randint(2_000, 30_000), self._heal)
+            case "voices":  # what two hold and want hangs on the third, and that one forgets or falls silent
+                two = [one.peer_id for one in world.nodes if one is not node][:2]
+                if len(two) == 2:
+                    world.network.cut(*two)
+                    self.whole = False
+                self._later(duration_ms, self._heal)
+                for _ in range(dice.randint(1, 3)):
+                    self._later(dice.randint(0, duration_ms), lambda: self._restart(node, power_cut=dice.random() < 0.5))
             case _:
                 raise ValueError(f"no such misfortune: {kind}")
 

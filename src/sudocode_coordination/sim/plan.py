@@ -36,6 +36,7 @@ MISFORTUNES: Final = (
     "drift",
     "client",
     "restarts",
+    "voices",
 )
 """By name; `misfortune.py` has what each is."""
 Misfortune: TypeAlias = str
@@ -57,7 +58,7 @@ class Plan:
     config: tuple[tuple[str, Any], ...] = ()
     """Differences from `base`."""
     drift_ppm: int = 9_000
-    """How wrong a clock's rate may be."""
+    """How wrong a clock's rate may be; many are as wrong as that."""
     trouble_ms: int = 50_000
     """How long agents work and things go wrong."""
     misfortunes: tuple[Misfortune, ...] = MISFORTUNES

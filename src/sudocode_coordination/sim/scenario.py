@@ -60,7 +60,8 @@ class Run:
         dice = Random(seed * 104_729 + 3)
         self.world = World(seed, config=lambda name: create_default_config(**base(name, plan)), faults=plan.faults, words=words)
         for number in range(plan.nodes):
-            drift = dice.randint(-plan.drift_ppm, plan.drift_ppm)
+            worst = plan.drift_ppm
+            drift = dice.choice((-worst, worst, dice.randint(-worst, worst)))
             self.world.add(f"n{number}", SimClock(offset_ms=dice.randint(0, 10**6), drift_ppm=drift))
         self.workload = Workload(self.world, plan, Random(dice.getrandbits(32)))
         self.misfortunes = Misfortunes(self.world, self.workload, plan, Random(dice.getrandbits(32)))
@@ -102,7 +103,15 @@ class Run:
             self._look_at += LOOK_MS
             settled = self.misfortunes.whole and scheduler.instant - self.misfortunes.troubled_at > SETTLE_MS
             self.watch.settle(settled=settled)
+            self.watch.look_at_waiters(calm_ms=self._calm_ms())
             check_the_dead_let_go(self.world, self.misfortunes.died_at, self._longest_ms)
+
+    def _calm_ms(self) -> int:
+        """For how long nothing has gone wrong, and everything could go right."""
+        mishaps, faults = self.misfortunes, self.world.network.faults
+        everybody = len(self.world.running()) == len(self.world.nodes)
+        flawless = not (faults.frame_loss or faults.link_loss) and mishaps.whole and everybody and not self.world.network.slow
+        return self.world.scheduler.instant - mishaps.troubled_at if flawless else 0
 
     def _until_well(self, limit: int, *, let_go: bool) -> None:
         """Until all that must come right has.

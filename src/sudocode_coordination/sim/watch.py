@@ -8,14 +8,21 @@ meet exactly one ends, and a lease that ends against its holder's will is told; 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.core.claims import owner_of, rank_of
+from sudocode_coordination.core.claims import key_of, owner_of, priority_of, rank_of
 from sudocode_coordination.core.wire import ClaimBody
-from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant
+from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant, PeerId
 from sudocode_coordination.sim.checkers import Violation, clash, have_in_common
 from sudocode_coordination.sim.world import SimNode, World
+
+CALM_MS: Final = 30_000
+"""A swarm in which nothing went wrong for so long decides at once."""
+WAKE_MS: Final = 4_000
+"""Then whoever is next has the lease by then: some messages, one of them perhaps repeated after a second."""
+CONTACT_MS: Final = 2_000
+"""Two that have been connected for so long have told each other what they hold."""
 
 
 class Held(NamedTuple):
@@ -55,6 +62,10 @@ class Watch:
         self._lost: dict[ClaimId, _Lost] = {}
         self._told: dict[ClaimId, _Told] = {}
         """Of the step that is being looked at: why a lease has ended, as its agent heard it."""
+        self._met: dict[tuple[str, PeerId], Instant] = {}
+        """When each node last connected to another."""
+        self._ready_since: dict[ClaimId, Instant] = {}
+        """Claims that wait, and nothing is in their way."""
         self.settled = False
         """Whether the swarm has been whole for long enough to have repaired every overlap."""
         world.watchers.append(self.stepped)
@@ -81,6 +92,35 @@ class Watch:
             self.stepped(node)
             for id_, held in self._valid(node):
                 self._check_alone(node, id_, held, granted_now=False)
+
+    def look_at_waiters(self, *, calm_ms: int) -> None:
+        """L1: in a swarm that is well, who waits for nobody does not wait.
+
+        Raises:
+            Violation: somebody does.
+        """
+        if calm_ms < CALM_MS:
+            self._ready_since.clear()
+            return
+        pending = [
+            (node, holding.body)
+            for node in self._world.running()
+            if node.node is not None
+            for holding in node.node.leases.holdings()
+            if not holding.granted and not holding.strict
+        ]
+        held = self.held()
+        ready: dict[ClaimId, Instant] = {}
+        instant = self._world.scheduler.instant
+        for node, body in pending:
+            others = [(other, h.body) for other, h in held] + [(o, b) for o, b in pending if key_of(b) < key_of(body)]
+            if any(clash(body, b) for other, b in others if not (other is node and b.agent == body.agent)):
+                continue
+            since = ready[body.id] = self._ready_since.get(body.id, instant)
+            assert node.node is not None
+            if instant - since >= WAKE_MS and node.node.leases.view.ready and node.node.leases.is_voice(node.now.instant):
+                raise Violation(f"at {instant}: {node.name} waits with {body.id} since {since}, and nothing is in its way")
+        self._ready_since = ready
 
     def held(self) -> list[tuple[SimNode, Held]]:
         """All leases that agents may rely on now, on frozen nodes too: what those wrote last, they wrote in that belief."""
@@ -154,6 +194,8 @@ class Watch:
     # --- who is told ------------------------------------------------------------------------------------------------------
 
     def _heard(self, node: SimNode, event: Event) -> None:
+        if event.type == "peer-connected":
+            self._met[node.name, event.data["peerId"]] = self._world.scheduler.instant
         if event.type not in ("lease-lost", "lease-released") or "lease" not in event.data:
             return
         id_ = event.data["lease"]["claimId"]
@@ -161,6 +203,42 @@ class Watch:
         self._told.setdefault(id_, _Told(event.agent_id, reason))
         if event.type == "lease-lost" and event.data.get("reason") == "lost-conflict":
             self._note_lost(node, id_)
+        if event.type == "lease-lost" and event.data.get("reason") == "preempted":
+            self._check_preempted(node, id_)
+        if event.type == "lease-lost" and event.data.get("reason") == "expired":
+            self._check_expired(node, id_)
+
+    def _check_preempted(self, node: SimNode, id_: ClaimId) -> None:
+        """Only somebody with a higher priority takes a lease over."""
+        lease = self._held.get(node.name, {}).get(id_)
+        if lease is None or node.node is None:
+            return
+        known = node.node.leases.claims.conflicting(lease.body, node.now.instant)
+        if not any(k.body.priority > priority_of(lease.body) for k in known):
+            rivals = [(k.body.id, k.body.priority) for k in known]
+            raise Violation(
+                f"at {self._world.scheduler.instant}: {node.name} gave up {id_}, and of no higher priority is any of {rivals}"
+            )
+
+    def _check_expired(self, node: SimNode, id_: ClaimId) -> None:
+        """S3: of two that are in contact one gives way; it is not left to time."""
+        lease = self._held.get(node.name, {}).get(id_)
+        if lease is None or node.node is None or self._world.network.faults.frame_loss:
+            return
+        instant, me = self._world.scheduler.instant, node.peer_id
+        for other in self._world.running():
+            there = other.node
+            if other is node or there is None:
+                continue
+            both_ways = me in there.membership.connected_peers and other.peer_id in node.node.membership.connected_peers
+            since = max(
+                self._met.get((node.name, other.peer_id), 0), self._met.get((other.name, me), 0), node.paused_at, other.paused_at
+            )
+            if not both_ways or since > instant - CONTACT_MS:
+                continue
+            for rival_id, rival in self._valid(other):
+                if rival.since < instant - CONTACT_MS and clash(lease.body, rival.body):
+                    raise Violation(f"at {instant}: {node.name} lost {id_} to time, and {other.name}, in contact, holds {rival_id}")
 
     def _note_lost(self, node: SimNode, id_: ClaimId) -> None:
         lease = self._held.get(node.name, {}).get(id_)
