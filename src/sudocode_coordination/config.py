@@ -63,7 +63,7 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """A holder unreachable for this long no longer blocks provisional grants (`docs/leases.md`)."""
     preempt_grace_ms: Annotated[int, Meta(ge=0, le=WEEK_MS)] = 0
     """How long a holder may finish after a higher priority asked."""
-    lease_history: Annotated[int, Meta(ge=0, le=2_000)] = 50
+    lease_history: Annotated[int, Meta(ge=1, le=2_000)] = 50
     """Ended leases of this clone that everyone can still ask about: `coord leases --history`. Each takes about 300 bytes with every
     peer; with resources and branches of long names fewer are kept, as if each took 512."""
     partition_policy: PartitionPolicy = "open"

@@ -15,9 +15,11 @@ from tests.core.lease_bench import WALL_MS, Bench, file
 
 from sudocode_coordination.adapters.identity import generate_identity
 from sudocode_coordination.api.history import Held, replay, signed_bytes
+from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.facts import EntryChange, Write
 from sudocode_coordination.core.history_entries import entry_from_lease, entry_from_record, verify
 from sudocode_coordination.core.lease_history import ENTRY_BYTES, MAX_OWNER_LEFT
+from sudocode_coordination.errors import ConfigError
 from sudocode_coordination.model import HistoryEntry, Json, Overlapped, PeerId, Resource
 
 COMMIT = "c0ffee" + "0" * 34
@@ -203,15 +205,13 @@ def test_the_latest_is_kept_however_large() -> None:
     assert len(bench["alice"].history) == 1
 
 
-def test_no_history_is_a_choice() -> None:
-    bench = Bench("alice", "bob", lease_history=0)
-    cycle(bench, "alice", "a.py", commit=COMMIT)
-    assert bench["alice"].history == {}
-    bench.asks("bob", "a.py")
-    bench.settles()
-    handed = bench["bob"].holding().known.handover
-    assert handed is not None
-    assert handed.commit == COMMIT, "what is left behind is told with the end all the same"
+def test_the_shortest_history_is_the_last_lease() -> None:
+    with pytest.raises(ConfigError):
+        create_default_config("a", lease_history=0)
+    bench = Bench("alice", "bob", lease_history=1)
+    for path in ("a.py", "b.py"):
+        cycle(bench, "alice", path, commit=COMMIT)
+    assert [entry.resources for entry in history(bench, "bob")] == [(file("b.py"),)]
 
 
 def test_an_entry_costs_no_write_of_its_own() -> None:

@@ -69,7 +69,7 @@ class LeaseHistory:
     """The history of this peer's leases, and what others have left behind.
 
     Args:
-        keep: ended leases of this peer that are kept.
+        keep: ended leases of this peer that are kept, at least one: others learn from it that theirs was held along with it.
     """
 
     def __init__(self, keyring: Keyring, keep: int) -> None:
@@ -142,7 +142,7 @@ class LeaseHistory:
         found = [entry for key, value in held if (entry := entry_from_lease(self._me, key, value)) is not None]
         found.sort(key=lambda entry: (entry.granted_at, entry.claim_id))
         out: list[Write] = []
-        for entry in found[-self._keep :] if self._keep else []:
+        for entry in found[-self._keep :]:
             stamp = self._tick(now.wall_ms)
             closed = msgspec.structs.replace(entry, ended_at=iso_from_ms(now.wall_ms), reason=ENDED_UNSEEN, stamp=stamp)
             out += self._keep_entry(closed)
@@ -171,8 +171,6 @@ class LeaseHistory:
         return msgspec.structs.replace(entry, signature=signature)
 
     def _keep_entry(self, entry: HistoryEntry) -> list[Write]:
-        if not self._keep:
-            return []
         signed = self._sign(entry)
         key, value = entry_key(entry.claim_id), msgspec.to_builtins(compact(signed))
         self._note_own(key, signed, value)
