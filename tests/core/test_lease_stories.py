@@ -1,4 +1,4 @@
-"""Long random stories of asking, changing, giving back and giving up: in the end everybody was answered and nothing is left over."""
+"""Long random stories of asking, changing, giving back and giving up: in the end all were answered and nothing is left over."""
 
 from __future__ import annotations
 
