@@ -13,12 +13,27 @@ from tests.conformance.git_bench import http_server, make_remote
 
 from benchmarks.harness import PAUSE_S, Figure, Options, folder, middle, spread
 from sudocode_coordination.adapters.git_table import GitTable
-from sudocode_coordination.core.io import Input, SwapTable, TableSwapped
+from sudocode_coordination.core.io import Input, SwapTable, TableRead, TableSwapped
 
 GOAL: Final = 1.3
 SIZES: Final = (0, 1_000, 10_000)
 LEASE: Final = b'{"resource":"src/some/where/file.py","agent":"agent-name","token":%d,"expires":"long enough"}'
 """About the size of an entry."""
+
+
+class Answers:
+    """What a port has delivered."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[Input](16)
+
+    def took(self, given: Input) -> None:
+        """The port's `deliver`."""
+        self._send.send_nowait(given)
+
+    async def next(self) -> Input:
+        """The next one."""
+        return await self._receive.receive()
 
 
 def strict_push(options: Options) -> Iterator[Figure]:
@@ -36,18 +51,19 @@ def _measure(place: Path, url: str, scheme: str, size: int, times: int) -> Figur
     clone = place / "clone"
     place.mkdir()
     _git(place, "clone", "-q", url, str(clone))
-    got: list[Input] = []
+    answers = Answers()
     ours: list[float] = []
     bare: list[float] = []
 
     async def main() -> None:
-        table = GitTable(clone / ".git", place / "leases.git", "origin", got.append)
+        table = GitTable(clone / ".git", place / "leases.git", "origin", answers.took)
         async with trio.open_nursery() as nursery:
             await nursery.start(table.run)
             # Another scheme's table is there already: this one starts from it.
             table.read_table()
-            await _until(got)
-            tip = got.pop().commit  # type: ignore[union-attr]
+            read = await answers.next()
+            assert isinstance(read, TableRead), read
+            tip = read.commit
             filled = {_path(n): LEASE % n for n in range(size)}
             for number in range(times + 3):
                 changes = filled if number == 0 else {"meta": LEASE % number, _path(number, scheme): LEASE % number}
@@ -56,13 +72,14 @@ def _measure(place: Path, url: str, scheme: str, size: int, times: int) -> Figur
                 )
                 began = time.perf_counter_ns()
                 table.swap_table(change)
-                await _until(got)
+                swapped = await answers.next()
                 took = (time.perf_counter_ns() - began) / 1e6
-                swapped = got.pop()
                 assert isinstance(swapped, TableSwapped), swapped
                 tip = swapped.commit
                 await trio.sleep(PAUSE_S)
-                pushed = await trio.to_thread.run_sync(_bare_push, clone, scheme, number)
+                ready = await trio.to_thread.run_sync(_commit, clone, scheme, number)
+                await trio.sleep(PAUSE_S)
+                pushed = await trio.to_thread.run_sync(_bare_push, clone, scheme, ready)
                 await trio.sleep(PAUSE_S)
                 if number >= 3:
                     ours.append(took)
@@ -80,18 +97,17 @@ def _path(number: int, by: str = "x") -> str:
     return f"leases/{number % 16:x}/{by * 13:.52}.1800000000000.{number:06}.json"
 
 
-async def _until(got: list[Input]) -> None:
-    while not got:
-        await trio.sleep(0.0005)
-
-
-def _bare_push(clone: Path, scheme: str, number: int) -> float:
-    """One commit with one file on a branch of its own, ready made; only the push is timed."""
+def _commit(clone: Path, scheme: str, number: int) -> str:
+    """One commit with one file, on top of the one before."""
     (clone / "file").write_text(f"{number}\n", "utf-8")
     blob = _git(clone, "hash-object", "-w", "file")
     tree = _git(clone, "mktree", stdin=f"100644 blob {blob}\tfile\n")
     parent = f"refs/remotes/origin/bench-{scheme}" if number else "refs/remotes/origin/main"
-    commit = _git(clone, "commit-tree", "-p", parent, "-m", f"{number}", tree)
+    return _git(clone, "commit-tree", "-p", parent, "-m", f"{number}", tree)
+
+
+def _bare_push(clone: Path, scheme: str, commit: str) -> float:
+    """What it takes to push a commit to a branch of its own."""
     arguments = ["git", "push", "--quiet", "origin", f"{commit}:refs/heads/bench-{scheme}"]
     began = time.perf_counter_ns()
     subprocess.run(arguments, cwd=clone, check=True, capture_output=True)

@@ -13,6 +13,7 @@ from sudocode_coordination.adapters.clock import BootClock
 from sudocode_coordination.api.requests import GetStatus
 from sudocode_coordination.core.io import (
     BranchPublishFailed,
+    BuildTable,
     DiskContents,
     DiskFailed,
     Effect,
@@ -24,6 +25,7 @@ from sudocode_coordination.core.io import (
     PeerDisconnected,
     Persist,
     Publish,
+    ReadTable,
     Reply,
     RequestReceived,
     Send,
@@ -31,6 +33,8 @@ from sudocode_coordination.core.io import (
     Stopped,
     StopRequested,
     StoredValue,
+    SwapTable,
+    TableSwapFailed,
     Ticked,
 )
 from sudocode_coordination.daemon import pump as pump_module
@@ -90,13 +94,15 @@ def test_nothing_is_published_that_is_not_on_disk() -> None:
         Gossip(topic="t", data=b"after"),
         Publish(ticket=7, changes={"a": b"after"}),
         Publish(ticket=8, changes={"a": None}, final=True),
+        SwapTable(ticket=9, parent=None, changes={}, nonce="n", wall_ms=0),
+        BuildTable(ticket=10, parent=None, changes={}, nonce="n", wall_ms=0),
         Reply(client=1, request_id=1, value="kept"),
     ]
 
     def script(given: Input, _now: Now) -> list[Effect]:
         if isinstance(given, RequestReceived):
             return effects
-        return [Stopped()] if isinstance(given, BranchPublishFailed) else []
+        return [Stopped()] if given == TableSwapFailed(ticket=10, kind="unknown", reason="no space left") else []
 
     node = ScriptedNode(script)
     run(pump_of(node, log), REQUEST)
@@ -106,6 +112,17 @@ def test_nothing_is_published_that_is_not_on_disk() -> None:
     assert "no space left" in reply.error.message
     assert DiskFailed(reason="no space left") in node.got
     assert BranchPublishFailed(ticket=7, reason="no space left") in node.got
+    assert [given for given in node.got if isinstance(given, TableSwapFailed)] == [
+        TableSwapFailed(ticket=ticket, kind="unknown", reason="no space left") for ticket in (9, 10)
+    ]
+
+
+def test_the_table_gets_what_the_node_wants_of_it() -> None:
+    log = Log()
+    swap = SwapTable(ticket=1, parent=None, changes={"a": b"1"}, nonce="n", wall_ms=0)
+    build = BuildTable(ticket=2, parent="p", changes={"a": None}, nonce="n", wall_ms=0)
+    run(pump_of(ScriptedNode(answering({RequestReceived: [ReadTable(whole=True), swap, build]})), log), REQUEST)
+    assert log.calls == [("read_table", True), ("swap_table", swap), ("build_table", build)]
 
 
 def test_a_disk_that_fails_while_its_failure_is_handled_ends_nothing() -> None:

@@ -48,6 +48,8 @@ MAX_GIVEN_UP: Final = 64
 """Swaps with an unknown fate that are remembered, by nonce; they are sent again one after the other, within minutes."""
 READ_LIMIT_S: Final = 45.0
 """A read with all its commands."""
+FEW_CHANGES: Final = 16
+"""So many files are written in a few milliseconds, before another thread had its turn. For more, the event loop must not wait."""
 STOP_GRACE_S: Final = 2.0
 """What a push that is under way gets to end when the daemon stops: cut off, nobody would know whether it has landed."""
 DEEPEN: Final = 500
@@ -346,8 +348,7 @@ class GitTable:
             return made
 
         try:
-            # Many files at once take a while; the event loop must not wait for the disk.
-            made = await trio.to_thread.run_sync(work)
+            made = work() if len(change.changes) <= FEW_CHANGES else await trio.to_thread.run_sync(work)
         except OSError as error:
             raise GitFailedError(f"the lease table can't be kept in {home.folder}: {error.strerror}") from None
         self._trees.keep(made.snapshot)

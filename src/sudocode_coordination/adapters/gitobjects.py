@@ -19,8 +19,9 @@ BLOB: Final = b"100644"
 PLAIN_FILES: Final = frozenset((BLOB, b"100755"))
 MAX_DEPTH: Final = 4
 """Folders below one another in a table; ours has one level. What lies deeper is kept and not read."""
-_FAST: Final = 1
-"""Compression of loose files: they are packed again for every push, so effort here is lost."""
+_STORED: Final = 0
+"""Compression of loose files: none. A large folder would take a millisecond to write and one to read, it is packed anew for the
+push anyway, and packing makes an end of it (`TableHome.wants_packing`)."""
 _IDENTITY: Final = b"sudocode coordination <coordination@sudocode.invalid>"
 
 
@@ -253,7 +254,7 @@ def write_loose(folder: Path, objects: Mapping[str, tuple[str, bytes]]) -> None:
             continue
         except FileNotFoundError:
             target.parent.mkdir(exist_ok=True)
-        data = zlib.compress(b"%s %d\0" % (kind.encode(), len(content)) + content, _FAST)
+        data = zlib.compress(b"%s %d\0" % (kind.encode(), len(content)) + content, _STORED)
         handle, temporary = tempfile.mkstemp(prefix="tmp_obj_", dir=target.parent)
         try:
             with os.fdopen(handle, "wb") as file:
