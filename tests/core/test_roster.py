@@ -154,6 +154,23 @@ def test_and_so_is_this_peer_itself() -> None:
     assert alone.established(5 * WINDOW) == ("me",)
 
 
+def test_of_many_who_slept_the_first_to_be_back_is_the_one_whom_the_others_find_there() -> None:
+    """Else each would have weight with itself alone, and two of them could make a quorum with newcomers."""
+    now = 9 * WINDOW
+    first, second = looked("second", "third"), looked("first", "third")
+    for roster in (first, second):
+        roster.update([], own=False, read_at=now, now=now)
+    looked(now=now + 10, roster=first)
+    looked("second", now=now + 20, roster=first)
+    looked("second", "third", now=now + 30, roster=first)
+    assert first.established(now + 30) == ("me",)
+    second.update(["first"], own=False, read_at=now + 15, now=now + 15)
+    looked("first", now=now + 20, roster=second)
+    assert second.established(now + 20) == ("first", "third"), "the third has not been seen yet"
+    looked("first", "third", "new", "newer", now=now + 30, roster=second)
+    assert second.established(now + 30) == ("first",)
+
+
 def test_the_window_passes_only_while_the_branch_is_read() -> None:
     roster = looked("a", "b")
     looked("b", now=100, roster=roster)

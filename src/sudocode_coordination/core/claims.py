@@ -187,7 +187,7 @@ class Claims:
         return not count or self._owner_patterns.get(owner, 0) + count <= most
 
     def end(self, claim: ClaimId) -> Known | None:
-        """It has ended, for good. What was known of it, if anything was."""
+        """`ON_END`: it has ended, for good. What was known of it, if anything was."""
         self._tombstones[claim] = None
         self._tombstones.move_to_end(claim)
         while len(self._tombstones) > MAX_TOMBSTONES:
@@ -195,7 +195,7 @@ class Claims:
         return self.forget(claim)
 
     def forget(self, claim: ClaimId) -> Known | None:
-        """It was not heard of for too long. Unlike an ended one it counts again if its owner refreshes it."""
+        """`forget`: it was not heard of for too long. Unlike an ended one it counts again if its owner refreshes it."""
         known = self._known.pop(claim, None)
         self._waiting.pop(claim, None)
         if known is not None:
@@ -260,7 +260,7 @@ class Claims:
         return iter(self._known.values())
 
     def learn(self, disclosed: Disclosed, now: Instant, since: str) -> Known | None:
-        """A claim that somebody else told of; None if it has ended, or there is no room. Own claims are known better here."""
+        """`learn`: a claim that somebody else told of; None if it has ended, or there is no room. Own ones are known better."""
         body = disclosed.claim
         known = self._known.get(body.id)
         if known is None:

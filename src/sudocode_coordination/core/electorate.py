@@ -91,7 +91,7 @@ class Electorate:
     # --- what happens -----------------------------------------------------------------------------------------------------
 
     def branch_read(self, now: Now) -> list[Output]:
-        """Discovery has taken in a read of the branch."""
+        """`look`: discovery has taken in a read of the branch."""
         read_at = self._discovery.roster_read_at
         if read_at is None:
             return []
@@ -154,6 +154,7 @@ class Electorate:
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _view(self, members: tuple[PeerId, ...], instant: Instant) -> View:
+        """`STEADY` is `roster_fresh`: the read is recent, and shows the own record."""
         read_at = self._discovery.roster_read_at
         long_lost = {peer for peer, since in self._lost.items() if instant - since >= self._grace_ms}
         ready_at = self.ready_at()

@@ -206,7 +206,7 @@ class Holding:
         return known.owner in view.gone and self.vouched.get(known.body.id, set()) <= view.suspected
 
     def blocking(self, claims: Claims, now: Instant) -> list[Known]:
-        """Live claims in the way."""
+        """`BLOCKED`: live claims in the way."""
         found = []
         for id_ in sorted(self.waits | (self.blockers - self.yielded)):
             known = claims.get(id_)

@@ -63,7 +63,7 @@ class LeaseBook:
         self._leaving = False
 
     def memory_lost(self, now: Instant) -> None:
-        """Something that was acknowledged may be forgotten: until the longest lease is over, this peer is no voice of a quorum."""
+        """`new_life`: what was acknowledged may be forgotten: until the longest lease is over, this peer is no voice."""
         self._forgetful_until = max(self._forgetful_until, now + self._longest_ms)
 
     def remembers(self, now: Instant) -> bool:
@@ -71,7 +71,7 @@ class LeaseBook:
         return now >= self._forgetful_until and not self._leaving
 
     def is_voice(self, now: Instant) -> bool:
-        """Whether its answers count towards a quorum: also not while others may have ceased to count it."""
+        """`VOICES`: whether its answers count towards a quorum: also not while others may have ceased to count it."""
         return self.remembers(now) and (self.view.voice_until is None or now < self.view.voice_until)
 
     # --- queries ----------------------------------------------------------------------------------------------------------

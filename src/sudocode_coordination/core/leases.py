@@ -63,8 +63,8 @@ class LeaseManager(LeaseRequests):
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def started(self, incarnation: int, contents: DiskContents, now: Now, *, newborn: bool = False) -> list[Output]:
-        """What was acknowledged before a restart still counts; own leases of before do not. That something was forgotten is
-        itself remembered: a second restart must not look as if nothing had been."""
+        """`new_life`: what was acknowledged before a restart still counts; own leases of before do not. That something was
+        forgotten is itself remembered: a second restart must not look as if nothing had been."""
         self._incarnation = incarnation
         if not (contents.intact or newborn):
             self.memory_lost(now.instant)
@@ -105,7 +105,7 @@ class LeaseManager(LeaseRequests):
         return min((*self._meetings.values(), *([] if first is None else [first])), default=None)
 
     def ticked(self, now: Now) -> list[Output]:
-        """Do what is due."""
+        """`EXPIRE`: do what is due."""
         out: list[Output] = []
         renewals: list[Holding] = []
         while self._timers and self._timers[0][0] <= now.instant:
@@ -135,8 +135,8 @@ class LeaseManager(LeaseRequests):
         return tuple(self._disclose(known, now.instant) for known in told), whole
 
     def inherit(self, testament: tuple[Disclosed, ...], now: Now) -> tuple[bool, list[Output]]:
-        """What a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on disk too. False if
-        there is no room for it."""
+        """`learn`: what a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on disk too.
+        False if there is no room for it."""
         whole = True
         operations: list[StoredValue] = []
         for disclosed in testament:
@@ -193,7 +193,7 @@ class LeaseManager(LeaseRequests):
         return self._settle(now)
 
     def peer_up(self, peer: PeerId, now: Now) -> list[Output]:
-        """Tell a new or returned peer of all own claims: it must know them, and a conflict must show."""
+        """`SEND`: tell a new or returned peer of all own claims: it must know them, and a conflict must show."""
         many = sum(1 for h in self._own.values() if h.granted) > FULL_CLAIMS_ON_MEETING
         if many:
             self._meetings[peer] = now.instant + MEETING_DELAY_MS
@@ -201,7 +201,7 @@ class LeaseManager(LeaseRequests):
         return [Say(peer=peer, message=message_of(holding)) for holding in told]
 
     def peer_started(self, peer: PeerId, incarnation: int, now: Now) -> list[Output]:
-        """The peer's hello: claims of an earlier life of it have ended."""
+        """`ON_END`: the peer's hello: claims of an earlier life of it have ended."""
         self._incarnations[peer] = max(incarnation, self._incarnations.get(peer, 0))
         if len(self._incarnations) > MAX_INCARNATIONS:
             here = self.claims.counted_owners | {peer}
@@ -210,7 +210,7 @@ class LeaseManager(LeaseRequests):
         return [o for known in earlier for o in self._forgotten(known, "restarted", now)] + self._settle(now)
 
     def peer_left(self, peer: PeerId, now: Now) -> list[Output]:
-        """It said goodbye: all its claims have ended."""
+        """`ON_END`: it said goodbye: all its claims have ended."""
         known = self.claims.of_owner(peer)
         return [o for k in known for o in self._forgotten(k, "released", now)] + self._settle(now)
 
@@ -283,6 +283,7 @@ class LeaseManager(LeaseRequests):
     # --- claims of others -------------------------------------------------------------------------------------------------
 
     def _on_claim(self, peer: PeerId, message: Claim, now: Now) -> list[Output]:
+        """`on_claim`: note another's claim, let own ones meet it, and answer with all that is in its way."""
         body = message.claim
         self._lamport = max(self._lamport, body.lamport)
         counts = self.is_voice(now.instant)
@@ -346,6 +347,7 @@ class LeaseManager(LeaseRequests):
         return found
 
     def _disclose(self, known: Known, now: Instant) -> Disclosed:
+        """`on_claim`: a claim as it is told to another, with the time for which it may count."""
         mine = self._own.get(known.body.id)
         if mine is None:
             reachable = known.owner in self.view.connected
@@ -356,6 +358,7 @@ class LeaseManager(LeaseRequests):
         return Disclosed(mine.body, mine.granted, mine.grade, _in_bounds(until - now), True, mine.round)
 
     def _on_ack(self, peer: PeerId, message: Ack, now: Now) -> list[Output]:
+        """`on_ack`: learn what is in the way, note who gave way, and count the answer if it is of this round."""
         self._lamport = max(self._lamport, message.lamport)
         holding = self._own.get(message.id)
         if holding is None:
@@ -380,6 +383,7 @@ class LeaseManager(LeaseRequests):
         return out
 
     def _on_end(self, peer: PeerId, message: End, now: Now) -> list[Output]:
+        """`ON_END`: its owner says that a claim is over, for good."""
         if owner_of(message.id) != peer or peer == self._me:
             return []
         known = self.claims.get(message.id)
@@ -391,6 +395,7 @@ class LeaseManager(LeaseRequests):
         return self._forgotten(known, message.reason, now)
 
     def _on_renew(self, peer: PeerId, message: Renew, now: Now) -> list[Output]:
+        """`on_claim`: many granted ones at once; those that meet another claim are wanted in full."""
         unsettled: list[int] = []
         out: list[Output] = []
         operations: list[StoredValue] = []
@@ -418,6 +423,7 @@ class LeaseManager(LeaseRequests):
         return [*out, Say(peer=peer, message=answer)]
 
     def _on_renew_ack(self, peer: PeerId, message: RenewAck) -> list[Output]:
+        """`on_ack`: for many granted ones at once."""
         introduced, answered = self._introduced.get(peer, set()), self._round_answers.get(message.round)
         if message.incarnation != self._incarnation:
             return []
@@ -447,7 +453,7 @@ class LeaseManager(LeaseRequests):
         return [Notify(type="lease-acquired", agent_id=known.body.agent, data=data)]
 
     def _forgotten(self, known: Known, reason: str, now: Now, *, for_good: bool = True) -> list[Output]:
-        """Another's claim has ended (`for_good`: its owner said so), or has not been heard of for too long."""
+        """`forget`: another's claim has ended (`for_good`: its owner said so), or has not been heard of for too long."""
         data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
         if for_good:
             self.claims.end(known.body.id)

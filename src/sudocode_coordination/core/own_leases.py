@@ -175,7 +175,7 @@ class OwnLeases(LeaseQueue):
         self._wake_at(holding.known, min(at))
 
     def _meet_locally(self, holding: Holding, now: Now) -> list[Output]:
-        """What this peer itself knows to be in the way, as it would disclose it to another."""
+        """`refresh`: what this peer itself knows to be in the way, as it would disclose it to another."""
         out: list[Output] = []
         for known in self.claims.conflicting(holding.body, now.instant):
             rival = self._own.get(known.body.id)
@@ -188,7 +188,7 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _refresh(self, holding: Holding, now: Now) -> list[Output]:
-        """A new round of one claim: to all of the roster, the time taken before sending."""
+        """`refresh`: a new round of one claim: to all of the roster, the time taken before sending."""
         self._round += 1
         holding.begin_round(self._round, now.instant)
         holding.next_at = now.instant + RETRY_MS
@@ -199,12 +199,13 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _repeat(self, holding: Holding) -> list[Output]:
+        """`SEND`: to those who have not answered this round."""
         message = message_of(holding)
         asked = [peer for peer in self._others() if peer in holding.asked_first] if holding.asked_first else self._others()
         return [Say(peer=peer, message=message) for peer in asked if peer not in holding.answers]
 
     def _renew_together(self, renewals: list[Holding], now: Now) -> list[Output]:
-        """One round for all whose half ttl is over; those whose ttl is not the one they began with are claimed in full."""
+        """`refresh`: one round for all whose half ttl is over; those of another ttl than they began with are claimed in full."""
         out: list[Output] = []
         together = [h for h in renewals if h.ttl_ms == h.body.ttl_ms and h.body.id in self._own]
         for holding in renewals:
@@ -253,7 +254,7 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _evaluate(self, holding: Holding, now: Now) -> list[Output]:
-        """Grant, extend, deny or queue by what is known now."""
+        """`grant`: grant, extend, deny or queue by what is known now."""
         instant = now.instant
         if holding.granted and instant >= holding.valid_until:
             return self._end(holding, "expired", now)
@@ -310,6 +311,7 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _grant(self, holding: Holding, now: Now) -> list[Output]:
+        """`grant`: a pending claim that is effective is held from now on."""
         body = holding.body
         holding.granted = holding.known.granted = True
         holding.valid_until = holding.sent_at + holding.hold_ms
@@ -369,6 +371,7 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _extend(self, holding: Holding, *, changed: bool, now: Now) -> list[Output]:
+        """`grant`: a held one that is effective by a newer round is valid for longer."""
         until = holding.sent_at + holding.hold_ms
         out: list[Output] = []
         if until > holding.valid_until:
@@ -395,7 +398,7 @@ class OwnLeases(LeaseQueue):
         return out + self._end(holding, "denied", now)
 
     def _end(self, holding: Holding, reason: EndReason, now: Now) -> list[Output]:
-        """It is over, for good: everyone is told, and who waited for it may go on."""
+        """`finish`: it is over, for good: everyone is told, and who waited for it may go on."""
         body = holding.body
         lease = self._event_data(holding, now) | {"reason": reason}
         if holding.yield_to:
@@ -441,7 +444,7 @@ class OwnLeases(LeaseQueue):
                 self._dirty[known.body.id] = None
 
     def _judge(self, mine: Holding, claim: ClaimBody, granted: bool, grade: Grade, now: Now) -> tuple[bool, list[Output]]:
-        """An own claim meets another: whether it gives way, and what follows."""
+        """`on_claim`: an own claim meets another: whether it gives way, and what follows."""
         if mine.granted and now.instant >= mine.valid_until:
             return True, self._end(mine, "expired", now)
         if not mine.granted:

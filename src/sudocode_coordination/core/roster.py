@@ -93,10 +93,8 @@ class Roster:
         for peer in sorted(present):
             self._appears(peer, read_at, now)
         if own:
-            if not self.looked:
-                self._deal(stale, now)
-            elif self._was_long_off(self._me, read_at):
-                self._since[self._me] = now if self._others() else None
+            if not self.looked or self._was_long_off(self._me, read_at):
+                self._deal(() if self.looked else stale, now)
             self._seen[self._me] = read_at
         for peer in self._others() - present:
             if unwatched or peer not in self._vanished:
@@ -112,13 +110,15 @@ class Roster:
         self._seen[peer] = read_at
 
     def _was_long_off(self, peer: PeerId, read_at: Instant) -> bool:
-        """Whether somebody may have ceased to count it since it was last seen: not before the window is over for the first
-        who noticed, and by a read that is no older than a fresh one."""
+        """`dropped`: whether somebody may have ceased to count it since it was last seen: not before the window is over for
+        the first who noticed, and by a read that is no older than a fresh one."""
         seen = self._seen.get(peer)
         return seen is None or read_at - seen >= self._window_ms - self._fresh_ms
 
     def _deal(self, stale: Iterable[PeerId], now: Instant) -> None:
-        """The first look that shows the own record: all who are there by then have weight, this peer itself only if it is alone."""
+        """`look`: the first that shows the own record, or shows it again after long: all who are counted by then have weight, this
+        peer itself only if it is alone. Others who come back later begin anew: of many who slept, the first to be back is
+        alone in having weight, as the first on an empty branch is."""
         self.looked = True
         for peer in sorted(set(stale) - self._since.keys() - self._goodbyes.keys() - {self._me}):
             self._since[peer] = None
@@ -154,8 +154,8 @@ class Roster:
         return tuple((peer, left.get(peer, self._window_ms)) for peer in self.members)
 
     def adopt(self, told: Iterable[tuple[PeerId, int]], now: Instant) -> bool:
-        """Count those whom another counts, as if they had vanished now: who said goodbye or was seen to be gone here is known
-        better. No longer than the one who tells does. False if there was no room for all."""
+        """`adopt`: count those whom another counts, as if they had vanished now, and no longer than the one who tells does. Who
+        said goodbye or was seen to be gone here is known better. False if there was no room for all."""
         for peer, left_ms in sorted(told):
             if peer == self._me or peer in self._since or peer in self._over or peer in self._goodbyes:
                 continue
