@@ -131,6 +131,22 @@ def test_a_higher_priority_is_noted_and_the_holder_gives_way_at_its_renewal() ->
     assert swarm["b"].tokens[waits] > 1
 
 
+def test_who_gives_up_takes_its_note_back_and_the_holder_keeps_it() -> None:
+    swarm = StrictSwarm("a", "b")
+    swarm.cuts("a", "b")
+    held = swarm.wants("a", "x.py")
+    swarm.settles()
+    waits = swarm.wants("b", "x.py", wait_ms=0, priority=5)
+    swarm.settles(ms=TTL // 3 + 1_000)
+    assert swarm["a"].lost[held].reason == "preempted", "it was told, and has a grace"
+    swarm.drops("b", waits, "cancelled", tell=False)
+    swarm.settles()
+    assert swarm.chain.table().entries[held].preempt_by is None
+    swarm.wants("a", "y.py")
+    swarm.settles(ms=2 * TTL)
+    assert held in [claim.id for claim in swarm["a"].held()]
+
+
 def test_equal_priority_preempts_nobody() -> None:
     swarm = StrictSwarm("a", "b")
     held = swarm.wants("a", "x.py", priority=5)

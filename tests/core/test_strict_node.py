@@ -199,6 +199,22 @@ def test_apart_a_higher_priority_is_seen_at_the_renewal_and_has_its_grace() -> N
     assert swarm.answer("ben", waits).lease.token > 1
 
 
+def test_who_waits_for_the_table_when_a_higher_priority_comes_goes_on_waiting() -> None:
+    swarm = NodeSwarm("ann", "ben")
+    swarm["ann"].how = swarm["ben"].how = "down"
+    waits = swarm.puts("ann", AcquireLease(resources=FILE, strict=True, wait_ms=0))
+    swarm.settles(2_000)
+    first = swarm.puts("ben", AcquireLease(resources=FILE, priority=5, wait_ms=0))
+    swarm.settles(2_000)
+    assert swarm.answer("ben", first)
+    assert not swarm.answered("ann", waits)
+    swarm["ann"].how = swarm["ben"].how = "well"
+    swarm.asks("ben", ReleaseLease(resources=FILE))
+    swarm.settles(60_000)
+    assert swarm.answer("ann", waits).lease.token is not None
+    assert [entry.agent for entry in swarm.chain.table().entries.values()] == ["ann"]
+
+
 def test_stopping_takes_the_entries_out_before_it_is_done() -> None:
     swarm = NodeSwarm("ann", "ben")
     swarm.asks("ann", STRICT)

@@ -171,7 +171,8 @@ class StrictLeases(StrictPost):
         self._outbox = [op for op in self._outbox if id_of(op) != name]
         self._sent.pop(name, None)
         certain = self.writer.withdraw(name) and not own.loose
-        if own.state == "held" or not certain:
+        noted = any(holder.priority < own.claim.priority for holder in own.holders)  # as wanting what they hold
+        if own.state == "held" or noted or not certain:
             self._unwanted[name] = None
 
     # --- every step -------------------------------------------------------------------------------------------------------
@@ -231,6 +232,9 @@ class StrictLeases(StrictPost):
             elif entry.preempt_by is not None and own.told and not own.preempted:
                 own.preempted = True
                 out.append(StrictLost(claim=claim, reason="preempted", holder=entry.preempt_by.agent))
+            elif entry.preempt_by is None and own.preempted:  # whoever wanted it has given up
+                own.preempted = False
+                out.append(StrictGranted(claim=claim, token=own.token, valid_until=own.valid_until))
         return out
 
     def _run_out(self, now: Now) -> list[Output]:

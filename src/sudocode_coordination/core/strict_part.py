@@ -7,7 +7,7 @@ from sudocode_coordination.core.facts import Notify, Output, Say, StrictGranted,
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.io import Reply
 from sudocode_coordination.core.lease_view import entry_key
-from sudocode_coordination.core.own_leases import OwnLeases
+from sudocode_coordination.core.own_leases import EndReason, OwnLeases
 from sudocode_coordination.core.wire import Granted
 from sudocode_coordination.model import Now, iso_from_ms
 
@@ -29,8 +29,16 @@ class StrictPart(OwnLeases):
                 out = self._out_of_the_table(holding, given, now)
         return out + self._settle(now)
 
+    def _end(self, holding: Holding, reason: EndReason, now: Now) -> list[Output]:
+        """One that was let through and still waits for the table goes back into the queue, if its agent waits."""
+        lost = reason in ("preempted", "lost-conflict", "expired")
+        if lost and holding.asks_table and holding.may_queue and holding.ticket is not None:
+            return self._aged(holding, holding.body.aged, now)
+        return super()._end(holding, reason, now)
+
     def _in_the_table(self, holding: Holding, given: StrictGranted, now: Now) -> list[Output]:
         fresh = holding.token is None
+        holding.table_wants = ""
         holding.token, holding.strict_until = given.token, given.valid_until
         if not fresh:
             return []

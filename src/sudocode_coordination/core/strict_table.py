@@ -280,6 +280,8 @@ class _Work:
         self._size = len(table)
         self._granted = 0
         self._done: dict[str, int] = {}
+        self._noted: dict[ClaimId, None] | None = None
+        """Entries that somebody wants by a higher priority, once that matters."""
 
     def do(self, op: StrictOp) -> StrictResult:
         match op:
@@ -288,13 +290,7 @@ class _Work:
             case StrictRenew():
                 return self._renew(op)
             case StrictRelease():
-                for claim in op.claims:
-                    name = short_id(claim)
-                    if self._get(claim) is not None:
-                        self._set(claim, None)
-                    if not self._is_done(name):
-                        self._done[name] = 0  # should it be on its way, it is not to come any more
-                return StrictResult("done")
+                return self._release(op)
 
     def _acquire(self, op: StrictAcquire) -> StrictResult:
         claim = op.claim
@@ -340,6 +336,22 @@ class _Work:
         self._set(claim.id, entry)
         self._done[short_id(claim.id)] = entry.token
         return StrictResult("done", entry.token, entry.ask)
+
+    def _release(self, op: StrictRelease) -> StrictResult:
+        for claim in op.claims:
+            name = short_id(claim)
+            if self._get(claim) is not None:
+                self._set(claim, None)
+            if not self._is_done(name):
+                self._done[name] = 0  # should it be on its way, it is not to come any more
+        unwanted = frozenset(op.claims)
+        if self._noted is None:
+            self._noted = {id_: None for id_, entry in self._table.entries.items() if entry.preempt_by is not None}
+        for id_ in [*self._noted, *self._new]:
+            entry = self._get(id_)
+            if entry is not None and entry.preempt_by is not None and entry.preempt_by.claim in unwanted:
+                self._set(id_, msgspec.structs.replace(entry, preempt_by=None))
+        return StrictResult("done")
 
     def _renew(self, op: StrictRenew) -> StrictResult:
         again = self._is_done(short_id(op.id))
