@@ -239,7 +239,7 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
 
 def _in_head(clone: Clone, name: str) -> bool | None:
     """Whether HEAD's tree has a folder of that name; None if it has nothing there, or git does not say."""
-    from sudocode_coordination.client.git import git
+    from sudocode_coordination.askgit import git
 
     kind = git(clone.common_dir, "cat-file", "-t", f"HEAD:{name}", timeout_s=HEAD_TIMEOUT_S)
     return kind.text == "tree" if kind.ok else None

@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sudocode_coordination.askgit import git, remote_environment
 from sudocode_coordination.cli import commands, lifecycle, screen
 from sudocode_coordination.cli.branch import last_line, parse_time, read_branch
 from sudocode_coordination.cli.doctor import examine
 from sudocode_coordination.cli.parser import build_parser
 from sudocode_coordination.cli.passing import next_sudocode
 from sudocode_coordination.cli.session import Session
-from sudocode_coordination.client.git import git, remote_environment
 from sudocode_coordination.config import CoordinationConfig, config_from_mapping
 from sudocode_coordination.errors import ConfigError, CoordinationError, ResourceError, TimedOutError, UsageError
 from sudocode_coordination.model import Resource

@@ -1,4 +1,4 @@
-"""Which commit a release leaves behind (client/checkout.py, asking by client/git.py), in real repositories."""
+"""Which commit a release leaves behind (client/checkout.py, asking by askgit.py), in real repositories."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sudocode_coordination.askgit import git
 from sudocode_coordination.client.checkout import contains, left_behind, named_commit
-from sudocode_coordination.client.git import git
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import Resource
 

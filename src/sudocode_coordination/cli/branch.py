@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from sudocode_coordination.client.git import LOCAL_TIMEOUT_S, REMOTE_TIMEOUT_S, git
+from sudocode_coordination.askgit import LOCAL_TIMEOUT_S, REMOTE_TIMEOUT_S, git
 from sudocode_coordination.model import AGENT_ID_PATTERN, PeerRecord
 
 PEERS_FOLDER: Final = ".sudocode/coordination/peers"

@@ -18,11 +18,11 @@ import msgspec
 
 from sudocode_coordination import __version__
 from sudocode_coordination.api.requests import DoctorFinding, GetFindings, GetStatus, ReadBranchNow, Status
+from sudocode_coordination.askgit import git
 from sudocode_coordination.cli.branch import BranchView, parse_time, read_branch
 from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, shown_duration
-from sudocode_coordination.client.git import git
 from sudocode_coordination.config import CONFIG_FILE, CoordinationConfig, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, NoDaemonError
 from sudocode_coordination.place import IDENTITY_FILE, Clone, copied_from, socket_path

@@ -19,11 +19,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sudocode_coordination.api.requests import GetStatus, PreparedPush, PreparePush, PushDone
+from sudocode_coordination.askgit import git
 from sudocode_coordination.cli import render
 from sudocode_coordination.cli.screen import Screen
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean
-from sudocode_coordination.client.git import git
 from sudocode_coordination.errors import RemoteError, UsageError
 
 TRIES: Final = 12

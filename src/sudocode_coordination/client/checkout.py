@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from sudocode_coordination.client.git import git
+from sudocode_coordination.askgit import git
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import Resource
 

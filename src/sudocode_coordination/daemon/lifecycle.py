@@ -25,7 +25,7 @@ from typing import Any, Final
 import msgspec
 
 from sudocode_coordination import __version__
-from sudocode_coordination.client.git import git
+from sudocode_coordination.askgit import git
 from sudocode_coordination.config import (
     CONFIG_FILE,
     CoordinationConfig,
