@@ -99,12 +99,15 @@ class Watch:
         Raises:
             Violation: somebody does.
         """
-        if calm_ms < CALM_MS:
+        running = self._world.running()
+        # Who has lost its memory or its roster has no voice until the window is over, and a majority may not be had without it.
+        voices = all(node.node is not None and node.node.leases.is_voice(node.now.instant) for node in running)
+        if calm_ms < CALM_MS or not voices:
             self._ready_since.clear()
             return
         pending = [
             (node, holding.body)
-            for node in self._world.running()
+            for node in running
             if node.node is not None
             for holding in node.node.leases.holdings()
             if not holding.granted and not holding.strict
@@ -118,7 +121,7 @@ class Watch:
                 continue
             since = ready[body.id] = self._ready_since.get(body.id, instant)
             assert node.node is not None
-            if instant - since >= WAKE_MS and node.node.leases.view.ready and node.node.leases.is_voice(node.now.instant):
+            if instant - since >= WAKE_MS and node.node.leases.view.ready:
                 raise Violation(f"at {instant}: {node.name} waits with {body.id} since {since}, and nothing is in its way")
         self._ready_since = ready
 
