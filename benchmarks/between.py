@@ -117,7 +117,7 @@ def join(options: Options) -> Iterator[Figure]:
         bob.clone.coord("stop")
         state = bob.clone.state_dir / "state.db"
         state.unlink()  # nothing is known from the time before
-        took = timed(lambda: hold_many(ada, count))
+        took = timed(lambda: hold_many(ada.me, count))
         yield Figure(name=f"{count} leases taken through the socket", value=took / 1_000, unit="s")
         with background(bob.clone.start) as started:
             client = _first_connection(bob)
@@ -147,7 +147,7 @@ def _held(client: Client, agent: str) -> int:
     return sum(peer.leases_held for peer in client.peers() if peer.agent_id == agent)
 
 
-def hold_many(member: Member, count: int, *, first: int = 0) -> None:
+def hold_many(client: Client, count: int, *, first: int = 0, folder: str = "src", strict: bool = False) -> None:
     """Take so many leases, as many at once as a client may well ask for. `first`: how many it holds already."""
     free = threading.Semaphore(AT_ONCE)
     failures: list[object] = []
@@ -159,9 +159,9 @@ def hold_many(member: Member, count: int, *, first: int = 0) -> None:
 
     for number in range(first, first + count):
         free.acquire()
-        request = AcquireLease(resources=(Resource("file", f"src/module_{number // 100}/file_{number}.py"),))
-        member.me.connection.ask(request, answered)
+        name = Resource("file", f"{folder}/module_{number // 100}/file_{number}.py")
+        client.connection.ask(AcquireLease(resources=(name,), strict=strict, agent=client.agent), answered)
     for _ in range(AT_ONCE):
         free.acquire()
-    if failures or len(member.me.leases()) != first + count:
+    if failures or len(client.leases()) != first + count:
         raise RuntimeError(f"not all were granted: {failures[:3]}")

@@ -81,9 +81,6 @@ def _with_peers(members: Sequence[Member], transaction: float, options: Options)
     asking = _Asking(members)
     raw = raw_round_trip()
     yield Figure(name=f"raw stream round trip, {peers} peers", value=raw, unit="ms", note="two bare hosts beside them")
-    pushes = bare_pushes(members[0], options.times(STRICT_SAMPLES, 4))
-    push = middle(pushes)
-    yield Figure(name=f"bare git push of one ref, {peers} peers", value=push, unit="ms", note=tail(pushes))
     held = 0
     for target in HELD[:2] if options.quick else HELD:
         where = f"{peers} peers, {target} held"
@@ -98,20 +95,20 @@ def _with_peers(members: Sequence[Member], transaction: float, options: Options)
             of, base = ("raw", raw) if peers else ("a transaction", transaction)
             note = f"{middle(samples) / base:.1f} x {of}; {tail(samples)}"
             yield Figure(name=f"{what}, {where}", value=middle(samples), unit="ms", note=note)
-        yield from _strict(asking, where, push, options)
+        yield from _strict(asking, where, options)
         sizes = [psutil.Process(member.clone.pid).memory_info().rss / MB for member in members]
         yield Figure(
             name=f"memory of a daemon, {where}", value=middle(sizes), unit="MB", note=f"largest {max(sizes):.0f} (who holds them)"
         )
     yield _crowd(members)
     if not peers:
-        yield from _strict_held(asking, push, options)
+        yield from _strict_held(asking, options)
 
 
 def _hold(members: Sequence[Member], held: int, target: int) -> float:
     """The first daemon's agent takes leases until it has so many, and all know of them; how long that took, in seconds."""
     began = time.monotonic()
-    hold_many(members[0], target - held, first=held)
+    hold_many(members[0].me, target - held, first=held)
     for member in members[1:]:
         soon("all are known", lambda m=member: _known(m, members[0].name) >= target, KNOWN_S)  # type: ignore[misc]
     return time.monotonic() - began
@@ -194,42 +191,53 @@ def _wake(asking: _Asking) -> float:
 # --- strict leases -----------------------------------------------------------------------------------------------------------
 
 
-def bare_pushes(member: Member, times: int) -> list[float]:
-    """`git push` of one new commit to one ref of the same remote, by git alone; made before it is timed."""
-    clone = member.clone
-    tree = clone.git("rev-parse", "origin/main^{tree}").strip()
-    samples = []
-    for number in range(times):
-        commit = clone.git("commit-tree", "-m", str(number), tree).strip()
-        samples.append(timed(lambda commit=commit: clone.git("push", "-q", "origin", f"+{commit}:refs/benchmarks/one")))  # type: ignore[misc]
+class _Pushes:
+    """`git push` of one new commit to one ref of the same remote, by git alone; the commit is made before it is timed."""
+
+    def __init__(self, member: Member) -> None:
+        self._clone = member.clone
+        self._tree = member.clone.git("rev-parse", "origin/main^{tree}").strip()
+        self._number = 0
+
+    def one(self) -> float:
+        """Milliseconds."""
+        self._number += 1
+        commit = self._clone.git("commit-tree", "-m", str(self._number), self._tree).strip()
+        took = timed(lambda: self._clone.git("push", "-q", "origin", f"+{commit}:refs/benchmarks/one"))
         time.sleep(PAUSE_S)
-    return samples
+        return took
 
 
-def _strict(asking: _Asking, where: str, push: float, options: Options) -> Iterator[Figure]:
-    """Nobody else wants it: one swap of the table on the remote."""
-    acquired, released = [], []
+def _strict(asking: _Asking, where: str, options: Options) -> Iterator[Figure]:
+    """Nobody else wants it: one swap of the table on the remote. In turn with bare pushes, for the machine has its moods."""
+    bare = _Pushes(asking.members[0])
+    pushed, acquired, released = [], [], []
     for _ in range(options.times(STRICT_SAMPLES, 4)):
         name = asking.fresh("strict")
+        pushed.append(bare.one())
         acquired.append(timed(lambda name=name: _take(asking.asker, name, strict=True)))  # type: ignore[misc]
         time.sleep(PAUSE_S)
+        length = chain_length(asking.members[0])
         released.append(timed(lambda name=name: asking.asker.release_lease(name)))  # type: ignore[misc]
-        _settled(asking.members[0])
+        soon("the release is in the table", lambda length=length: chain_length(asking.members[0]) > length, KNOWN_S)  # type: ignore[misc]
+        time.sleep(PAUSE_S)
+    push = middle(pushed)
+    yield Figure(name=f"bare git push of one ref, {where}", value=push, unit="ms", note=tail(pushed))
     yield Figure(name=f"strict acquire, {where}", value=middle(acquired), unit="ms", note=tail(acquired))
-    yield Figure(name=f"strict release, {where}", value=middle(released), unit="ms", note=tail(released))
     yield Figure(name=f"strict acquire / bare push, {where}", value=middle(acquired) / push, unit="x", goal=GOAL_STRICT)
+    yield Figure(name=f"strict release, {where}", value=middle(released), unit="ms", note=f"pushed afterwards; {tail(released)}")
 
 
-def _strict_held(asking: _Asking, push: float, options: Options) -> Iterator[Figure]:
+def _strict_held(asking: _Asking, options: Options) -> Iterator[Figure]:
     """So many in the table already."""
     count = options.times(STRICT_HELD)
-    names = tuple(Resource("file", f"strict/{number}.py") for number in range(count))
-    client = asking.rival
-    took = timed(lambda: client.call(AcquireLease(resources=names, strict=True, agent=client.agent)))
-    yield Figure(
-        name=f"strict acquire of {count} resources in one lease", value=took, unit="ms", note=f"{took / push:.1f} x a bare push"
-    )
-    yield from _strict(asking, f"0 peers, {count} names in the table", push, options)
+    member = asking.members[0]
+    before = chain_length(member)
+    took = timed(lambda: hold_many(asking.rival, count, folder="strict", strict=True))
+    commits = chain_length(member) - before
+    note = f"each of {count}, {commits} commits in all"
+    yield Figure(name="strict leases taken, many at once, 0 peers", value=took / count, unit="ms", note=note)
+    yield from _strict(asking, f"0 peers, {count} in the table", options)
 
 
 def chain_length(member: Member) -> int:
