@@ -37,11 +37,12 @@ class StrictPart(OwnLeases):
         return super()._end(holding, reason, now)
 
     def _in_the_table(self, holding: Holding, given: StrictGranted, now: Now) -> list[Output]:
-        fresh = holding.token is None
+        fresh, until = holding.token is None, holding.strict_until
         holding.table_wants = ""
         holding.token, holding.strict_until = given.token, given.valid_until
         if not fresh:
-            return []
+            data = self._event_data(holding, now)
+            return [Notify(type="lease-renewed", agent_id=holding.body.agent, data=data)] if given.valid_until > until else []
         body = holding.body
         holding.grade = holding.known.grade = "strict"
         holding.known.since = iso_from_ms(now.wall_ms)
