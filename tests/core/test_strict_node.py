@@ -136,6 +136,17 @@ def test_it_is_renewed_for_as_long_as_its_daemon_lives() -> None:
     (lease,) = swarm.asks("ann", ListLeases())
     assert (lease.token, lease.grade) == (1, "strict")
     assert lease.remaining_ms > TTL // 2
+    told = len(swarm.heard("ann", "lease-renewed", "ann"))
+    assert told >= 20, "twice in each ttl among peers, and three times in the table"
+
+
+def test_what_its_agent_does_not_have_yet_is_not_told_to_be_renewed() -> None:
+    swarm = NodeSwarm("ann")
+    swarm["ann"].how = "down"
+    asked = swarm.puts("ann", AcquireLease(resources=FILE, strict=True, wait_ms=0))
+    swarm.settles(3 * TTL)
+    assert not swarm.answered("ann", asked)
+    assert not swarm.heard("ann", "lease-renewed")
 
 
 def test_it_is_reentrant_but_a_fast_one_is_not_enough() -> None:
