@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -182,7 +183,7 @@ class GitRunner:
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         environment = {k: v for k, v in os.environ.items() if k not in _DROPPED and not k.startswith("GIT_TRACE")}
-        no_answer = shutil.which("false") or "/bin/false"
+        no_answer = _false()
         environment.update(
             LC_ALL="C",
             LANGUAGE="C",
@@ -224,6 +225,12 @@ class GitRunner:
         finally:
             with trio.CancelScope(shield=True):
                 await _end(process)
+
+
+@cache
+def _false() -> str:
+    """A program that answers nothing to whoever asks for a password."""
+    return shutil.which("false") or "/bin/false"
 
 
 async def _converse(process: trio.Process, stdin: bytes, limit: int) -> Outcome:
