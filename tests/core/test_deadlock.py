@@ -12,7 +12,7 @@ from tests.core.lease_bench import TTL, Bench, a_body, any_order, every_order, f
 from sudocode_coordination.api.requests import LeaseOutcome
 from sudocode_coordination.core import waiting
 from sudocode_coordination.core.claims import Claims, Known, key_of
-from sudocode_coordination.core.waiting import circle_to_break, members
+from sudocode_coordination.core.waiting import Wait, WaitGraph, members
 from sudocode_coordination.core.wire import Claim
 
 
@@ -248,6 +248,10 @@ def claims_of(*bodies: tuple[str, str, bool, int]) -> Claims:
         known.granted = granted
         claims.add(known)
     return claims
+
+
+def circle_to_break(claims: Claims, known: Known, now: int) -> tuple[Wait, ...]:
+    return WaitGraph(claims, now).circle_to_break(known)
 
 
 def waits_of(claims: Claims) -> dict[str, Known]:

@@ -149,6 +149,8 @@ class Claims:
         self._of_owner: dict[PeerId, dict[ClaimId, None]] = {}
         self._waiting: dict[ClaimId, None] = {}
         """Not granted when last looked at."""
+        self.changes = 0
+        """Counts what may change who waits for whom: claims that come, end, or are granted."""
         self._owner_bytes: dict[PeerId, int] = {}
         self._owner_patterns: dict[PeerId, int] = {}
         self._tombstones: OrderedDict[ClaimId, None] = OrderedDict()
@@ -179,6 +181,7 @@ class Claims:
         self._known[id_] = known
         self._of_owner.setdefault(known.owner, {})[id_] = None
         self._waiting[id_] = None
+        self.changes += 1
         self._overlap.add(id_, known.body.resources, fold_case=known.body.fold)
         return True
 
@@ -200,6 +203,7 @@ class Claims:
         self._waiting.pop(claim, None)
         if known is not None:
             known.ended = True
+            self.changes += 1
             self._overlap.remove(claim, known.body.resources, fold_case=known.body.fold)
             of_owner = self._of_owner[known.owner]
             of_owner.pop(claim, None)
@@ -275,4 +279,5 @@ class Claims:
                 known.expiry = max(known.expiry, now + stretch(disclosed.remaining_ms))
             if disclosed.granted and not known.granted:
                 known.granted, known.grade = True, disclosed.grade
+                self.changes += 1
         return known

@@ -70,7 +70,7 @@ class Holding:
         "hold_ms",
         "known",
         "let_go",
-        "looked_in",
+        "looked_at",
         "may_queue",
         "next_at",
         "overlaps",
@@ -145,8 +145,8 @@ class Holding:
         """What the agent wants to keep of it shared only; exclusive until the heirs are granted."""
         self.asked_first: frozenset[PeerId] = frozenset()
         """Owners of what is in its way as far as is known here: nobody else is asked until they have answered."""
-        self.looked_in = -1
-        """The round in which it was last looked whether it waits in a circle; -1: look again."""
+        self.looked_at = -1
+        """`Claims.changes` when it was last looked whether it waits in a circle; -1: look again."""
         self.suspects: frozenset[ClaimId] = frozenset()
         """The claims of a circle that it seems to wait in, to be looked at again when their owners have answered a new round …"""
         self.suspected_in = -1

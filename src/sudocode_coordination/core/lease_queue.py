@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.claims import Known, priority_of
 from sudocode_coordination.core.holdings import Holding
+from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.lease_book import LeaseBook
 from sudocode_coordination.core.resources import name_of
-from sudocode_coordination.core.waiting import Wait, circle_to_break, levels_earned, members
+from sudocode_coordination.core.waiting import Wait, WaitGraph, levels_earned, members
 from sudocode_coordination.model import AgentId, Instant, LeaseMode, Now, PartitionPolicy, PeerId, Resource
+
+GRAPH_MS: Final = 1_000
+"""A graph of who waits for whom serves all who look within that time, if nothing has changed."""
 
 
 class LeaseQueue(LeaseBook):
     """What `own_leases.py` asks before it decides. Nothing is sent here."""
+
+    def __init__(self, peer_id: PeerId, config: CoordinationConfig, keyring: Keyring) -> None:
+        super().__init__(peer_id, config, keyring)
+        self._graph: WaitGraph | None = None
+        self._looked_agents: set[AgentId] = set()
+        self._looked_changes = -1
 
     def _policy_for(self, holding: Holding) -> PartitionPolicy:
         """What to do without a majority. Of strict ones the table decides in the end."""
@@ -58,12 +71,12 @@ class LeaseQueue(LeaseBook):
         """The circle in which it waits, if it is the claim to be refused; empty if there is none, None if the others have to be
         asked whether it is so. It is when all owners of its claims have answered a round begun since it was seen: whatever had
         ended by then, its owner had said so first."""
-        answered = all(peer in holding.answers for peer in self._others())
-        if not holding.suspects and not (holding.looked_in == -1 or (answered and holding.looked_in != holding.round)):
-            return ()
-        if answered or holding.looked_in == -1:
-            holding.looked_in = holding.round
-        circle = () if holding.succeeds else circle_to_break(self.claims, holding.known, now)
+        if not holding.suspects and holding.looked_at != -1:
+            answered = all(peer in holding.answers for peer in self._others())
+            if not answered or holding.looked_at == self.claims.changes:
+                return ()
+        holding.looked_at = self.claims.changes
+        circle = () if holding.succeeds else self._circle(holding, now)
         claims = members(circle)
         news = holding.suspects != claims.keys()
         holding.suspects = frozenset(claims)
@@ -75,10 +88,27 @@ class LeaseQueue(LeaseBook):
             return None
         return circle if holding.round > holding.suspected_in and others <= holding.answers else ()
 
+    def _circle(self, holding: Holding, now: Instant) -> tuple[Wait, ...]:
+        """By a graph that may be a little older than now, as claims that have run out are no news; a circle, by one of now."""
+        graph = self._graph
+        if graph is None or graph.changes != self.claims.changes or now - graph.instant > GRAPH_MS:
+            graph = self._graph = WaitGraph(self.claims, now)
+        circle = graph.circle_to_break(holding.known)
+        if circle and graph.instant != now:
+            self._graph = WaitGraph(self.claims, now)
+            circle = self._graph.circle_to_break(holding.known)
+        return circle
+
     def _look_again(self, agent: AgentId, now: Instant) -> None:
-        """Somebody waits for the agent: it may be in a circle."""
+        """Somebody waits for the agent: it may be in a circle. Looked at once for all that has changed."""
+        if self._looked_changes != self.claims.changes:
+            self._looked_changes = self.claims.changes
+            self._looked_agents.clear()
+        if agent in self._looked_agents:
+            return
+        self._looked_agents.add(agent)
         for known in self.claims.waiting(now):
             holding = self._own.get(known.body.id)
             if holding is not None and holding.queued and known.body.agent == agent:
-                holding.looked_in = -1
+                holding.looked_at = -1
                 self._dirty[known.body.id] = None

@@ -446,6 +446,7 @@ class LeaseManager(LeaseRequests):
     def _note_granted(self, known: Known, granted: Granted, now: Now) -> list[Output]:
         news = not known.granted
         known.granted, known.grade = True, granted.grade
+        self.claims.changes += news
         self._wake(known.body, now)
         if not news:
             return []

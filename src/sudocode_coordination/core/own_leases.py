@@ -314,6 +314,7 @@ class OwnLeases(LeaseQueue):
         """`grant`: a pending claim that is effective is held from now on."""
         body = holding.body
         holding.granted = holding.known.granted = True
+        self.claims.changes += 1
         holding.valid_until = holding.sent_at + holding.hold_ms
         holding.known.since = iso_from_ms(now.wall_ms)
         self.history.granted(holding, self._own.get(holding.succeeds) if holding.succeeds else None)

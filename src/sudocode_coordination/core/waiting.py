@@ -25,7 +25,7 @@ AGING_MS: Final = 60_000
 """Of waiting behind a higher priority, for one level: short against what is worth queueing for, long against the time a lease is
 held that a hook takes for one edit."""
 MAX_LOOKS: Final = 20_000
-"""Pairs of claims looked at in one search: some ten milliseconds. A circle among more is left to the limits of the waits."""
+"""Pairs of claims in one graph: some ten milliseconds. A circle among more is left to the limits of the waits."""
 
 Who: TypeAlias = tuple[PeerId, AgentId]
 
@@ -49,44 +49,46 @@ def is_in_the_way(other: Known, claim: Known) -> bool:
     return key_of(other.body) < key_of(claim.body)
 
 
-def circle_to_break(claims: Claims, mine: Known, now: Instant) -> tuple[Wait, ...]:
-    """A circle of waiting agents of which `mine` is the claim to be refused, its wait first; empty if there is none."""
-    graph = _Graph(claims, now)
-    reached = graph.reached_from(mine)
-    if reached is None or who(mine) not in reached:
-        return ()
-    kept: dict[Who, list[Known]] = {}
-    for claim in claims.waiting(now):  # in the order of the queue
-        if who(claim) not in reached:
-            continue
-        found = graph.path(claim, kept)
-        if claim is mine:
-            return found
-        if not found:
-            kept.setdefault(who(claim), []).append(claim)
-    return ()
+class WaitGraph:
+    """Who waits for whom, as the claims are at one instant."""
 
-
-class _Graph:
     def __init__(self, claims: Claims, now: Instant) -> None:
+        self.changes = claims.changes
+        self.instant = now
         self._claims = claims
-        self._now = now
         self._looks = 0
         self._edges: dict[str, list[Known]] = {}
+        self._queue = claims.waiting(now)
         self._waiting: dict[Who, list[Known]] = {}
-        for known in claims.waiting(now):
+        for known in self._queue:
             self._waiting.setdefault(who(known), []).append(known)
+
+    def circle_to_break(self, mine: Known) -> tuple[Wait, ...]:
+        """A circle of waiting agents of which `mine` is the claim to be refused, its wait first; empty if there is none."""
+        reached = self._reached_from(mine)
+        if reached is None or who(mine) not in reached:
+            return ()
+        kept: dict[Who, list[Known]] = {}
+        for claim in self._queue:
+            if who(claim) not in reached:
+                continue
+            found = self._path(claim, kept)
+            if claim is mine:
+                return found
+            if not found:
+                kept.setdefault(who(claim), []).append(claim)
+        return ()
 
     def _ahead(self, claim: Known) -> list[Known]:
         """The claims that this one waits for."""
         found = self._edges.get(claim.body.id)
         if found is None:
-            conflicting = self._claims.conflicting(claim.body, self._now)
+            conflicting = self._claims.conflicting(claim.body, self.instant)
             self._looks += 1 + len(conflicting)
             found = self._edges[claim.body.id] = [other for other in conflicting if is_in_the_way(other, claim)]
         return found
 
-    def reached_from(self, mine: Known) -> set[Who] | None:
+    def _reached_from(self, mine: Known) -> set[Who] | None:
         """Agents that `mine` waits for, and those that they wait for, and so on. None: there is too much to look at."""
         reached: set[Who] = set()
         todo = [mine]
@@ -99,7 +101,7 @@ class _Graph:
                 return None
         return reached
 
-    def path(self, start: Known, kept: dict[Who, list[Known]]) -> tuple[Wait, ...]:
+    def _path(self, start: Known, kept: dict[Who, list[Known]]) -> tuple[Wait, ...]:
         """The shortest way from that claim back to its agent, over the kept ones."""
         before: dict[Who, Wait] = {}
         todo = deque((start,))
