@@ -30,7 +30,7 @@ STRICT_SAMPLES: Final = 12
 STRICT_HELD: Final = 1_000
 AGENTS: Final = 20
 """Who ask for strict leases at the same moment."""
-SETTINGS: Final = ("--lease-ttl", "1h")
+SETTINGS: Final = ("--lease-ttl", "1h", "--timeout", "55s")
 """No renewal falls into a measurement: of 10,000 leases it takes seconds, and it comes once in half a ttl."""
 NAMES: Final = ("ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal", "ivy", "jon", "kim")
 MEETING_S: Final = 120.0
