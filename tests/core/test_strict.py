@@ -354,6 +354,55 @@ def test_a_revision_that_fell_while_nobody_ran_is_noticed() -> None:
     assert swarm["a"].tokens[claim] > 5
 
 
+def test_who_stops_in_order_need_not_look_when_it_is_back() -> None:
+    swarm = StrictSwarm("a")
+    swarm.wants("a", "x.py")
+    swarm.settles()
+    peer = swarm["a"]
+    peer.strict.stop()
+    swarm.drops("a", "a.1.1", "stopped")
+    swarm.settles()
+    assert peer.strict.quiet
+    assert not swarm.chain.table().entries
+    swarm.dies("a")
+    assert not swarm["a"].port.jobs
+    claim = swarm.wants("a", "x.py")
+    swarm.settles()
+    assert swarm["a"].tokens[claim] > 1
+
+
+def test_after_a_disk_failed_the_next_lease_says_again_that_it_may_be_in_the_table() -> None:
+    swarm = StrictSwarm("a")
+    swarm.wants("a", "x.py")
+    swarm["a"].disk.clear()
+    swarm["a"].strict.disk_failed()
+    swarm.wants("a", "y.py")
+    swarm.settles()
+    swarm.dies("a")
+    swarm.settles()
+    assert not swarm.chain.table().entries
+
+
+def test_a_peer_that_stops_sends_others_away() -> None:
+    swarm = StrictSwarm("a", "b")
+    claim = swarm.wants("b", "x.py")
+    swarm.delivers("b", "a")
+    swarm["a"].strict.stop()
+    second = swarm.wants("b", "y.py")
+    swarm.settles()
+    assert {claim, second} <= swarm["b"].tokens.keys()
+
+
+def test_a_peer_does_not_take_the_name_of_anothers_operation() -> None:
+    swarm = StrictSwarm("a", "b", "c")
+    claim = swarm.wants("b", "x.py")
+    swarm.delivers("b", "a")
+    swarm.says("c", "a", StrictAsk(op=StrictRelease(claim, ("c.1.1",))))
+    swarm.settles()
+    assert swarm["b"].tokens == {claim: 1}
+    swarm.check()
+
+
 def test_a_peer_writes_nothing_in_the_name_of_another() -> None:
     swarm = StrictSwarm("a", "b")
     held = swarm.wants("a", "x.py")

@@ -284,6 +284,19 @@ def test_a_push_carries_a_commit_that_renews_the_agents_leases_and_only_its() ->
     assert swarm.asks("ann", AcquireLease(resources=(Resource("file", "c.py"),), strict=True)).lease.token > 2
 
 
+def test_what_another_peer_wrote_is_read_before_anything_is_called_lost() -> None:
+    swarm = NodeSwarm("ann", "ben")
+    writer = min(("ann", "ben"), key=lambda name: swarm[name].peer)
+    other = "ben" if writer == "ann" else "ann"
+    swarm.asks(other, AcquireLease(resources=OTHER, strict=True))
+    swarm.asks(other, PreparePush())  # it has read the table now
+    swarm.settles(10_000)
+    lease = swarm.asks(other, STRICT).lease
+    prepared = swarm.asks(other, PreparePush())
+    assert lease.claim_id in [found.claim_id for found in prepared.leases]
+    assert prepared.parent == swarm.chain.tip
+
+
 def test_a_stale_holder_is_told_who_has_it_with_which_token() -> None:
     swarm = NodeSwarm("ann", "ben", connected=False)
     swarm.settles(60_000)

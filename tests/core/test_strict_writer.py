@@ -201,7 +201,7 @@ def test_a_commit_for_a_client_is_made_on_the_tip_and_keeps_others_back_for_a_wh
     desk = Desk()
     desk.gives(acquire(1, "x.py"))
     desk.runs()
-    desk.writer.prepare(StrictRenew("a.1.op1", ("a.1.1",)))
+    desk.writer.prepare(StrictRenew("a.1.op1", ("a.1.1",)), desk.now)
     desk.gives(acquire(2, "y.py"))
     desk.pumps()
     assert [type(job) for job in desk.port.jobs] == [BuildTable]
@@ -241,7 +241,7 @@ def test_a_table_of_a_later_version_is_left_alone() -> None:
 
 def test_a_failed_read_of_a_prepared_push_is_told() -> None:
     desk = Desk()
-    desk.writer.prepare(StrictRenew("a.1.op1", ("a.1.1",)))
+    desk.writer.prepare(StrictRenew("a.1.op1", ("a.1.1",)), desk.now)
     desk.pumps()
     desk.port.jobs.clear()
     desk.writer.took(TableReadFailed(reason="gone"), desk.now)

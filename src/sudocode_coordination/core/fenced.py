@@ -96,7 +96,7 @@ class FencedPushes:
             self._ready[ticket] = Fencing(agent, (), Built(StrictRenew("", ("-",))), now.instant)
             return [Respond(client=ticket.client, request_id=ticket.request_id, request=PreparePush(agent=agent))]
         self._asked[op.id] = _Asked(ticket, agent, now.instant)
-        self._writer.prepare(op)
+        self._writer.prepare(op, now)
         return []
 
     def take(self, ticket: Ticket) -> Fencing | None:

@@ -263,6 +263,7 @@ class Node:
             case DiskFailed(reason=reason):
                 self.disk_trouble = f"{iso_from_ms(now.wall_ms)}: {reason}"
                 self.sync.disk_failed(now)
+                self.strict.disk_failed()
                 self.electorate.disk_failed()
                 return self.leases.disk_failed(now)
             case StopRequested():

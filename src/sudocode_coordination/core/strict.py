@@ -422,14 +422,22 @@ class StrictLeases(StrictPost):
         op = StrictRenew(self._name(), claims[:MAX_STRICT_CLAIMS]) if claims else None
         return self.fenced.prepare(agent, ticket, op, now)
 
+    def disk_failed(self) -> None:
+        """The last step's writes are not on the disk: the next lease says again that it may be in the table."""
+        self._stored = _Stored(self._stored.highest, False)
+
     def _remember(self) -> list[Output]:
+        if self._stopping and self._stored.own and self.quiet and self.writer.known:
+            # All is taken out: the next life need not look.
+            return self._store(own=any(entry.owner == self._me for entry in self.writer.table.entries.values()))
         return self._store() if self.writer.highest > self._stored.highest else []
 
-    def _store(self, *, own: bool = False) -> list[Output]:
+    def _store(self, *, own: bool | None = None) -> list[Output]:
         stored = self._stored
         if self.writer.highest > stored.highest:
             stored = _Stored(self.writer.highest + HIGHEST_STEP, stored.own)
-        stored = _Stored(stored.highest, stored.own or own)
+        if own is not None:
+            stored = _Stored(stored.highest, own)
         if stored == self._stored:
             return []
         self._stored = stored

@@ -76,7 +76,8 @@ class StrictPost:
     def _asked(self, peer: PeerId, given: StrictAsk, now: Now) -> list[Output]:
         """A peer wants something written."""
         op = given.op
-        if any(owner_of(claim) != peer for claim in claims_of(op)) or (isinstance(op, StrictAcquire) and not fits(op.claim)):
+        foreign = any(owner_of(name) != peer for name in (id_of(op), *claims_of(op)))
+        if foreign or (isinstance(op, StrictAcquire) and not fits(op.claim)):
             return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="that can't be in the table"))]
         if self._stopping:
             return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="stopping"))]

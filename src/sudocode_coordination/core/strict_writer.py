@@ -129,7 +129,8 @@ class TableWriter:
         self._jobs: dict[str, Job] = {}
         self._tried: set[str] = set()
         """Jobs that were in a push and may have landed, for all that is known."""
-        self._prepares: dict[str, StrictRenew] = {}
+        self._prepares: dict[str, tuple[StrictRenew, Instant]] = {}
+        """Commits to be made, and since when they are wanted."""
         self._building: dict[int, Built] = {}
         self._swap: SwapTable | None = None
         self._swap_results: dict[str, StrictResult] = {}
@@ -181,9 +182,9 @@ class TableWriter:
         for name in [name for name, job in self._jobs.items() if job.source == peer and name not in self._tried]:
             self._take_out(name)
 
-    def prepare(self, op: StrictRenew) -> None:
+    def prepare(self, op: StrictRenew, now: Now) -> None:
         """Make a commit that does this, and don't push it; it is among `built`."""
-        self._prepares[op.id] = op
+        self._prepares[op.id] = op, now.instant
 
     def pushed_by_client(self) -> None:
         """What became of a built commit is to be seen in the table."""
@@ -218,6 +219,8 @@ class TableWriter:
         if not self.known or self.wants_read:
             return self._read(now)
         out = self._build(now)
+        if self._prepares:
+            return out + self._read(now)
         if not self._jobs or now.instant < self._hold_until:
             return out
         unsure, self._unsure = self._unsure, None
@@ -268,14 +271,17 @@ class TableWriter:
     def _build(self, now: Now) -> list[Output]:
         out: list[Output] = []
         prepares, self._prepares = self._prepares, {}
-        for name, op in sorted(prepares.items()):
+        for name, (op, since) in sorted(prepares.items()):
             try:
                 applied = self._apply([op], now)
             except NewerTableError as error:
                 self.built.append(Built(op, failure="newer", reason=str(error)))
                 continue
             if applied.results[name].lost:
-                self.built.append(Built(op, result=applied.results[name]))
+                if self.read_at < since:  # another peer may have written them after that
+                    self._prepares[name] = op, since
+                else:
+                    self.built.append(Built(op, result=applied.results[name]))
                 continue
             ticket = self._ticket()
             self._building[ticket] = Built(op, parent=self.tip, result=applied.results[name])
@@ -332,7 +338,7 @@ class TableWriter:
         self._unreached(reason, now)
         self._fail([name for name, job in self._jobs.items() if not job.patient], "unreachable", reason)
         prepares, self._prepares = self._prepares, {}
-        self.built += [Built(op, failure="unreachable", reason=reason) for op in prepares.values()]
+        self.built += [Built(op, failure="unreachable", reason=reason) for op, _ in prepares.values()]
 
     def swapped(self, given: TableSwapped, now: Now) -> None:
         """The commit has landed."""
@@ -352,6 +358,7 @@ class TableWriter:
         """It has not, or nobody knows."""
         building = self._building.pop(given.ticket, None)
         if building is not None:
+            self._hold_until = 0
             self.built.append(building._replace(failure="unreachable", reason=given.reason))
             return
         swap = self._swap
