@@ -48,8 +48,30 @@ def test_what_git_would_add_is_said_out_loud(clone: Path) -> None:
     assert parsed(clone).refspecs == ("refs/heads/main:refs/heads/trunk",)
 
 
+def test_force_is_for_what_is_pushed_and_not_for_the_table(clone: Path) -> None:
+    """git's own `--force` overrules `--force-with-lease`, and the table with it."""
+    assert parsed(clone, "--force") == ((), "origin", ("+refs/heads/main:refs/heads/main",))
+    assert parsed(clone, "-f", "origin", "main", "+x:y") == ((), "origin", ("+main", "+x:y"))
+    assert parsed(clone, "-ufq", "origin", "main") == (("-uq",), "origin", ("+main",))
+    assert parsed(clone, "-nof", "origin", "main") == (("-nof",), "origin", ("main",)), "f is a push option here"
+    assert parsed(clone, "--force-with-lease", "origin", "main").refspecs == ("main",)
+
+
+def test_a_forced_push_does_not_overrule_the_table(clone: Path, short_tmp: Path) -> None:
+    objects = short_tmp / "objects"
+    objects.mkdir()
+    first = table_commit(clone, objects, None, "first")
+    at_first = PreparedPush(ref=TABLE, commit=first, parent="", objects=str(objects))
+    assert _git_push(parsed(clone), at_first, Screen(as_json=True), str(clone)).returncode == 0
+    stale = PreparedPush(ref=TABLE, commit=table_commit(clone, objects, None, "stale"), parent="", objects=str(objects))
+    run(clone, "commit", "-q", "--amend", "--allow-empty", "-m", "another first")
+    refused = _git_push(parsed(clone, "--force"), stale, Screen(as_json=True), str(clone))
+    assert refused.returncode != 0
+    assert run(clone, "ls-remote", "origin", TABLE).split()[0] == first
+
+
 def test_what_can_not_be_fenced(clone: Path) -> None:
-    for option in ("--all", "--mirror", "--delete", "-d", "--no-atomic"):
+    for option in ("--all", "--mirror", "--mir", "--delete", "-d", "-fd", "--no-atomic", "--no-atom"):
         with pytest.raises(UsageError, match="can't be fenced"):
             parsed(clone, option, "origin")
     run(clone, "remote", "add", "fork", "../fork.git")

@@ -36,6 +36,8 @@ _WITH_VALUE: Final = frozenset(("-o", "--push-option", "--repo", "--receive-pack
 """Options of `git push` whose value is the next argument."""
 _UNFENCEABLE: Final = frozenset(("--all", "--branches", "--mirror", "--delete", "-d", "--prune", "--no-atomic"))
 """They take no refspecs beside them, would act on the table too, or undo what makes the push safe."""
+_SHORT: Final = re.compile(r"-(?!-)([^o]*)((?:o.*)?)", re.DOTALL)
+"""Short options of one letter each, up to the one that takes the rest as its value."""
 _CONTENTION: Final = re.compile(
     r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
     r"|reference already exists|unable to lock|is at \S+ but expected"
@@ -85,18 +87,25 @@ def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Want
     """
     options: list[str] = []
     words: list[str] = []
+    force = False
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
         if word == "--":
             words += rest
             break
-        if word in _UNFENCEABLE:
+        if short := _SHORT.fullmatch(word):
+            force = force or "f" in short[1]
+            if not (word := "-" + short[1].replace("f", "") + short[2]).strip("-"):
+                continue
+        if word in _UNFENCEABLE or (short and "d" in short[1]) or (len(word) > 2 and any(o.startswith(word) for o in _UNFENCEABLE)):
             raise UsageError(
                 f"{word} can't be fenced by leases", hint=f"name the branches, or use `git push {word}` without leases"
             )
         if word in _WITH_VALUE and rest:
             options += [word, rest.pop(0)]
+        elif word == "--force":
+            force = True
         elif word.startswith("-"):
             options.append(word)
         else:
@@ -108,6 +117,8 @@ def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Want
             hint=f"`coord push {table_remote} …`, or `git push {remote} …` without leases",
         )
     refspecs = tuple(words[1:]) or (_default_refspec(folder),)
+    if force:  # for each of them alone: git's `--force` would overrule the condition on the table as well
+        refspecs = tuple(spec if spec.startswith(("+", "tag ")) else f"+{spec}" for spec in refspecs)
     return Wanted(tuple(options), table_remote, refspecs)
 
 
