@@ -285,3 +285,12 @@ def test_answers_come_in_order(world: World) -> None:
     swap = clone.start_swap(first, {"a/x": b"2"})
     after = read(clone)
     assert landed(clone.outcome(swap)) == after.commit == after.base
+
+
+def test_many_changes_in_one_swap(world: World) -> None:
+    clone = world.clone()
+    files = {f"leases/{n % 16:x}/{n:04}": b"%d" % n for n in range(300)}
+    commit = landed(clone.swap(None, dict(files)))
+    assert read(world.clone()).changed == files
+    landed(clone.swap(commit, dict.fromkeys(list(files)[:200], None)))
+    assert world.files() == dict(list(files.items())[200:])

@@ -224,8 +224,12 @@ class GitTable:
 
     def _settle(self, tip: str | None) -> None:
         """The core is told of this one."""
-        self._home.set_tip(tip)
         self._delivered = self._baseline = tip
+        try:
+            self._home.set_tip(tip)
+        except GitFailedError as failure:
+            # Only the next process would use it, to see a rewind.
+            log.warning("%s", failure.reason)
 
     async def _latest(self) -> Snapshot:
         """The table as the remote has it.
@@ -373,8 +377,8 @@ class GitTable:
         else:
             outcome = await self._push(commit, self._ref, job.parent)
         if isinstance(outcome, Landed):
-            self._settle(commit)
             self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
+            self._settle(commit)
             return
         if outcome.kind != "moved":
             self._home.doubt()
