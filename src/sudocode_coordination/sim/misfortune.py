@@ -20,6 +20,10 @@ CLOCKS_OFF_MS: Final = (-86_400_000, -60_000, 0, 60_000, 86_400_000)
 SUSPENDS_MS: Final = (17_000, 30_000, 60_000)
 """Longer than any ttl."""
 SLOW_MS: Final = 400
+FORGETS_MS: Final = 20_000
+"""Between two restarts of one on whose voice all depends; for half of the time somebody can't reach it."""
+WHISPERS_MS: Final = 8_000
+"""Between two times that one can't reach it; each time ends before a connection is given up."""
 LATE_MS: Final = 900
 """Less than what a node takes for a suspend."""
 
@@ -52,8 +56,11 @@ class Misfortunes:
         dice, scheduler = self._dice, self._world.scheduler
         for node in self._world.nodes:
             scheduler.at(dice.randint(0, 2_000), lambda node=node: self._start(node))  # type: ignore[misc]
-        for _ in range(dice.randint(*self._plan.how_many) if self._plan.misfortunes else 0):
-            scheduler.at(dice.randint(4_000, self._plan.trouble_ms - 5_000), self._happen)
+        plan = self._plan
+        first = 4_000 + plan.calm_ms
+        last = plan.trouble_ms - 5_000 if plan.within_ms is None else first + plan.within_ms
+        for _ in range(dice.randint(*plan.how_many) if plan.misfortunes else 0):
+            scheduler.at(dice.randint(first, last), self._happen)
 
     def make_peace(self) -> None:
         """All is well, and stays so."""
@@ -153,14 +160,10 @@ class Misfortunes:
                 for after_ms in (0, dice.randint(1_000, 6_000), dice.randint(7_000, 15_000)):
                     self._later(after_ms, lambda: self._restart(node, power_cut=dice.random() < 0.3))
                 self._later(dice.randint(2_000, 30_000), self._heal)
-            case "voices":  # what two hold and want hangs on the third, and that one forgets or falls silent
-                two = [one.peer_id for one in world.nodes if one is not node][:2]
-                if len(two) == 2:
-                    world.network.cut(*two)
-                    self.whole = False
-                self._later(duration_ms, self._heal)
-                for _ in range(dice.randint(1, 3)):
-                    self._later(dice.randint(0, duration_ms), lambda: self._restart(node, power_cut=dice.random() < 0.5))
+            case "voices":
+                self._third_party(duration_ms, FORGETS_MS, self._forgets)
+            case "whispers":
+                self._third_party(duration_ms, WHISPERS_MS, self._whispers)
             case _:
                 raise ValueError(f"no such misfortune: {kind}")
 
@@ -190,9 +193,11 @@ class Misfortunes:
         self.died_at[node.peer_id] = (node.node.sync.incarnation, self._world.scheduler.instant)
         node.kill(power_cut=power_cut)
 
-    def _restart(self, node: SimNode, *, power_cut: bool) -> None:
+    def _restart(self, node: SimNode, *, power_cut: bool, wipe: bool = False) -> None:
         if node.node is not None:
-            self._kill(node, power_cut=power_cut)
+            self._kill(node, power_cut=power_cut or wipe)
+        if wipe and node.node is None:
+            node.lose_disk()
         self._start(node)
 
     def _stop(self, node: SimNode, down_ms: int) -> None:
@@ -233,6 +238,31 @@ class Misfortunes:
         one, two = self._dice.sample(self._world.nodes, 2)
         self._world.network.cut(one.peer_id, two.peer_id, one_way=one_way)
         self.whole = False
+
+    def _third_party(self, duration_ms: int, every_ms: int, happens: Callable[[SimNode, SimNode], None]) -> None:
+        """Two that can't hear each other, and a third one on whom all depends between them."""
+        one, two, *_, third = self._world.nodes if len(self._world.nodes) > 2 else [*self._world.nodes, self._world.nodes[0]]
+        self._world.network.cut(one.peer_id, two.peer_id)
+        self.whole = False
+        self._later(duration_ms, self._heal)
+        for at in range(self._dice.randint(500, every_ms), duration_ms, every_ms):
+            lost = self._dice.choice((one, two))
+            self._later(at, lambda lost=lost: happens(lost, third))  # type: ignore[misc]
+
+    def _forgets(self, lost: SimNode, third: SimNode) -> None:
+        """It begins anew, and one of the two can't reach it."""
+        self._restart(third, power_cut=self._dice.random() < 0.5, wipe=self._dice.random() < 0.3)
+        self._part(lost, third, FORGETS_MS // 2)
+
+    def _whispers(self, lost: SimNode, third: SimNode) -> None:
+        """What one of the two says to it is heard late."""
+        self._part(lost, third, self._dice.randint(WHISPERS_MS // 8, WHISPERS_MS * 3 // 4))
+
+    def _part(self, one: SimNode, two: SimNode, duration_ms: int) -> None:
+        """Only these, for that long."""
+        self._world.network.cut(one.peer_id, two.peer_id)
+        self.whole = False
+        self._later(duration_ms, lambda: self._world.network.heal(one.peer_id, two.peer_id))
 
     def _heal(self) -> None:
         self._trouble()

@@ -37,6 +37,7 @@ MISFORTUNES: Final = (
     "client",
     "restarts",
     "voices",
+    "whispers",
 )
 """By name; `misfortune.py` has what each is."""
 Misfortune: TypeAlias = str
@@ -59,10 +60,16 @@ class Plan:
     """Differences from `base`."""
     drift_ppm: int = 9_000
     """How wrong a clock's rate may be; many are as wrong as that."""
+    calm_ms: int = 0
+    """First the swarm finds together, so long that all its members count fully; then all else begins."""
     trouble_ms: int = 50_000
-    """How long agents work and things go wrong."""
+    """Until when agents work and things go wrong."""
     misfortunes: tuple[Misfortune, ...] = MISFORTUNES
     how_many: tuple[int, int] = (0, 6)
+    within_ms: int | None = None
+    """All of them begin so soon after the calm; None: whenever there is time for them."""
+    silent: int = 0
+    """So many nodes, the last ones, have no agents and are voices only."""
     durations_ms: tuple[int, ...] = (500, 3_000, 9_000, 20_000)
     hold_ms: tuple[int, int] = (100, 5_000)
     pause_ms: tuple[int, int] = (100, 4_000)
@@ -90,7 +97,7 @@ def base(name: str, plan: Plan) -> dict[str, Any]:
         "lease_ttl_ms": 8_000,
         "max_lease_ttl_ms": 8_000,
         "gone_grace_ms": 5_000,
-        "peer_discovery_interval_ms": 8_000,
+        "peer_discovery_interval_ms": 5_000,
     }
     return values | dict(plan.config)
 
@@ -111,7 +118,7 @@ def plan_of(seed: int) -> Plan:
             ("lease_ttl_ms", ttl_ms),
             ("max_lease_ttl_ms", dice.choice((ttl_ms, ttl_ms, 16_000))),
             ("gone_grace_ms", dice.choice((3_000, 5_000, 8_000))),
-            ("peer_discovery_interval_ms", dice.choice((5_000, 8_000, 15_000))),
+            ("peer_discovery_interval_ms", dice.choice((3_000, 3_000, 6_000, 15_000))),
             ("preempt_grace_ms", dice.choice((0, 0, 1_500))),
         ),
         drift_ppm=dice.choice((0, 9_000, 9_000)),

@@ -72,11 +72,12 @@ class Workload:
     def begin(self) -> None:
         """Let all agents start."""
         dice = self._dice
-        for node in self._world.nodes:
+        nodes = self._world.nodes
+        for node in nodes[: len(nodes) - self._plan.silent]:
             for number in range(dice.randint(1, self._plan.agents)):
-                self.plan_next(node, f"{node.name}-a{number}", dice.randint(500, 4_000))
+                self.plan_next(node, f"{node.name}-a{number}", self._plan.calm_ms + dice.randint(500, 4_000))
             if dice.random() < self._plan.guests:
-                self.plan_next(node, f"{node.name}{GUEST}", dice.randint(500, 4_000))
+                self.plan_next(node, f"{node.name}{GUEST}", self._plan.calm_ms + dice.randint(500, 4_000))
 
     def plan_next(self, node: SimNode, agent: AgentId, delay_ms: int) -> None:
         """The agent does something then."""
