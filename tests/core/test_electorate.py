@@ -92,6 +92,27 @@ def test_whom_a_peer_counts_has_weight_here_and_a_lease_needs_more_voices() -> N
     assert reply.value.lease.grade == "provisional"
 
 
+def test_who_is_new_takes_from_the_others_whose_weight_counts() -> None:
+    bench = NodeBench(start=False)
+    bench.reads(ann=ANN, ben=BEN)
+    bench.begins(None)
+    bench.reads()
+    bench.connects(ANN)
+    bench.hears(
+        ANN, Members(members=(Member(ANN.peer_id, HOUR_MS, True), Member(BEN.peer_id, HOUR_MS), Member("x", HOUR_MS, True)))
+    )
+    view = bench.node.leases.view
+    assert bench.me not in view.established
+    assert view.groups == {ANN.peer_id: {ANN.peer_id, "x"}}
+    bench.passes(200_000)
+    assert bench.node.leases.view.groups == view.groups
+    settled = with_ann()
+    settled.hears(ANN, Members(members=(Member(ANN.peer_id, HOUR_MS, True),)))
+    assert settled.node.leases.view.groups == {}, "who is there for long knows by itself"
+    (last,) = [m for m in settled.said(ANN) if isinstance(m, Members)][-1:]
+    assert {member.peer for member in last.members if member.established} == {settled.me}
+
+
 def test_a_peer_that_counts_more_than_there_is_room_for_is_no_voice_until_it_says_otherwise() -> None:
     bench = with_ann()
     many = tuple(Member(f"x{number}", HOUR_MS) for number in range(MAX_ADOPTED + 1))

@@ -190,3 +190,13 @@ def test_the_vanished_have_weight_but_no_voice() -> None:
     assert stands("a", "d", view=view) == "open"
     assert stands("a", "b", view=view) == "quorum"
     assert stands("d", view=view._replace(roster=("b", "c", "d", "me"), established=("d", "me"))) == "open"
+
+
+def test_who_is_new_counts_a_voice_only_if_the_voices_are_a_majority_of_those_who_have_weight_with_it() -> None:
+    view = View(roster=FIVE, established=("a", "b", "c", "d"), roster_fresh=True, ready=True)
+    assert stands("a", "b", "c", view=view) == "quorum"
+    old = frozenset({"a", "x", "y"})
+    assert stands("a", "b", "c", view=view._replace(groups={"a": old})) == "open", "then b and c are two of four"
+    assert stands("a", "b", "c", view=view._replace(groups={"a": frozenset("ab")})) == "quorum"
+    chain = {"a": old, "b": frozenset("ab"), "c": frozenset("bc")}
+    assert stands("a", "b", "c", "d", view=view._replace(groups=chain)) == "provisional", "without a also b falls, and then c"

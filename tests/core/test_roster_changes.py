@@ -1,4 +1,4 @@
-"""Schedules in which two quorum leases were valid together, as `docs/model` found them: with real nodes, each rule, and without.
+"""Schedules in which two quorum leases were valid together, as `docs/model` tells them: with real nodes, each rule, and without.
 
 Names are those of the README there. The world's checker looks for two quorum leases after every step.
 """
@@ -132,9 +132,30 @@ def comes_back() -> Grade | None:
     for name in ("ann", "cid"):
         swarm[name].git.connected = True
         swarm.reads(name)
-    swarm.passes(45_000)
+    while not {record_name("ann"), record_name("cid")} <= swarm.world.remote.files.keys():
+        swarm.passes(1_000)
     swarm.reads("ann")
     return swarm.asks("ann")
+
+
+def three_join_at_once() -> Grade | None:
+    """A and C hold. D, E and F join, and find each other there; A has not read since. D, E, F and B are four of six and three of
+    the five whom F found."""
+    swarm = Swarm("ann", "ben", "cid")
+    swarm.apart("ann cid", "ben")
+    swarm.reads("ann")
+    assert swarm.asks("ann") == "quorum"
+    for name in ("ann", "cid"):
+        swarm[name].git.connected = False
+    for name in ("dan", "eve", "fay"):
+        swarm.joins(name)
+        swarm.apart("ann cid", name)
+        swarm.passes(8_000)
+    swarm.reads("ben")
+    swarm.reads("fay")
+    swarm.passes(10_000)
+    swarm.asks("fay")
+    return swarm.asks("fay")
 
 
 def apart_for_the_window(*, together: bool) -> Grade | None:
@@ -185,6 +206,11 @@ def _the_vanished_have_a_voice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "voices", property(lambda self: frozenset(self.members)))
 
 
+def _nobody_asks_whose_weight_counts(patch: pytest.MonkeyPatch) -> None:
+    view = Electorate._view
+    patch.setattr(Electorate, "_view", lambda *given: view(*given)._replace(groups={}))
+
+
 def _connected_ones_are_on_the_branch(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Discovery, "on_branch", property(lambda self: frozenset(self.roster) - {self._self}))
 
@@ -195,6 +221,7 @@ SCHEDULES = [
     (comes_back, _nobody_was_ever_off),
     (voice_of_the_vanished, _the_vanished_have_a_voice),
     (connected_ones, _connected_ones_are_on_the_branch),
+    (three_join_at_once, _nobody_asks_whose_weight_counts),
 ]
 NAMES = [schedule.__name__ for schedule, _ in SCHEDULES]
 

@@ -59,7 +59,9 @@ class Electorate:
         self._untold: set[PeerId] = set()
         self._lost: dict[PeerId, Instant] = {}
         """Members whom neither the branch nor a connection tells of, since when: nobody knows where to reach them."""
-        self._told: tuple[PeerId, ...] | None = None
+        self._groups: dict[PeerId, frozenset[PeerId]] = {}
+        """Whose weight counts with each connected peer, as far as they are counted here."""
+        self._told: tuple[tuple[PeerId, ...], tuple[PeerId, ...]] | None = None
         self._kept: StoredRoster | None = None
         self._left = False
         self._changes_at: Instant | None = None
@@ -123,14 +125,16 @@ class Electorate:
             if len(self._untold) >= MAX_UNTOLD:
                 self._untold.clear()
             self._untold.add(peer)
+        known = {member: member for member in self.roster.members}
+        self._groups[peer] = frozenset(known[told.peer] for told in message.members if told.established and told.peer in known)
 
     def changed(self, now: Now) -> list[Output]:
         """Work out who counts now: for the peers, for the disk, for the leases, in this order."""
         self.roster.passed(now.instant)
         out: list[Output] = []
         members = self.roster.members
-        if members != self._told:
-            self._told = members
+        if (members, self.roster.established(now.instant)) != self._told:
+            self._told = (members, self.roster.established(now.instant))
             out += [Say(peer=peer, message=self._members(now)) for peer in sorted(self._membership.connected_peers)]
         out += self._keep()
         lost = [peer for peer in members if peer != self._me and self._membership.peer(peer) is None]
@@ -158,9 +162,13 @@ class Electorate:
         read_at = self._discovery.roster_read_at
         long_lost = {peer for peer, since in self._lost.items() if instant - since >= self._grace_ms}
         ready_at = self.ready_at()
+        established = self.roster.established(instant)
+        self._groups = {peer: group for peer, group in self._groups.items() if peer in members}
         return View(
             roster=members,
-            established=self.roster.established(instant),
+            established=established,
+            # One that is new has dealt weight to all whom it found, though the others may not have seen some of them yet.
+            groups={} if self._me in established else {peer: group & set(members) for peer, group in self._groups.items()},
             voices=self.roster.voices - self._untold,
             voice_until=self._own_until,
             connected=self._membership.connected_peers,
@@ -172,8 +180,8 @@ class Electorate:
         )
 
     def _members(self, now: Now) -> Members:
-        told = self.roster.told(now.instant)
-        members = tuple(Member(peer, min(left_ms, MAX_HOLD_MS)) for peer, left_ms in told[:MAX_MEMBERS])
+        told, established = self.roster.told(now.instant), frozenset(self.roster.established(now.instant))
+        members = tuple(Member(peer, min(left_ms, MAX_HOLD_MS), peer in established) for peer, left_ms in told[:MAX_MEMBERS])
         return Members(members=members, partial=len(told) > MAX_MEMBERS)
 
     def _keep(self) -> list[Output]:

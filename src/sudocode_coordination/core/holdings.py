@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from sudocode_coordination.core.claims import Claims, Known
@@ -36,6 +38,8 @@ class View(NamedTuple):
     """Those of the roster of whom a quorum needs a majority as well (`roster.py`)."""
     voices: frozenset[PeerId] | None = None
     """Those of the roster whose answers count; the others have weight, but no voice. None: all."""
+    groups: Mapping[PeerId, frozenset[PeerId]] = MappingProxyType({})
+    """Whose weight counts with those who answer; asked of by a peer that is itself new, and knows only what it has found."""
     voice_until: Instant | None = None
     """Until when this peer's own answers count: its record is taken for renewed no longer. None: no such limit."""
     connected: frozenset[PeerId] = frozenset()
@@ -221,6 +225,10 @@ class Holding:
 Standing: TypeAlias = Literal["quorum", "provisional", "open"]
 
 
+def _is_majority(voices: set[PeerId], group: Collection[PeerId]) -> bool:
+    return 2 * len(voices.intersection(group)) > len(group)
+
+
 def standing(
     holding: Holding, blocking: list[Known], view: View, me: PeerId, policy: PartitionPolicy, *, memory: bool, now: Instant
 ) -> Standing:
@@ -236,7 +244,9 @@ def standing(
     roster = view.roster or (me,)
     heard = holding.acks if view.voices is None else holding.acks & view.voices
     voices = {peer for peer in roster if (memory if peer == me else peer in heard)}
-    majorities = all(2 * len(voices.intersection(group)) > len(group) for group in (roster, view.established or (me,)))
+    while unsatisfied := {v for v in voices if v in view.groups and not _is_majority(voices, view.groups[v])}:
+        voices -= unsatisfied
+    majorities = all(_is_majority(voices, group) for group in (roster, view.established or (me,)))
     others = [peer for peer in roster if peer != me]
     # Who vanished from the branch and can't be reached is not live any more.
     live = [p for p in others if view.voices is None or p in view.voices or p in view.connected]

@@ -87,6 +87,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
 
     peer: Id
     left_ms: Millis
+    established: bool = False
+    """Its weight counts with the sender."""
 
 
 class Members(Message, frozen=True, kw_only=True, tag="members"):
