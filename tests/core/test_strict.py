@@ -316,6 +316,22 @@ def test_after_a_restart_entries_of_before_are_taken_out_and_only_then_the_table
     assert swarm["a"].tokens[claim] > 1
 
 
+def test_what_comes_into_the_table_after_its_peer_died_is_taken_out_too() -> None:
+    swarm = StrictSwarm("a", "b")
+    swarm.wants("a", "w.py")
+    swarm.settles()
+    swarm.wants("b", "x.py")
+    swarm.delivers("b", "a")
+    push = swarm["a"].port.jobs[0]
+    assert isinstance(push, SwapTable)
+    swarm.dies("b")
+    swarm["a"].port.jobs.clear()
+    swarm.answers("b")
+    assert swarm.chain.land(push)
+    swarm.settles(ms=120_000)
+    assert [entry.owner for entry in swarm.chain.table().entries.values()] == ["a"]
+
+
 def test_a_claim_given_up_while_it_was_on_its_way_does_not_stay_in_the_table() -> None:
     swarm = StrictSwarm("a", "b")
     claim = swarm.wants("b", "x.py")

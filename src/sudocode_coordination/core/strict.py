@@ -47,6 +47,9 @@ HIGHEST_STEP: Final = 64
 POLL_MS: Final = 15_000
 """Between two looks at the table while an agent waits for an entry whose owner can't be reached; the interval of discovery
 if that is shorter."""
+LATE_MS: Final = 60_000
+"""How long after the end of a process something of it may still get into the table: others try for it a while, and a push that
+nobody waits for any more may take its time."""
 RENEW_AGAIN_MS: Final = 30_000
 """After a renewal or a release that the remote refused."""
 
@@ -78,6 +81,9 @@ class StrictLeases(StrictPost):
         self._release_at: Instant = 0
         self._stored = _Stored(0, False)
         self._due: Instant | None = None
+        self._looks_twice = False
+        self._second_look_at: Instant | None = None
+        """When to see what of the life before has come since."""
         self._waiting: list[OwnStrict] = []
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -93,7 +99,7 @@ class StrictLeases(StrictPost):
                     self._stored = _Stored(0, True)
         self.writer.floor = self._stored.highest
         self.writer.highest = max(0, self._stored.highest - HIGHEST_STEP)
-        self.writer.wants_read = self._stored.own
+        self.writer.wants_read = self._looks_twice = self._stored.own
 
     def stop(self) -> None:
         """From now on everything is written here, and nothing for others."""
@@ -107,7 +113,7 @@ class StrictLeases(StrictPost):
 
     def deadline(self) -> Instant | None:
         """When to be flushed although nothing has happened."""
-        times = (self._due, self.writer.deadline())
+        times = (self._due, self._second_look_at, self.writer.deadline())
         return min((at for at in times if at is not None), default=None)
 
     def _own_due(self) -> Instant | None:
@@ -187,6 +193,10 @@ class StrictLeases(StrictPost):
                 return out
 
     def _step(self, now: Now) -> list[Output]:
+        if self._looks_twice:
+            self._looks_twice, self._second_look_at = False, now.instant + LATE_MS
+        if self._second_look_at is not None and now.instant >= self._second_look_at:
+            self._second_look_at, self.writer.wants_read = None, True
         out = self._look_at_touched(now)
         if self._dirty or (self._due is not None and self._due <= now.instant):
             self._dirty = True
