@@ -63,26 +63,30 @@ FALLING = replace(CROWD, misfortunes=("kill", "power", "restarts"), how_many=(5,
 """Processes die and come back."""
 SLEEPY = replace(CROWD, misfortunes=("freeze",), how_many=(5, 9), durations_ms=(4_000,))
 """They stop in the middle of something, for longer than a lease lasts."""
-SLOW: Final = (*QUICK, ("partition_policy", "majority"), ("lease_ttl_ms", 16_000), ("max_lease_ttl_ms", 16_000))
-DRIFTING = replace(
-    CROWD,
-    config=SLOW,
-    faults=NetworkFaults(latency_ms=(1, 5)),
-    trouble_ms=70_000,
-    misfortunes=("split",),
-    how_many=(3, 4),
-    durations_ms=(25_000,),
-    hold_ms=(20_000, 30_000),
-    waits_ms=(0,),
-)
-"""Leases of those who are cut off run out, by clocks whose rates differ as much as they may."""
 FAR = replace(
-    APART,
+    CROWD,
     config=(*QUICK, ("partition_policy", "majority")),
     faults=NetworkFaults(latency_ms=(1, 300)),
-    durations_ms=(5_000,),
+    calm_ms=22_000,
+    trouble_ms=70_000,
+    misfortunes=("alone",),
+    how_many=(1, 1),
+    within_ms=3_000,
+    durations_ms=(7_000,),
+    hold_ms=(5_000, 15_000),
     waits_ms=(0,),
 )
+"""Whoever is cut off holds on until its lease runs out, and not for longer."""
+DRIFTING = replace(
+    FAR,
+    config=(*QUICK, ("partition_policy", "majority"), ("lease_ttl_ms", 16_000), ("max_lease_ttl_ms", 16_000)),
+    faults=NetworkFaults(latency_ms=(1, 5)),
+    calm_ms=36_000,
+    trouble_ms=180_000,
+    durations_ms=(20_000,),
+    hold_ms=(20_000, 30_000),
+)
+"""The same, by clocks whose rates differ as much as they may."""
 VOICES = replace(
     CROWD,
     config=(*QUICK, ("lease_ttl_ms", 8_000), ("max_lease_ttl_ms", 8_000)),
@@ -109,7 +113,10 @@ RUSH = replace(
 """They ask at the same moment, of peers that hear them in different order."""
 GONE = replace(APART, misfortunes=("branch", "split", "pair"), how_many=(5, 9))
 WHISPERS = replace(
-    VOICES, config=(*QUICK, ("lease_ttl_ms", 9_000), ("max_lease_ttl_ms", 9_000)), misfortunes=("whispers",), waits_ms=(0,)
+    VOICES,
+    config=(*QUICK, ("partition_policy", "majority"), ("lease_ttl_ms", 9_000), ("max_lease_ttl_ms", 9_000)),
+    misfortunes=("whispers",),
+    waits_ms=(0,),
 )
 """What the third one hears, it hears late."""
 CALM = replace(CROWD, config=(*QUICK, ("lease_ttl_ms", 9_000), ("max_lease_ttl_ms", 9_000)), trouble_ms=45_000, waits_ms=(0,))

@@ -22,6 +22,8 @@ SUSPENDS_MS: Final = (17_000, 30_000, 60_000)
 SLOW_MS: Final = 400
 FORGETS_MS: Final = 20_000
 """Between two restarts of one on whose voice all depends; for half of the time somebody can't reach it."""
+TURNS: Final = 4
+"""How often in a row somebody is alone."""
 WHISPERS_MS: Final = 8_000
 """Between two times that one can't reach it; each time ends before a connection is given up."""
 LATE_MS: Final = 900
@@ -160,6 +162,9 @@ class Misfortunes:
                 for after_ms in (0, dice.randint(1_000, 6_000), dice.randint(7_000, 15_000)):
                     self._later(after_ms, lambda: self._restart(node, power_cut=dice.random() < 0.3))
                 self._later(dice.randint(2_000, 30_000), self._heal)
+            case "alone":  # one after the other
+                for turn in range(TURNS):
+                    self._later(turn * duration_ms * 3 // 2, lambda: self._isolate(dice.choice(world.nodes), duration_ms))
             case "voices":
                 self._third_party(duration_ms, FORGETS_MS, self._forgets)
             case "whispers":
@@ -263,6 +268,11 @@ class Misfortunes:
         self._world.network.cut(one.peer_id, two.peer_id)
         self.whole = False
         self._later(duration_ms, lambda: self._world.network.heal(one.peer_id, two.peer_id))
+
+    def _isolate(self, node: SimNode, duration_ms: int) -> None:
+        for other in self._world.nodes:
+            if other is not node:
+                self._part(node, other, duration_ms)
 
     def _heal(self) -> None:
         self._trouble()

@@ -36,6 +36,7 @@ MISFORTUNES: Final = (
     "drift",
     "client",
     "restarts",
+    "alone",
     "voices",
     "whispers",
 )
