@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.core.claims import Known, priority_of
+from sudocode_coordination.core.claims import Known, key_of, priority_of
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.lease_book import LeaseBook
 from sudocode_coordination.core.resources import name_of
-from sudocode_coordination.core.waiting import Wait, WaitGraph, levels_earned, members
-from sudocode_coordination.model import AgentId, Instant, LeaseMode, Now, PartitionPolicy, PeerId, Resource
+from sudocode_coordination.core.waiting import Wait, WaitGraph, is_in_the_way, levels_earned, members
+from sudocode_coordination.core.wire import ClaimBody
+from sudocode_coordination.model import AgentId, ClaimId, Instant, LeaseMode, Now, PartitionPolicy, PeerId, Resource
 
 GRAPH_MS: Final = 1_000
 """A graph of who waits for whom serves all who look within that time, if nothing has changed."""
+
+FEW: Final = 64
+"""Claims of one agent that are gone through one by one; of more, only those that wait are."""
 
 
 class LeaseQueue(LeaseBook):
@@ -23,7 +27,7 @@ class LeaseQueue(LeaseBook):
     def __init__(self, peer_id: PeerId, config: CoordinationConfig, keyring: Keyring) -> None:
         super().__init__(peer_id, config, keyring)
         self._graph: WaitGraph | None = None
-        self._looked_agents: set[AgentId] = set()
+        self._looked_agents: set[tuple[AgentId, ClaimId]] = set()
         self._looked_changes = -1
 
     def _policy_for(self, holding: Holding) -> PartitionPolicy:
@@ -90,6 +94,8 @@ class LeaseQueue(LeaseBook):
 
     def _circle(self, holding: Holding, now: Instant) -> tuple[Wait, ...]:
         """By a graph that may be a little older than now, as claims that have run out are no news; a circle, by one of now."""
+        if not self._is_waited_for(holding, now):
+            return ()
         graph = self._graph
         if graph is None or graph.changes != self.claims.changes or now - graph.instant > GRAPH_MS:
             graph = self._graph = WaitGraph(self.claims, now)
@@ -99,16 +105,35 @@ class LeaseQueue(LeaseBook):
             circle = self._graph.circle_to_break(holding.known)
         return circle
 
-    def _look_again(self, agent: AgentId, now: Instant) -> None:
-        """Somebody waits for the agent: it may be in a circle. Looked at once for all that has changed."""
+    def _is_waited_for(self, holding: Holding, now: Instant) -> bool:
+        """Whether another claim of its agent keeps one that goes before it waiting: only then can it be the last of a circle. A
+        queue of any length is told from a circle by this, without a look at who waits for whom in it."""
+        own = self._of_agent.get(holding.body.agent, {})
+        if len(own) > FEW:
+            return True
+        place = key_of(holding.body)
+        return any(
+            not rival.granted and key_of(rival.body) < place and is_in_the_way(self._own[id_].known, rival)
+            for id_ in own
+            if id_ != holding.body.id
+            for rival in self.claims.conflicting(self._own[id_].body, now)
+        )
+
+    def _look_again(self, agent: AgentId, claim: ClaimBody, now: Instant) -> None:
+        """A claim waits for the agent, which may be in a circle now: if so, with a request that comes after that claim, as one that
+        comes before it is not the one to be refused. Looked at once for all that has changed."""
         if self._looked_changes != self.claims.changes:
             self._looked_changes = self.claims.changes
             self._looked_agents.clear()
-        if agent in self._looked_agents:
+        if (agent, claim.id) in self._looked_agents:
             return
-        self._looked_agents.add(agent)
-        for known in self.claims.waiting(now):
-            holding = self._own.get(known.body.id)
-            if holding is not None and holding.queued and known.body.agent == agent:
+        self._looked_agents.add((agent, claim.id))
+        own = self._of_agent.get(agent, {})
+        ids = list(own) if len(own) <= FEW else [known.body.id for known in self.claims.waiting(now)]
+        for id_ in ids:
+            holding = self._own.get(id_)
+            if holding is None or not holding.queued or holding.granted or holding.body.agent != agent:
+                continue
+            if key_of(claim) < key_of(holding.body):
                 holding.looked_at = -1
-                self._dirty[known.body.id] = None
+                self._dirty[id_] = None

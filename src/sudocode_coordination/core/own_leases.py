@@ -453,14 +453,14 @@ class OwnLeases(LeaseQueue):
                 mine.waits.add(claim.id)
                 self._dirty[mine.body.id] = None
                 return True, []
-            self._look_again(mine.body.agent, now.instant)
+            self._look_again(mine.body.agent, claim, now.instant)
             return False, []
         if granted and rank_of(claim, grade) < rank_of(mine.body, mine.grade):
             mine.yield_to = claim.agent
             self.history.lost(mine, claim, self.claims.get(claim.id), now)
             return True, self._end(mine, "lost-conflict", now)
         if not granted:
-            self._look_again(mine.body.agent, now.instant)
+            self._look_again(mine.body.agent, claim, now.instant)
         if granted or claim.priority <= priority_of(mine.body) or mine.yield_at is not None:
             return False, []  # of two that are granted the other one ends, by rank, whatever its priority
         mine.yield_to = claim.agent
