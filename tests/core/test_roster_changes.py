@@ -138,6 +138,34 @@ def comes_back() -> Grade | None:
     return swarm.asks("ann")
 
 
+def comes_back_to_others() -> Grade | None:
+    """D and E vanish; B, whose window is over, is two of three with C. D and E are back before it reads again, and before the window
+    of A is over, which noticed later: for A they are three of five."""
+    swarm = Swarm("ann", "ben", "cid", "dan", "eve")
+    swarm.apart("ann dan eve", "ben cid")
+    swarm["ann"].git.connected = False
+    swarm.vanish("dan eve")
+    for name in ("ben", "cid"):
+        swarm.reads(name)
+    swarm.passes(90_000)
+    swarm["ann"].git.connected = True
+    while swarm["dan"].peer_id in swarm["ben"].node.roster.members:  # type: ignore[union-attr]
+        swarm.passes(100)
+    swarm.reads("ben")
+    assert swarm.asks("ben") == "quorum"
+    for name in ("ben", "cid"):
+        swarm[name].git.connected = False
+    assert swarm["dan"].peer_id in swarm["ann"].node.roster.members  # type: ignore[union-attr]
+    for name in ("dan", "eve"):
+        swarm[name].git.connected = True
+        swarm.reads(name)
+    while not {record_name("dan"), record_name("eve")} <= swarm.world.remote.files.keys():
+        swarm.passes(1_000)
+        swarm.reads("dan")
+    swarm.reads("ann")
+    return swarm.asks("ann")
+
+
 def three_join_at_once() -> Grade | None:
     """A and C hold. D, E and F join, and find each other there; A has not read since. D, E, F and B are four of six and three of
     the five whom F found."""
@@ -202,6 +230,11 @@ def _nobody_was_ever_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "_was_long_off", lambda *_: False)
 
 
+def _who_is_back_for_others_was_never_off(patch: pytest.MonkeyPatch) -> None:
+    judged = Roster._was_long_off
+    patch.setattr(Roster, "_was_long_off", lambda self, peer, read_at: peer == self._me and judged(self, peer, read_at))
+
+
 def _the_vanished_have_a_voice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "voices", property(lambda self: frozenset(self.members)))
 
@@ -221,6 +254,7 @@ SCHEDULES = [
     (comes_back, _nobody_was_ever_off),
     (voice_of_the_vanished, _the_vanished_have_a_voice),
     (connected_ones, _connected_ones_are_on_the_branch),
+    (comes_back_to_others, _who_is_back_for_others_was_never_off),
     (three_join_at_once, _nobody_asks_whose_weight_counts),
 ]
 NAMES = [schedule.__name__ for schedule, _ in SCHEDULES]
