@@ -119,7 +119,7 @@ class HistoryEntry(Value, frozen=True, kw_only=True):
     fold: bool = False
     """The holder's clone ignores case."""
     signature: str
-    """By the peer's key over all of the above (`docs/leases.md`), base64."""
+    """By the peer's key over all of the above (`docs/lease-history.md`), base64."""
     lapsed: bool = False
     """Not ended by its holder, but no more in force as the peer that answers sees it: the holder vanished. Not signed."""
 

@@ -9,7 +9,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 EXECUTED: Final = frozenset(("console", "sh", "python", "toml"))
-SHOWN: Final = frozenset(("text", "json"))
+SHOWN: Final = frozenset(("text", "json", "yaml"))
 _NOT_RUN: Final = re.compile(r"<!-- not run: (.*?) -->\s*\Z")
 _FENCE: Final = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```[ ]*$", re.MULTILINE | re.DOTALL)
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
