@@ -139,8 +139,8 @@ def comes_back() -> Grade | None:
 
 
 def comes_back_to_others() -> Grade | None:
-    """D and E vanish; B, whose window is over, is two of three with C. D and E are back before it reads again, and before the window
-    of A is over, which noticed later: for A they are three of five."""
+    """D and E vanish; B, whose window is over, is two of three with C. D and E are back before it reads again, and before the
+    window of A is over, which noticed later: for A they are three of five."""
     swarm = Swarm("ann", "ben", "cid", "dan", "eve")
     swarm.apart("ann dan eve", "ben cid")
     swarm["ann"].git.connected = False
