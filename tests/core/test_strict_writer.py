@@ -266,3 +266,19 @@ def test_an_entry_reads_as_it_was_written() -> None:
     entry = desk.writer.table.entries["a.1.1"]
     assert desk.chain.files[desk.chain.tip][path_of("a.1.1")] == encode_entry(entry)
     assert entry.ask == 4
+
+
+def test_that_a_lease_is_gone_is_believed_only_of_a_table_read_since_it_was_asked() -> None:
+    """Another peer wrote it; who renews it by itself for the first time knows an older table."""
+    alice = Desk()
+    alice.gives(acquire(1, "a.py"))
+    alice.runs()
+    bob = Desk(alice.chain, "b")
+    bob.instant = alice.instant = alice.instant + 1_000
+    bob.gives(acquire(2, "b.py"), "a")
+    assert [s.result.token for s in bob.runs() if s.result] == [2]
+    alice.gives(StrictRenew("r", (acquire(2, "b.py").claim.id,)))
+    (renewed,) = alice.runs()
+    assert renewed.result is not None
+    assert renewed.result.lost == ()
+    assert len(alice.chain.history) == 3

@@ -242,8 +242,8 @@ class TableWriter:
             ticket = self._ticket()
             changes, nonce = applied.changes, self._nonce()
             return self._push(SwapTable(ticket=ticket, parent=self.tip, changes=changes, nonce=nonce, wall_ms=now.wall_ms), now)
-        doubtful = [n for n in names if applied.results[n].kind != "done" and self.read_at < self._jobs[n].since]
-        if doubtful:
+        bad_news = [n for n in names if applied.results[n].kind != "done" or applied.results[n].lost]
+        if any(self.read_at < self._jobs[n].since for n in bad_news):  # what is known may be old, and the table better
             return self._read(now)
         self._settle(applied.results)
         return self.pump(now)

@@ -83,6 +83,7 @@ class Plan:
     nested: float = 0.15
     """Asks for more while it holds."""
     strict: float = 0.0
+    """Asks for strict leases."""
     guests: float = 0.3
     """Of the nodes has an agent that lives no longer than its connection."""
     chatter: float = 0.2
@@ -121,6 +122,7 @@ def plan_of(seed: int) -> Plan:
             ("gone_grace_ms", dice.choice((3_000, 5_000, 8_000))),
             ("peer_discovery_interval_ms", dice.choice((3_000, 3_000, 6_000, 15_000))),
             ("preempt_grace_ms", dice.choice((0, 0, 1_500))),
+            ("strict_lease_ttl_ms", dice.choice((6_000, 12_000))),
         ),
         drift_ppm=dice.choice((0, 9_000, 9_000)),
         how_many=dice.choice(((0, 0), (1, 4), (3, 8))),
@@ -131,6 +133,7 @@ def plan_of(seed: int) -> Plan:
         hold_ms=(30_000, 60_000) if patient else (100, dice.choice((2_000, 6_000))),
         pause_ms=(100, dice.choice((1_500, 5_000))),
         patient=patient,
+        strict=dice.choice((0.0, 0.0, 0.3, 1.0)),
     )
 
 

@@ -15,6 +15,7 @@ from sudocode_coordination.core.claims import key_of, owner_of, priority_of, ran
 from sudocode_coordination.core.wire import ClaimBody
 from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant, PeerId
 from sudocode_coordination.sim.checkers import Violation, clash, have_in_common
+from sudocode_coordination.sim.strict_watch import StrictWatch
 from sudocode_coordination.sim.world import SimNode, World
 
 CALM_MS: Final = 30_000
@@ -34,6 +35,8 @@ class Held(NamedTuple):
     """By the node's clock."""
     since: Instant
     """World time at which it was first seen."""
+    token: int | None = None
+    """Of a strict one."""
 
 
 class _Told(NamedTuple):
@@ -57,6 +60,7 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._held: dict[str, dict[ClaimId, Held]] = {node.name: {} for node in world.nodes}
+        self._strict = StrictWatch(world)
         self._life: dict[str, int] = {}
         self._ended: set[ClaimId] = set()
         self._lost: dict[ClaimId, _Lost] = {}
@@ -112,11 +116,11 @@ class Watch:
             for holding in node.node.leases.holdings()
             if not holding.granted and not holding.strict
         ]
-        held = self.held()
+        held = [(node, h.body) for node in running if node.node is not None for h in node.node.leases.holdings() if h.granted]
         ready: dict[ClaimId, Instant] = {}
         instant = self._world.scheduler.instant
         for node, body in pending:
-            others = [(other, h.body) for other, h in held] + [(o, b) for o, b in pending if key_of(b) < key_of(body)]
+            others = held + [(o, b) for o, b in pending if key_of(b) < key_of(body)]
             if any(clash(body, b) for other, b in others if not (other is node and b.agent == body.agent)):
                 continue
             since = ready[body.id] = self._ready_since.get(body.id, instant)
@@ -149,6 +153,11 @@ class Watch:
             self._life[node.name] = node.lives
             self._ended |= before.keys()
             before = self._held[node.name] = {}
+        if self._strict.news:
+            self._strict.look()
+            for other, lease in self.held():
+                if lease.token is not None:
+                    self._strict.check_held(other.name, lease.body.id, lease.token)
         if node.node is None:
             return
         own = node.node.leases.holdings()
@@ -157,13 +166,13 @@ class Watch:
         instant, now = self._world.scheduler.instant, node.now.instant
         held: dict[ClaimId, Held] = {}
         for holding in own:
-            if holding.held and now < holding.valid_until:
+            until = holding.valid_until if holding.token is None else min(holding.valid_until, holding.strict_until)
+            if holding.held and now < until:
                 body = holding.body
                 old = before.get(body.id)
-                if old is not None and (old.grade, old.valid_until) == (holding.grade, holding.valid_until):
-                    held[body.id] = old
-                else:
-                    held[body.id] = Held(body, holding.grade, holding.valid_until, instant if old is None else old.since)
+                since = instant if old is None else old.since
+                lease = Held(body, holding.grade, until, since, holding.token)
+                held[body.id] = old if old is not None and lease == old else lease
         if held == before:
             return
         self._held[node.name] = held
@@ -176,6 +185,8 @@ class Watch:
                 continue
             if id_ in self._ended or (old is not None and old.valid_until <= now):
                 raise Violation(f"at {instant}: {node.name} revived {id_}")
+            if lease.token is not None:
+                self._strict.check_held(node.name, id_, lease.token)
             self._check_alone(node, id_, lease, granted_now=old is None)
 
     def _check_alone(self, node: SimNode, id_: ClaimId, lease: Held, *, granted_now: bool) -> None:
@@ -187,7 +198,7 @@ class Watch:
                     f"at {self._world.scheduler.instant}: {node.name} ({lease.grade}, {id_}) and {other.name} "
                     f"({rival.grade}, {other_id}) both hold what {lease.body.resources} and {rival.body.resources} have in common"
                 )
-                if other is node or self.settled or (lease.grade == "quorum" and rival.grade == "quorum"):
+                if other is node or self.settled or (lease.grade == rival.grade and lease.grade != "provisional"):
                     raise Violation(both_hold)
                 assert node.node is not None
                 view = node.node.leases.view
@@ -251,6 +262,8 @@ class Watch:
         known = node.node.leases.claims.conflicting(lease.body, node.now.instant)
         rank = rank_of(lease.body, lease.grade)
         winners = frozenset(k.body.id for k in known if k.granted and rank_of(k.body, k.grade) < rank)
+        if lease.token is not None and not self._strict.has(id_):
+            return  # to whoever has it in the table
         if not winners:
             raise Violation(f"at {instant}: {node.name} gave up {id_} to nobody")
         for winner in sorted(winners):

@@ -121,6 +121,7 @@ class Workload:
             priority=5 if dice.random() < plan.urgent else 0,
             wait_ms=dice.choice(plan.waits_ms),
             mode="shared" if dice.random() < plan.shared else "exclusive",
+            strict=plan.strict > 0 and dice.random() < plan.strict,
             agent=agent,
         )
 
@@ -180,13 +181,14 @@ class Workload:
         instant = self._world.scheduler.instant
         waited = instant - asked.at
         what = f"at {instant}: {asked.agent} asked at {asked.at} (wait {limit_ms})"
-        if node.paused_at < asked.at and not node.late_ms and limit_ms != 0:
+        if node.paused_at < asked.at and not node.late_ms and limit_ms != 0 and not asked.request.strict:
             longest = (DECIDE_MS if limit_ms is None else limit_ms) * 101 // 100 + ANSWER_SLACK_MS
             if waited > longest:
                 raise Violation(f"{what} and was answered only then")
         if outcome is None:
             stopping = node.node is None or node.node.stopping
-            if reply.error is None or not (stopping or reply.error.code == "storage"):
+            codes = ("storage", "remote") if asked.request.strict else ("storage",)
+            if reply.error is None or not (stopping or reply.error.code in codes):
                 raise Violation(f"{what}: {reply.error}")
         elif outcome.granted:
             if outcome.lease is None or outcome.lease.agent_id != asked.agent:
