@@ -5,25 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import anyio
-import msgspec
 import pytest
 from tests.daemon.doubles import ThreadedServer, serving, wait_for
 
-from sudocode_coordination.api.codec import Answered
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import AcquireLease, CheckResult, LeaseOutcome, ListIssues, ReleaseLease
+from sudocode_coordination.api.requests import AcquireLease, CheckResult, ListIssues
 from sudocode_coordination.client import aio, blocking
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.client.blocking import Client
 from sudocode_coordination.daemon import server as server_module
 from sudocode_coordination.errors import CoordinationError, DaemonBusyError, NoDaemonError, ProtocolError, ResourceError
-from sudocode_coordination.model import Lease, Resource
+from sudocode_coordination.model import Resource
 from sudocode_coordination.place import Clone
 
 BACKENDS = ("asyncio", "trio")
@@ -210,17 +209,16 @@ def test_cancelling_takes_the_request_back(served: ThreadedServer, run: Callable
     run(main)
 
 
-def test_a_grant_that_comes_as_the_caller_gives_up_is_given_back(served: ThreadedServer) -> None:
-    resource = Resource("file", "a")
-    lease = Lease(claim_id="c", peer_id="p", agent_id="me", resources=(resource,), ttl_ms=1, remaining_ms=1, since="")
-    request = AcquireLease(resources=(resource,), wait_ms=0, agent="me")
+def test_an_answer_that_nobody_takes_is_told_of_though_it_has_come(served: ThreadedServer) -> None:
+    resource = Resource("file", "free")
     with Client(served.clone) as client:
-        for waited_ms in (0, 5):
-            outcome = LeaseOutcome(granted=True, lease=lease, waited_ms=waited_ms)
-            client.connection.give_back(request, Answered(1, msgspec.json.encode(outcome)))
-        client.connection.give_back(request, NoDaemonError("gone"))
+        answered = threading.Event()
+        call_id = client.connection.ask(AcquireLease(resources=(resource,)), lambda _answer: answered.set())
+        assert answered.wait(10)
+        client.connection.forget(call_id)
         client.ping()
-    assert served.asked() == [ReleaseLease(resources=(resource,), agent="me")]
+        while not served.cancelled():
+            time.sleep(0.005)
 
 
 def test_many_at_once(served: ThreadedServer, run: Callable[[Any], Any]) -> None:

@@ -127,13 +127,10 @@ class AsyncClient(Calls, Awaits):
             with anyio.move_on_after(timeout_s):
                 await done.wait()
         except BaseException:
-            if answers:
-                self.connection.give_back(request, answers[0])
-            else:
-                self.connection.forget(call_id, request)
+            self.connection.forget(call_id)
             raise
         if not answers:
-            self.connection.forget(call_id, request)
+            self.connection.forget(call_id)
             raise timed_out(timeout_s or 0)
         return outcome(request, answers[0])
 

@@ -78,10 +78,10 @@ class Client(Calls, Blocks):
         try:
             in_time = done.wait(timeout_s)
         except BaseException:  # Ctrl-C
-            self.connection.forget(call_id, request)
+            self.connection.forget(call_id)
             raise
         if not in_time:
-            self.connection.forget(call_id, request)
+            self.connection.forget(call_id)
             raise timed_out(timeout_s or 0)
         return outcome(request, answers[0])
 

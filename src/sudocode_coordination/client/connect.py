@@ -30,7 +30,7 @@ from sudocode_coordination.api.codec import (
     to_exception,
 )
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import AcquireLease, ReleaseLease, Request
+from sudocode_coordination.api.requests import Request
 from sudocode_coordination.errors import CoordinationError, DaemonBusyError, NoDaemonError, ProtocolError
 from sudocode_coordination.place import Clone, socket_path
 
@@ -127,25 +127,15 @@ class Connection:
             raise
         return call_id
 
-    def forget(self, call_id: int, request: Request[Any]) -> None:
-        """Nobody waits for that answer any more: the daemon is told, and drops what it waits for. A lease that was granted
-        at the same moment is given back: nobody would know of it."""
+    def forget(self, call_id: int) -> None:
+        """Nobody takes that answer any more, though it may have come: the daemon is told. It drops what it waits for, and takes
+        back a lease that it granted at the same moment: nobody would know of it."""
         with self._lock:
-            waited = call_id in self._waiters
-            if waited:
-                self._waiters[call_id] = lambda answered: self.give_back(request, answered)
-        if waited and self._end is None:
-            with contextlib.suppress(CoordinationError):
+            if call_id in self._waiters:
+                self._waiters[call_id] = lambda _answered: None
+        if self._end is None:
+            with contextlib.suppress(CoordinationError):  # without the daemon there is nothing to drop
                 self._send(encode_cancel(call_id))
-
-    def give_back(self, request: Request[Any], answered: Answered | CoordinationError) -> None:
-        """Undo a grant that came too late. One that did not wait is left alone: the agent may have had that lease before."""
-        if not isinstance(request, AcquireLease) or isinstance(answered, CoordinationError) or answered.error is not None:
-            return
-        granted = answer_of(request, answered)
-        if granted.lease is not None and granted.waited_ms > 0:
-            with contextlib.suppress(CoordinationError):  # without the daemon there is no lease either
-                self.ask(ReleaseLease(resources=granted.lease.resources, agent=request.agent), lambda _answered: None)
 
     def listen(self, heard: Heard) -> Callable[[], None]:
         """Hear events that come on this connection (after a `Subscribe`), on the reading thread. The result ends that."""
