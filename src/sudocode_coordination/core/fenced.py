@@ -118,7 +118,8 @@ class FencedPushes:
         if built.failure is None:
             lost = built.result.lost[0]
             what = "is wanted by a higher priority" if lost.reason == "preempted" else "is lost"
-            error = HeldError(f"a strict lease of {asked.agent} {what}" + (f": {lost.agent}" if lost.agent else ""))
+            hint = "see `coord leases --all`: lease it again with --strict, or let it go with `coord release`"
+            error = HeldError(f"a strict lease of {asked.agent} {what}" + (f": {lost.agent}" if lost.agent else ""), hint=hint)
         else:
             error = RemoteError(f"the table of strict leases can't be used: {built.reason}", hint="try again")
         refusal = RequestError(code=error.code, message=error.message, hint=error.hint)

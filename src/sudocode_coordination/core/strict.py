@@ -53,6 +53,9 @@ nobody waits for any more may take its time."""
 RENEW_AGAIN_MS: Final = 30_000
 """After a renewal or a release that the remote refused."""
 
+NO_REMOTE: Final = "with --wait it waits for the remote; fast leases (without --strict) go on; `coord doctor` looks"
+FULL: Final = "release strict leases that nobody needs, see: coord leases --all"
+
 
 class _Stored(msgspec.Struct, frozen=True, array_like=True):
     highest: int
@@ -257,7 +260,7 @@ class StrictLeases(StrictPost):
             elif not own.told and own.decide_by is not None and now.instant >= own.decide_by:
                 trouble = self.trouble_of_remote()
                 if trouble and not own.waits:
-                    out.append(self._refuse(own, now, error=RemoteError(trouble)))
+                    out.append(self._refuse(own, now, error=RemoteError(trouble, hint=NO_REMOTE)))
                 else:
                     reason = trouble or ("timeout" if own.holders else "no-answer")
                     out.append(self._refuse(own, now, holders=own.holders, reason=reason))
@@ -346,7 +349,7 @@ class StrictLeases(StrictPost):
         if result is None:
             match done.failure:
                 case "unreachable":
-                    error = RemoteError(self.trouble_of_remote() or done.reason)
+                    error = RemoteError(self.trouble_of_remote() or done.reason, hint=NO_REMOTE)
                 case "refused":
                     hint = "check that you may push to the table's ref, see: coord doctor"
                     error = RemoteError(f"the git remote refuses strict leases: {done.reason}", hint=hint)
@@ -370,7 +373,7 @@ class StrictLeases(StrictPost):
             case "ended":
                 return [self._refuse(own, now, error=RemoteError("the git remote's answer came too late", hint="try again"))]
             case "full":
-                return [self._refuse(own, now, error=RemoteError("the table of strict leases is full"))]
+                return [self._refuse(own, now, error=RemoteError("the table of strict leases is full", hint=FULL))]
             case _:
                 assert_never(result.kind)
 
