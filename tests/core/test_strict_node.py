@@ -323,3 +323,23 @@ def test_nothing_is_put_before_a_push_that_is_under_way() -> None:
     assert not [job for job in swarm["ann"].port.jobs if isinstance(job, SwapTable)]
     swarm.asks("ann", PushDone(commit=prepared.commit, landed=False))
     assert swarm.answer("ann", asked)
+
+
+def test_two_askings_of_one_agent_are_both_answered() -> None:
+    """The one that gets into the table first takes the place of the other, which waits for the table still."""
+    swarm = NodeSwarm("ann")
+    asked = [swarm.puts("ann", STRICT), swarm.puts("ann", STRICT)]
+    swarm.settles()
+    outcomes: list[LeaseOutcome] = [swarm.answer("ann", number) for number in asked]
+    assert all(outcomes)
+    assert len(swarm.asks("ann", ListLeases())) == 1
+
+
+def test_what_is_released_while_its_rest_waits_for_the_table_does_not_come_back() -> None:
+    swarm = NodeSwarm("ann")
+    assert swarm.asks("ann", AcquireLease(resources=FILE + OTHER, strict=True))
+    swarm.puts("ann", ReleaseLease(resources=FILE))
+    swarm.puts("ann", ReleaseLease(resources=OTHER))
+    swarm.settles()
+    assert not swarm.asks("ann", ListLeases())
+    assert [event.type for event in swarm.heard("ann", "lease-acquired", "ann")] == ["lease-acquired"]

@@ -85,12 +85,12 @@ class OwnLeases(LeaseQueue):
         return holding
 
     def _end_heirs(self, holding: Holding, now: Now) -> list[Output]:
-        """What was to replace it is not wanted any more."""
+        """What was to replace it is not wanted any more, let through by the other peers or not: its agent does not have it yet."""
         heirs, holding.heirs = sorted(holding.heirs), set()
         return [
             o
             for id_ in heirs
-            if id_ in self._own and not self._own[id_].granted
+            if id_ in self._own and not self._own[id_].held
             for o in self._end(self._own[id_], "replaced", now)
         ]
 
@@ -368,6 +368,10 @@ class OwnLeases(LeaseQueue):
             body.agent, body.resources, body.mode, priority_of(body), now.instant, strict=holding.strict
         ):
             if weaker is not holding and weaker.body.id in self._own and body.id not in weaker.heirs:
+                if weaker.ticket is not None:  # it was let through and waits for the table: the agent has what it asked for
+                    waited = now.instant - weaker.asked_at
+                    answer = LeaseOutcome(granted=True, lease=self.describe(holding.known, now.instant), waited_ms=waited)
+                    out.append(Reply(client=weaker.ticket.client, request_id=weaker.ticket.request_id, value=answer))
                 out += self._end(weaker, "replaced", now)
         return out
 
