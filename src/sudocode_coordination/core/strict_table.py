@@ -26,6 +26,7 @@ from sudocode_coordination.core.wire import (
     Id,
     InTheWay,
     Lost,
+    Natural,
     Priority,
     Resources,
     StrictAcquire,
@@ -80,9 +81,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     token: Token
     """The revision that granted it: its fencing token."""
     renewals: Token = 0
-    ask: Token = 0
+    ask: Natural = 0
     """Which asking of its owner put it there."""
-    lamport: Token = 0
+    lamport: Natural = 0
     since: Text = ""
     """ISO 8601 UTC by its owner's clock, for people."""
     note: Text = ""
@@ -147,7 +148,7 @@ class Table:
         then.entries, then.skipped, then.done = dict(self.entries), dict(self.skipped), self.done
         then.revision, then.version, then.damaged = self.revision, self.version, self.damaged
         index, self._index = self._index, None
-        for path in sorted(changes):
+        for path in sorted(changes, key=lambda path: (changes[path] is not None, path)):  # what goes makes room for what comes
             then._put(path, changes[path], index)
         # Tokens of before are below the revision of before: all are looked at only if that fell.
         fresh = changes if then.revision >= self.revision else map(path_of, then.entries)
