@@ -88,10 +88,7 @@ class OwnLeases(LeaseQueue):
         """What was to replace it is not wanted any more, let through by the other peers or not: its agent does not have it yet."""
         heirs, holding.heirs = sorted(holding.heirs), set()
         return [
-            o
-            for id_ in heirs
-            if id_ in self._own and not self._own[id_].held
-            for o in self._end(self._own[id_], "replaced", now)
+            o for id_ in heirs if id_ in self._own and not self._own[id_].held for o in self._end(self._own[id_], "replaced", now)
         ]
 
     def _serve(self, holding: Holding, renewals: list[Holding], now: Now) -> list[Output]:
