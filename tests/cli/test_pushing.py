@@ -34,15 +34,20 @@ def parsed(folder: Path, *arguments: str) -> Wanted:
     return parse_push(arguments, str(folder), "origin")
 
 
+def asked(folder: Path, *arguments: str) -> tuple[tuple[str, ...], str, tuple[str, ...]]:
+    wanted = parsed(folder, *arguments)
+    return wanted.options, wanted.remote, wanted.refspecs
+
+
 def test_what_git_would_add_is_said_out_loud(clone: Path) -> None:
-    assert parsed(clone) == ((), "origin", ("refs/heads/main:refs/heads/main",))
-    assert parsed(clone, "origin", "main:other", "v1") == ((), "origin", ("main:other", "v1"))
-    assert parsed(clone, "-u", "--force-with-lease", "-o", "ci.skip", "origin") == (
+    assert asked(clone) == ((), "origin", ("refs/heads/main:refs/heads/main",))
+    assert asked(clone, "origin", "main:other", "v1") == ((), "origin", ("main:other", "v1"))
+    assert asked(clone, "-u", "--force-with-lease", "-o", "ci.skip", "origin") == (
         ("-u", "--force-with-lease", "-o", "ci.skip"),
         "origin",
         ("refs/heads/main:refs/heads/main",),
     )
-    assert parsed(clone, "-q", "--", "origin", "main") == (("-q",), "origin", ("main",))
+    assert asked(clone, "-q", "--", "origin", "main") == (("-q",), "origin", ("main",))
     run(clone, "config", "push.default", "upstream")
     run(clone, "config", "branch.main.merge", "refs/heads/trunk")
     assert parsed(clone).refspecs == ("refs/heads/main:refs/heads/trunk",)
@@ -50,10 +55,10 @@ def test_what_git_would_add_is_said_out_loud(clone: Path) -> None:
 
 def test_force_is_for_what_is_pushed_and_not_for_the_table(clone: Path) -> None:
     """git's own `--force` overrules `--force-with-lease`, and the table with it."""
-    assert parsed(clone, "--force") == ((), "origin", ("+refs/heads/main:refs/heads/main",))
-    assert parsed(clone, "-f", "origin", "main", "+x:y") == ((), "origin", ("+main", "+x:y"))
-    assert parsed(clone, "-ufq", "origin", "main") == (("-uq",), "origin", ("+main",))
-    assert parsed(clone, "-nof", "origin", "main") == (("-nof",), "origin", ("main",)), "f is a push option here"
+    assert asked(clone, "--force") == ((), "origin", ("+refs/heads/main:refs/heads/main",))
+    assert asked(clone, "-f", "origin", "main", "+x:y") == ((), "origin", ("+main", "+x:y"))
+    assert asked(clone, "-ufq", "origin", "main") == (("-uq",), "origin", ("+main",))
+    assert asked(clone, "-nof", "origin", "main") == (("-nof",), "origin", ("main",)), "f is a push option here"
     assert parsed(clone, "--force-with-lease", "origin", "main").refspecs == ("main",)
 
 
@@ -86,6 +91,13 @@ def test_what_can_not_be_fenced(clone: Path) -> None:
     run(clone, "checkout", "-q", "--detach")
     with pytest.raises(UsageError, match="HEAD is detached"):
         parsed(clone)
+
+
+def test_a_dry_run_is_one(clone: Path) -> None:
+    for options in (["--dry-run"], ["-n"], ["-un"], ["--dry"]):
+        assert parsed(clone, *options, "origin", "main").dry_run, options
+    for options in (["-o", "n"], ["-on"], ["--delay"], ["-u"]):
+        assert not parsed(clone, *options, "origin", "main").dry_run, options
 
 
 def test_which_words_are_ours() -> None:

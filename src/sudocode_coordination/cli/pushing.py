@@ -50,6 +50,7 @@ class Wanted(NamedTuple):
     options: tuple[str, ...]
     remote: str
     refspecs: tuple[str, ...]
+    dry_run: bool = False
 
 
 def push(session: Session, args: Namespace) -> int:
@@ -64,10 +65,10 @@ def push(session: Session, args: Namespace) -> int:
             session.screen.note("no strict lease is held: pushing without one")
         done = _git_push(wanted, prepared, session.screen, folder)
         if prepared.commit:
-            session.ask(PushDone(commit=prepared.commit, landed=done.returncode == 0))
+            session.ask(PushDone(commit=prepared.commit, landed=done.returncode == 0 and not wanted.dry_run))
         table, others = _split(done.stdout, prepared.ref)
         if done.returncode == 0:
-            return _tell(session.screen, prepared, others)
+            return _tell(session.screen, prepared, others, dry_run=wanted.dry_run)
         if not (prepared.commit and table.startswith("!") and _CONTENTION.search(table)):
             break
         time.sleep(random.uniform(0, min(_MAX_BACKOFF_S, _BACKOFF_S * 2**attempt)))
@@ -119,7 +120,8 @@ def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Want
     refspecs = tuple(words[1:]) or (_default_refspec(folder),)
     if force:  # for each of them alone: git's `--force` would overrule the condition on the table as well
         refspecs = tuple(spec if spec.startswith(("+", "tag ")) else f"+{spec}" for spec in refspecs)
-    return Wanted(tuple(options), table_remote, refspecs)
+    dry_run = any("--dry-run".startswith(o) if o.startswith("--d") else (m := _SHORT.fullmatch(o)) and "n" in m[1] for o in options)
+    return Wanted(tuple(options), table_remote, refspecs, dry_run)
 
 
 def _default_remote(folder: str, table_remote: str) -> str:
@@ -186,13 +188,15 @@ def _split(porcelain: str, ref: str) -> tuple[str, list[str]]:
     return table, others
 
 
-def _tell(screen: Screen, prepared: PreparedPush, others: Sequence[str]) -> int:
+def _tell(screen: Screen, prepared: PreparedPush, others: Sequence[str], *, dry_run: bool) -> int:
     document = {
         "pushed": [_fields(line) for line in others],
         "leases": msgspec.to_builtins(prepared.leases),
         "commit": prepared.commit or None,
+        "dryRun": dry_run,
     }
-    held = [f"fenced by {render.resource_names(lease.resources)}, token {lease.token}" for lease in prepared.leases]
+    would = "would be " if dry_run else ""
+    held = [f"{would}fenced by {render.resource_names(lease.resources)}, token {lease.token}" for lease in prepared.leases]
     screen.show(document, [*(clean(line.replace("\t", " ")) for line in others), *held])
     return 0
 
