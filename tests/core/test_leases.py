@@ -134,7 +134,8 @@ def test_what_is_known_to_be_held_is_denied_by_the_holders_word_and_the_holder_n
     assert [(c.kind, c.agent_id, c.peer_id, c.resource, c.note) for c in answer.holders] == [
         ("lease", "agent-of-alice", "alice", file("a.py"), "mine for now")
     ]
-    assert [(peer, type(message)) for peer, message in bench["bob"].said[said:]] == [("alice", Claim), ("alice", End), ("carol", End)]
+    told = [(peer, type(message)) for peer, message in bench["bob"].said[said:]]
+    assert told == [("alice", Claim), ("alice", End), ("carol", End)]
     assert len(bench["alice"].said) == 3, "two claims and one answer: nobody else is troubled with it"
     (denied,) = bench["bob"].told("lease-denied")
     assert denied["holder"] == "agent-of-alice"

@@ -21,7 +21,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def signed_bytes(entry: HistoryEntry) -> bytes:
-    """What the signature of an entry covers: everything but itself and `lapsed`, as one MessagePack array (`docs/lease-history.md`)."""
+    """What the signature of an entry covers: all but itself and `lapsed`, as one MessagePack array (`docs/lease-history.md`)."""
     body = (
         entry.claim_id,
         entry.peer_id,
