@@ -6,9 +6,10 @@ import msgspec
 import pytest
 from tests.core.lease_bench import TTL, WALL_MS, Bench, Ring, a_claim, every_order
 
+from sudocode_coordination.core import lease_book
 from sudocode_coordination.core.claims import stretch
-from sudocode_coordination.core.facts import EntryChange, Notify
-from sudocode_coordination.core.holdings import QUEUED_HOLD_MS
+from sudocode_coordination.core.facts import EntryChange, Notify, Say
+from sudocode_coordination.core.holdings import QUEUED_HOLD_MS, Ticket
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.leases import FULL_CLAIMS_ON_MEETING, MEETING_DELAY_MS, LeaseManager
 from sudocode_coordination.core.wire import Claim, End, Renew
@@ -295,6 +296,34 @@ def test_very_many_claims_are_told_by_number_once_the_documents_have_come() -> N
     told = [m for _, m in bench["alice"].said if isinstance(m, Renew)]
     assert [len(m.numbers) for m in told] == [FULL_CLAIMS_ON_MEETING + 1]
     assert all(known.source == "direct" for known in bench.of("bob").claims.of_owner("alice"))
+
+
+def test_the_end_of_a_request_that_nobody_else_tells_of_is_told_again_to_who_is_back() -> None:
+    """A claim that waited for nothing is not in the document: its end would be lost with the connection."""
+    bench = Bench("alice", "bob", "carol")
+    asked = bench.asks("alice", "a.py")
+    bench.delivers("alice", "bob")
+    bench.cut("alice", "bob", suspected=False)
+    bench.does("alice", bench.of("alice").cancel(Ticket(1, asked), bench.now))
+    assert [lease.agent_id for lease in bench.of("bob").leases(bench.instant)] == ["agent-of-alice"]
+    bench.heals("alice", "bob")
+    bench.settles()
+    assert bench.of("bob").leases(bench.instant) == []
+    bench.asks("bob", "a.py")
+    bench.settles()
+    assert bench.holders("a.py") == ["bob"]
+
+
+def test_of_ends_that_nobody_else_tells_of_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_book, "MAX_ENDED_UNSEEN", 2)
+    bench = Bench("alice", "bob")
+    for _ in range(3):
+        asked = bench.asks("alice", "a.py", ttl_ms=5_000)
+        bench.does("alice", bench.of("alice").cancel(Ticket(1, asked), bench.now))
+    told = [said.message for said in bench.of("alice").peer_up("bob", bench.now) if isinstance(said, Say)]
+    assert [message.id for message in told if isinstance(message, End)] == ["alice.1.2", "alice.1.3"]
+    bench.passes(6_000)
+    assert bench.of("alice").peer_up("bob", bench.now) == []
 
 
 # --- the document ------------------------------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lea
 SPARE_TIMERS: Final = 1_000
 """Replaced timers that may lie around, besides one a claim: a peer that refreshes all the time must not fill the memory."""
 
+MAX_ENDED_UNSEEN: Final = 1_000
+"""Of those the latest: requests that were denied within a ttl. Past that, others count them until their ttl is over."""
+
 
 class LeaseBook:
     """Who holds and who waits, as this peer knows it; nothing is decided here."""
@@ -59,6 +62,8 @@ class LeaseBook:
         self._lamport = 0
         self._answered: list[ClaimId] = []
         """Leases whose grant was answered in this step."""
+        self._ended_unseen: OrderedDict[ClaimId, Instant] = OrderedDict()
+        """Own claims that the document never told of and that have ended, and until when others may count them."""
         self._forgetful_until: Instant = 0
         self._leaving = False
 
@@ -115,6 +120,12 @@ class LeaseBook:
     def conflicts(self, agent: AgentId, resources: tuple[Resource, ...], now: Instant) -> tuple[Conflict, ...]:
         """What the agent would run into."""
         return conflicts_on(self.claims, resources, agent, self._me, self._own, now, fold_case=self._fold_case)
+
+    def _note_ended_unseen(self, holding: Holding, now: Instant) -> None:
+        """The word of its end may be lost with a connection, and nothing else will tell: it is said again to who is back."""
+        self._ended_unseen[holding.body.id] = now + stretch(holding.ttl_ms)
+        while self._ended_unseen and (len(self._ended_unseen) > MAX_ENDED_UNSEEN or next(iter(self._ended_unseen.values())) <= now):
+            self._ended_unseen.popitem(last=False)
 
     # --- for the machine ---------------------------------------------------------------------------------------------------
 
