@@ -192,17 +192,21 @@ def _wake(asking: _Asking) -> float:
 
 
 class _Pushes:
-    """`git push` of one new commit to one ref of the same remote, by git alone; the commit is made before it is timed."""
+    """`git push` of one new commit with one new file to one ref of the same remote, by git alone; made before it is timed."""
 
     def __init__(self, member: Member) -> None:
         self._clone = member.clone
-        self._tree = member.clone.git("rev-parse", "origin/main^{tree}").strip()
         self._number = 0
 
     def one(self) -> float:
         """Milliseconds."""
         self._number += 1
-        commit = self._clone.git("commit-tree", "-m", str(self._number), self._tree).strip()
+        file = self._clone.folder / ".git" / "pushed"
+        file.write_text(f"{self._number} {time.time_ns()}\n")
+        blob = self._clone.git("hash-object", "-w", str(file)).strip()
+        index = {"GIT_INDEX_FILE": str(file.with_name("pushed-index"))}
+        self._clone.git("update-index", "--add", "--cacheinfo", f"100644,{blob},pushed", **index)
+        commit = self._clone.git("commit-tree", "-m", "pushed", self._clone.git("write-tree", **index).strip()).strip()
         took = timed(lambda: self._clone.git("push", "-q", "origin", f"+{commit}:refs/benchmarks/one"))
         time.sleep(PAUSE_S)
         return took

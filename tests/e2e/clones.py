@@ -102,8 +102,10 @@ class Clone:
         lines = self.coord("events", "--last", "1000").stdout.splitlines()
         return [event for event in map(json.loads, lines) if event["type"] == kind]
 
-    def git(self, *arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout
+    def git(self, *arguments: str, **environment: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=self.folder, env={**os.environ, **environment}, check=True, capture_output=True, text=True
+        ).stdout
 
     def end(self) -> None:
         """Whatever state it is in, its daemon is gone afterwards."""
