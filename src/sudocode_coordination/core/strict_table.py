@@ -46,6 +46,8 @@ MAX_ENTRIES: Final = 20_000
 """Leases in the table: twice the largest swarm we know of. Past that nothing is granted, and nothing read."""
 MAX_ENTRY_BYTES: Final = 128 << 10
 """Of one lease's file: the longest names of a claim, and room for what JSON makes of them."""
+MAX_NAMED_BYTES: Final = 24 << 10
+"""Of an entry's resources in a refusal: all of what a lease of ours may have, and twenty of them fit a frame."""
 MAX_META_BYTES: Final = 256 << 10
 """Of `meta`: four times what `MAX_DONE` operations need."""
 MAX_DONE: Final = 1_024
@@ -249,6 +251,13 @@ def claims_of(op: StrictOp) -> tuple[ClaimId, ...]:
     return (op.claim.id,) if isinstance(op, StrictAcquire) else op.claims
 
 
+def size_of(op: StrictOp) -> int:
+    """How many bytes its names take, about."""
+    if isinstance(op, StrictAcquire):
+        return sum(len(resource.path) for resource in op.claim.resources) + sum(len(seen.claim) for seen in op.gone)
+    return sum(map(len, op.claims))
+
+
 def apply(table: Table, ops: Iterable[StrictOp], may_take: Callable[[Entry], bool], *, floor: int = 0) -> Applied:
     """Do them in their order, each on what those before it made.
 
@@ -314,6 +323,10 @@ class _Work:
                     if entry.preempt_by is None or entry.preempt_by.priority < claim.priority:
                         self._set(entry.id, msgspec.structs.replace(entry, preempt_by=wanted))
             return StrictResult("held", holders=tuple(in_the_way(entry) for entry in blocking[:MAX_IN_THE_WAY]))
+        if self._size - len(over) >= MAX_ENTRIES:  # of peers that are gone for good, nobody else takes them out
+            known = {entry.id for entry in over}
+            entries = (self._get(id_) for id_ in self._table.entries if id_ not in known)
+            over += [entry for entry in entries if entry is not None and self._may_take(entry)]
         if self._size - len(over) >= MAX_ENTRIES or self._revision() >= MAX_REVISION:
             return StrictResult("full")
         for entry in over:
@@ -413,11 +426,14 @@ class _Work:
 
 
 def in_the_way(entry: Entry) -> InTheWay:
-    """As a refusal names it."""
+    """As a refusal names it: with as many of its resources as leave room for others in one message."""
+    resources = entry.resources[:MAX_IN_THE_WAY]
+    while sum(len(resource.path.encode()) for resource in resources) > MAX_NAMED_BYTES:
+        resources = resources[: len(resources) // 2]
     return InTheWay(
         entry.id,
         entry.agent,
-        entry.resources[:MAX_IN_THE_WAY],
+        resources,
         entry.priority,
         entry.token,
         entry.renewals,

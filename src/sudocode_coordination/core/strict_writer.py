@@ -28,7 +28,7 @@ from sudocode_coordination.core.io import (
     TableSwapFailed,
     TableSwapped,
 )
-from sudocode_coordination.core.strict_table import Applied, Entry, NewerTableError, Table, apply, claim_at, id_of, path_of
+from sudocode_coordination.core.strict_table import Applied, Entry, NewerTableError, Table, apply, claim_at, id_of, path_of, size_of
 from sudocode_coordination.core.wire import MAX_RESOURCES, ClaimBody, Seen, StrictOp, StrictRenew, StrictResult
 from sudocode_coordination.model import ClaimId, Instant, Now, PeerId, WallMs, iso_from_ms
 
@@ -38,6 +38,8 @@ MAX_JOBS: Final = 10_000
 """Operations that wait; past that peers are sent away, to write for themselves."""
 MAX_PEER_JOBS: Final = 4_000
 """Of those, one peer's: the others must have their turn."""
+MAX_PEER_BYTES: Final = 16 << 20
+"""Of names in the operations of one peer that wait: a renewal of all leases of a busy clone is a hundredth of it."""
 BACKOFF_MS: Final = 20
 """After a push that was overtaken; doubled with each, and diced."""
 MAX_BACKOFF_MS: Final = 2_000
@@ -45,7 +47,8 @@ AGAIN_MS: Final = 1_000
 """After the remote could not be reached, or refused; doubled with each."""
 MAX_AGAIN_MS: Final = 30_000
 HOLD_MS: Final = 5_000
-"""After a commit was built for a client that pushes it with its work: for so long nothing else is put before it."""
+"""After a commit was built for a client that pushes it with its work: for so long nothing else is put before it. No operation
+waits longer than this for clients, however often they push: one that tries again and again must not cost others their leases."""
 MAX_PROBLEMS: Final = 8
 """Alarms about the table, told until the process ends."""
 
@@ -64,6 +67,8 @@ class Job(NamedTuple):
     """It waits for a remote that can't be reached."""
     by: Instant | None
     """Nobody wants it after that."""
+    size_bytes: int
+    """About, of the names in it."""
 
 
 class Settled(NamedTuple):
@@ -124,6 +129,7 @@ class TableWriter:
         self.pushes = 0
         self._problems: dict[str, None] = {}
         self._jobs_of: Counter[PeerId] = Counter()
+        self._bytes_of: Counter[PeerId] = Counter()
         self._seen: dict[ClaimId, tuple[int, int, Instant]] = {}
         """Token and renewals of entries, and since when they were seen so."""
         self._jobs: dict[str, Job] = {}
@@ -149,12 +155,15 @@ class TableWriter:
         """Do this as soon as may be; it is among `settled` when it is done. Sent again it replaces what waits under its name."""
         name = id_of(op)
         most = MAX_JOBS if source is None else MAX_PEER_JOBS
-        if name not in self._jobs and (len(self._jobs) >= MAX_JOBS or self._jobs_of[source or self._me] >= most):
-            self.settled.append(Settled(op, source, None, "busy", f"{most} operations wait for the git remote"))
+        who, size_bytes = source or self._me, size_of(op)
+        crowded = len(self._jobs) >= MAX_JOBS or self._jobs_of[who] >= most
+        if (name not in self._jobs and crowded) or (source is not None and self._bytes_of[who] + size_bytes > MAX_PEER_BYTES):
+            self.settled.append(Settled(op, source, None, "busy", f"{self._jobs_of[who]} operations wait for the git remote"))
             return
         self._take_out(name)
-        self._jobs_of[source or self._me] += 1
-        self._jobs[name] = Job(op, source, now.instant, patient, by)
+        self._jobs_of[who] += 1
+        self._bytes_of[who] += size_bytes
+        self._jobs[name] = Job(op, source, now.instant, patient, by, size_bytes)
 
     def withdraw(self, name: str) -> bool:
         """Don't do it; False: it may be done already, or be on its way."""
@@ -168,8 +177,9 @@ class TableWriter:
         if job is not None:
             who = job.source or self._me
             self._jobs_of[who] -= 1
+            self._bytes_of[who] -= job.size_bytes
             if not self._jobs_of[who]:
-                del self._jobs_of[who]
+                del self._jobs_of[who], self._bytes_of[who]
         return job
 
     def send_away(self, reason: str) -> None:
@@ -202,10 +212,14 @@ class TableWriter:
             return None
         times = [job.by for job in self._jobs.values() if job.by is not None]
         if self._jobs:
-            times.append(max(self._retry_at, self._hold_until))
+            times.append(max(self._retry_at, self._held_until()))
         if self._prepares or self.wants_read:
             times.append(self._retry_at)
         return min(times, default=None)
+
+    def _held_until(self) -> Instant:
+        """When those who wait are written, whatever clients push: the first of them has waited the longest."""
+        return min(self._hold_until, next(iter(self._jobs.values())).since + HOLD_MS)
 
     def pump(self, now: Now) -> list[Output]:
         """The next step, if nothing is under way."""
@@ -221,7 +235,7 @@ class TableWriter:
         out = self._build(now)
         if self._prepares:
             return out + self._read(now)
-        if not self._jobs or now.instant < self._hold_until:
+        if not self._jobs or now.instant < self._held_until():
             return out
         unsure, self._unsure = self._unsure, None
         if unsure is not None and unsure.parent == self.tip:
