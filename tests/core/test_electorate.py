@@ -104,6 +104,13 @@ def test_who_is_new_takes_from_the_others_whose_weight_counts() -> None:
     view = bench.node.leases.view
     assert bench.me not in view.established
     assert view.groups == {ANN.peer_id: {ANN.peer_id, "x"}}
+    assert view.elders == view.established
+    bench.hears(ANN, Members(members=(Member(ANN.peer_id, HOUR_MS), Member(BEN.peer_id, HOUR_MS), Member("x", HOUR_MS, True))))
+    assert ANN.peer_id in bench.node.leases.view.established
+    assert bench.node.leases.view.elders == tuple(p for p in view.established if p != ANN.peer_id)
+    bench.hears(
+        ANN, Members(members=(Member(ANN.peer_id, HOUR_MS, True), Member(BEN.peer_id, HOUR_MS), Member("x", HOUR_MS, True)))
+    )
     bench.passes(200_000)
     assert bench.node.leases.view.groups == view.groups
     settled = with_ann()

@@ -34,14 +34,14 @@ ADDRESS = "/ip4/192.0.2.1/tcp/1"
 class Swarm:
     """A world, and the branch in the hands of the test. All have weight from the beginning."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, seed: int = 1) -> None:
         config: dict[str, Any] = {
             "lease_ttl_ms": LONGEST_MS,
             "max_lease_ttl_ms": LONGEST_MS,
             "peer_discovery_interval_ms": INTERVAL_MS,
             "record_ttl_ms": 7 * 24 * 3_600_000,
         }
-        self.world = World(1, config=lambda name: create_default_config(name, **config), faults=NetworkFaults())
+        self.world = World(seed, config=lambda name: create_default_config(name, **config), faults=NetworkFaults())
         for name in names:
             self.joins(name)
         self.passes(2 * WINDOW_MS)
@@ -166,6 +166,18 @@ def comes_back_to_others() -> Grade | None:
     return swarm.asks("ann")
 
 
+def all_but_one_join_at_once() -> Grade | None:
+    """A is alone, and holds. B, C and D join; each finds the other three, and gives them weight. (With this seed all three have
+    published before any of them looks again.)"""
+    swarm = Swarm("ann", seed=3)
+    assert swarm.asks("ann") == "quorum"
+    for name in ("ben", "cid", "dan"):
+        swarm.joins(name)
+    swarm.apart("ann", "ben cid dan")
+    swarm.passes(10_000)
+    return swarm.asks("dan")
+
+
 def three_join_at_once() -> Grade | None:
     """A and C hold. D, E and F join, and find each other there; A has not read since. D, E, F and B are four of six and three of
     the five whom F found."""
@@ -241,7 +253,12 @@ def _the_vanished_have_a_voice(patch: pytest.MonkeyPatch) -> None:
 
 def _nobody_asks_whose_weight_counts(patch: pytest.MonkeyPatch) -> None:
     view = Electorate._view
-    patch.setattr(Electorate, "_view", lambda *given: view(*given)._replace(groups={}))
+    patch.setattr(Electorate, "_view", lambda *given: view(*given)._replace(groups={}, elders=()))
+
+
+def _who_says_that_it_is_new_outvotes_the_others(patch: pytest.MonkeyPatch) -> None:
+    view = Electorate._view
+    patch.setattr(Electorate, "_view", lambda *given: view(*given)._replace(elders=()))
 
 
 def _connected_ones_are_on_the_branch(patch: pytest.MonkeyPatch) -> None:
@@ -256,6 +273,7 @@ SCHEDULES = [
     (connected_ones, _connected_ones_are_on_the_branch),
     (comes_back_to_others, _who_is_back_for_others_was_never_off),
     (three_join_at_once, _nobody_asks_whose_weight_counts),
+    (all_but_one_join_at_once, _who_says_that_it_is_new_outvotes_the_others),
 ]
 NAMES = [schedule.__name__ for schedule, _ in SCHEDULES]
 

@@ -164,11 +164,15 @@ class Electorate:
         ready_at = self.ready_at()
         established = self.roster.established(instant)
         self._groups = {peer: group for peer, group in self._groups.items() if peer in members}
+        # One that is new has dealt weight to all whom it found, though the others may not have seen some of them yet. Of several
+        # that are new at once each gives weight to the others: whoever says that it has none does not outvote those who have.
+        groups = {} if self._me in established else {peer: group & set(members) for peer, group in self._groups.items()}
+        elders = tuple(peer for peer in established if peer in groups.get(peer, established)) if groups else ()
         return View(
             roster=members,
             established=established,
-            # One that is new has dealt weight to all whom it found, though the others may not have seen some of them yet.
-            groups={} if self._me in established else {peer: group & set(members) for peer, group in self._groups.items()},
+            groups=groups,
+            elders=elders,
             voices=self.roster.voices - self._untold,
             voice_until=self._own_until,
             connected=self._membership.connected_peers,

@@ -40,6 +40,8 @@ class View(NamedTuple):
     """Those of the roster whose answers count; the others have weight, but no voice. None: all."""
     groups: Mapping[PeerId, frozenset[PeerId]] = MappingProxyType({})
     """Whose weight counts with those who answer; asked of by a peer that is itself new, and knows only what it has found."""
+    elders: tuple[PeerId, ...] = ()
+    """Of the established those who don't say that they are new themselves; likewise."""
     voice_until: Instant | None = None
     """Until when this peer's own answers count: its record is taken for renewed no longer. None: no such limit."""
     connected: frozenset[PeerId] = frozenset()
@@ -246,7 +248,8 @@ def standing(
     voices = {peer for peer in roster if (memory if peer == me else peer in heard)}
     while unsatisfied := {v for v in voices if v in view.groups and not _is_majority(voices, view.groups[v])}:
         voices -= unsatisfied
-    majorities = all(_is_majority(voices, group) for group in (roster, view.established or (me,)))
+    established = view.established or (me,)
+    majorities = all(_is_majority(voices, group) for group in (roster, established, view.elders or established))
     others = [peer for peer in roster if peer != me]
     # Who vanished from the branch and can't be reached is not live any more.
     live = [p for p in others if view.voices is None or p in view.voices or p in view.connected]

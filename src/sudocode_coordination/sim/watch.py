@@ -110,17 +110,19 @@ class Watch:
             self._ready_since.clear()
             return
         pending = [
-            (node, holding.body)
+            (node, holding.body, holding.strict)
             for node in running
             if node.node is not None
             for holding in node.node.leases.holdings()
-            if not holding.granted and not holding.strict
+            if not holding.granted
         ]
         held = [(node, h.body) for node in running if node.node is not None for h in node.node.leases.holdings() if h.granted]
         ready: dict[ClaimId, Instant] = {}
         instant = self._world.scheduler.instant
-        for node, body in pending:
-            others = held + [(o, b) for o, b in pending if key_of(b) < key_of(body)]
+        for node, body, strict in pending:
+            if strict:
+                continue  # it may be the table that it waits for
+            others = held + [(o, b) for o, b, _ in pending if key_of(b) < key_of(body)]
             if any(clash(body, b) for other, b in others if not (other is node and b.agent == body.agent)):
                 continue
             since = ready[body.id] = self._ready_since.get(body.id, instant)
