@@ -51,7 +51,17 @@ def test_common_options_stand_anywhere() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["frobnicate", "lease --priority x a", "lease --ttl never a", "work", "stat", "leases --al", "events --last 1001", "init"],
+    [
+        "frobnicate",
+        "lease --priority x a",
+        "lease --priority 1000001 a",
+        "lease --ttl never a",
+        "work",
+        "stat",
+        "leases --al",
+        "events --last 1001",
+        "init",
+    ],
 )
 def test_usage_errors(line: str) -> None:
     with pytest.raises(UsageError):
@@ -64,7 +74,7 @@ def test_usage_errors(line: str) -> None:
         (["a"], None, (["a"], None)),
         (["a"], "", (["a"], 0)),
         (["a"], "10m", (["a"], 600_000)),
-        (["a"], "0s", (["a"], 1)),
+        (["a"], "0s", (["a"], None)),
         ([], "src/a.py", (["src/a.py"], 0)),
         (["b"], "src/a.py", (["b", "src/a.py"], 0)),
     ],
@@ -73,6 +83,12 @@ def test_wait_without_duration_before_a_resource(
     resources: list[str], wait: str | None, expected: tuple[list[str], int | None]
 ) -> None:
     assert _lease_arguments(resources, wait) == expected
+
+
+@pytest.mark.parametrize("wait", ["-5", "10min", "5.5.5s", "1w"])
+def test_what_looks_like_a_duration_is_no_file(wait: str) -> None:
+    with pytest.raises(UsageError, match="is no duration"):
+        _lease_arguments(["a"], wait)
 
 
 def test_lease_needs_a_resource() -> None:

@@ -212,6 +212,8 @@ def test_denial_names_the_holder_and_the_way_on() -> None:
     assert "--priority 6" in hint
     message, _ = render.denial(LeaseOutcome(granted=False, reason="no majority"), [])
     assert message == "no majority"
+    message, _ = render.denial(LeaseOutcome(granted=False, reason="no-answer"), [])
+    assert message == "too few peers answered in time (no-answer)"
 
 
 def test_a_command_that_is_proposed_means_the_same_in_a_shell() -> None:
@@ -228,7 +230,7 @@ def test_conflict_lines() -> None:
     issue = {"resource": ["issue", "#42"], "kind": "work", "agentId": "carol", "note": "Token refresh"}
     assert conflict_line(issue) == "issue:#42: carol works on it: Token refresh"
     assert (
-        conflict_line({"resource": ["file", "a"], "kind": "waiting", "agentId": "c", "priority": 0})
+        conflict_line({"resource": ["file", "a"], "kind": "waiting", "agentId": "c", "priority": 0, "remainingMs": 12_000})
         == "a: c waits for it (priority 0)"
     )
     many = [issue] * (MAX_LINES + 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from sudocode_coordination.askgit import git
 from sudocode_coordination.client.checkout import contains, left_behind, named_commit
 from sudocode_coordination.errors import UsageError
-from sudocode_coordination.model import Resource
+from sudocode_coordination.model import Handover, Lease, Resource
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -51,6 +52,33 @@ def test_the_last_commit_that_touched_it(repository: Path) -> None:
     assert left_behind(repository, [file("unknown")]) is None
     assert left_behind(repository, [Resource("issue", "#42")]) is None
     assert left_behind(repository, [file(f"src/{n}") for n in range(501)]) == (third, "main")
+
+
+def test_an_older_commit_does_not_hide_what_the_holder_was_to_build_on(repository: Path) -> None:
+    first = commit(repository, "a", "1")
+    when = int(run(repository, "show", "-s", "--format=%ct", first))
+
+    def taken(at_s: int, handed: str, path: str = "a") -> Lease:
+        since = datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        handover = Handover(commit=handed, branch="main", agent_id="ann", at=since)
+        return Lease(
+            claim_id="c",
+            peer_id="p",
+            agent_id="ben",
+            resources=(file(path),),
+            ttl_ms=1,
+            remaining_ms=1,
+            since=since,
+            handover=handover,
+        )
+
+    unknown = "1" * 40
+    assert left_behind(repository, [file("a")], [taken(when + 5, unknown)]) is None
+    assert left_behind(repository, [file("a")], [taken(when - 5, unknown)]) == (first, "main"), "committed while it was held"
+    assert left_behind(repository, [file("a")], [taken(when + 5, first)]) == (first, "main"), (
+        "the checkout has what was handed over"
+    )
+    assert left_behind(repository, [file("a")], [taken(when + 5, unknown, "b")]) == (first, "main"), "another lease"
 
 
 def test_without_any_commit_or_repository(repository: Path, short_tmp: Path) -> None:

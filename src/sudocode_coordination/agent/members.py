@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from sudocode_coordination.agent.handlers import Emitter, Emitting
 from sudocode_coordination.agent.session import Session
-from sudocode_coordination.api.requests import CheckResult, Released, ReleaseLease, Request
+from sudocode_coordination.api.requests import CheckResult, ListLeases, Released, ReleaseLease, Request
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.client.blocking import Client
 from sudocode_coordination.client.calls import Awaits, Blocks, Calls, What
@@ -153,7 +153,8 @@ class LeaseManager(_LeaseTable, _LeaseReads, Awaits):
         """Give leases back, with a commit for the next holder; see `BlockingLeaseManager.release_lease`."""
         resources = self.resources(what, type)
         if commit is None and leave_commit:
-            found = await anyio.to_thread.run_sync(left_behind, self.folder, resources)
+            held = await self.call(ListLeases(agent=self.agent))
+            found = await anyio.to_thread.run_sync(left_behind, self.folder, resources, held)
             commit, branch = found or (None, branch)
         return await self.call(
             ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent)
@@ -191,7 +192,8 @@ class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
         """
         resources = self.resources(what, type)
         if commit is None and leave_commit:
-            commit, branch = left_behind(self.folder, resources) or (None, branch)
+            held = self.call(ListLeases(agent=self.agent))
+            commit, branch = left_behind(self.folder, resources, held) or (None, branch)
         return self.call(ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent))
 
     release_leases = release_lease

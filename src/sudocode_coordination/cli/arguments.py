@@ -14,6 +14,8 @@ _UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 MAX_DURATION_MS: Final = 365 * 86_400_000
 """Nobody means more than a year; a slip of the finger does."""
+MAX_PRIORITY: Final = 1_000_000
+"""That of `api.requests.AcquireLease`."""
 
 
 def parse_duration(text: str) -> int:
@@ -47,6 +49,13 @@ def duration(text: str) -> int:
         return parse_duration(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(f"{error.message}; {error.hint}") from None
+
+
+def priority(text: str) -> int:
+    """A lease's priority for argparse."""
+    if not re.fullmatch(r"[-+]?\d{1,7}", text, re.ASCII) or abs(int(text)) > MAX_PRIORITY:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+    return int(text)
 
 
 def key_values(pairs: list[str], option: str) -> dict[str, Json]:

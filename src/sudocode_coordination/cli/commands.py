@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,15 +102,21 @@ def lease(session: Session, args: Namespace) -> int:
     return HELD
 
 
+_LIKE_A_DURATION = re.compile(r"[-+]?[\d.]+\s*[A-Za-z]*", re.ASCII)
+"""`--wait 10min` is a slip; a file of such a name can be given before the option, or with `./`."""
+
+
 def _lease_arguments(resources: Sequence[str], wait: str | None) -> tuple[list[str], int | None]:
     """`--wait src/a.py` means: wait, and src/a.py is a resource."""
     texts = list(resources)
     wait_ms: int | None = None
     if wait is not None:
         try:
-            # 0 means without limit on the wire; who writes `--wait 0s` wants the shortest wait there is.
-            wait_ms = max(1, parse_duration(wait)) if wait else 0
+            # 0 means without limit on the wire; who writes `--wait 0` does not want to wait.
+            wait_ms = (parse_duration(wait) or None) if wait else 0
         except UsageError:
+            if _LIKE_A_DURATION.fullmatch(wait):
+                raise
             texts.append(wait)
             wait_ms = 0
     if not texts:
@@ -133,8 +140,8 @@ def release(session: Session, args: Namespace) -> int:
     if args.commit is not None:
         left = named_commit(Path.cwd(), args.commit)
     elif not args.no_commit:
-        released = resources or [r for lease in session.ask(ListLeases(agent=session.agent)) for r in lease.resources]
-        left = left_behind(Path.cwd(), released)
+        held = session.ask(ListLeases(agent=session.agent))
+        left = left_behind(Path.cwd(), resources or [r for lease in held for r in lease.resources], held)
     request = ReleaseLease(
         resources=resources,
         everything=args.all,

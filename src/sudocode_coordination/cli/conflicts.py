@@ -20,9 +20,10 @@ def conflict_line(conflict: "Mapping[str, Any]") -> str:
     facts = []
     if conflict.get("priority") is not None:
         facts.append(f"priority {clean(conflict['priority'])}")
-    if isinstance(conflict.get("remainingMs"), (int, float)):
-        facts.append(f"{shown_duration(conflict['remainingMs'])} left")
     kind = conflict.get("kind")
+    # Who waits does so until it is served or gives up, however often its request has to be repeated.
+    if kind != "waiting" and isinstance(conflict.get("remainingMs"), (int, float)):
+        facts.append(f"{shown_duration(conflict['remainingMs'])} left")
     if kind == "lease":
         verb = f"held by {who}"
     elif kind == "waiting":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from sudocode_coordination import __version__
-from sudocode_coordination.cli.arguments import duration
+from sudocode_coordination.cli.arguments import duration, priority
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import RESOURCE_TYPES
 
@@ -123,8 +123,10 @@ def _add_lease_commands(commands: Any) -> None:
     # "*" and not "+": `--wait src/a.py` is read as a duration first and given back to the resources later.
     lease.add_argument("resources", metavar="RESOURCE", nargs="*", help="a path, or an id with --type (or as TYPE:ID)")
     _add_type(lease)
-    lease.add_argument("--priority", metavar="N", type=int, default=0, help="a higher one takes over from a lower one (0)")
-    lease.add_argument("--ttl", metavar="DUR", type=duration, help="how long it lasts without renewal (5m); the daemon renews it")
+    lease.add_argument("--priority", metavar="N", type=priority, default=0, help="a higher one takes over from a lower one (0)")
+    lease.add_argument(
+        "--ttl", metavar="DUR", type=duration, help="how long it lasts without renewal, which the daemon does (5m; strict: 15m)"
+    )
     lease.add_argument("--shared", action="store_true", help="others may hold it shared too")
     lease.add_argument("--strict", action="store_true", help="decided by the git remote, with a fencing token (see `coord push`)")
     lease.add_argument("--wait", metavar="DUR", nargs="?", const="", help="wait until it is free, that long at most")

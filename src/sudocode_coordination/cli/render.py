@@ -192,7 +192,8 @@ def denial(outcome: LeaseOutcome, asked: Sequence[str]) -> tuple[str, str]:
     lines = conflict_lines(msgspec.to_builtins(outcome.holders))
     reason = clean(outcome.reason)
     if not lines:
-        return reason or "denied", "`coord status` shows which peers answer"
+        message = "too few peers answered in time (no-answer)" if reason == "no-answer" else reason or "denied"
+        return message, "`coord status` shows which peers answer"
     message = "; ".join(lines) + (f" ({reason})" if reason and reason not in ("held", "denied") else "")
     priorities = [holder.priority for holder in outcome.holders if holder.priority is not None]
     higher = f", or --priority {max(priorities) + 1} to take over" if priorities else ""

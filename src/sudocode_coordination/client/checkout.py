@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from sudocode_coordination.askgit import git
 from sudocode_coordination.errors import UsageError
-from sudocode_coordination.model import Resource
+from sudocode_coordination.model import Lease, Resource
 
 LOOK_TIMEOUT_S: Final = 3.0
 """The history of one path in a large repository can take long; a release does not wait for it."""
@@ -24,9 +25,33 @@ class LeftBehind(NamedTuple):
     branch: str
 
 
-def left_behind(folder: str | os.PathLike[str], resources: Iterable[Resource]) -> LeftBehind | None:
+def left_behind(folder: str | os.PathLike[str], resources: Iterable[Resource], held: Iterable[Lease] = ()) -> LeftBehind | None:
     """The latest commit of the checked-out branch that touched any of the files and specs; None if there is none, or git does not
-    say in time."""
+    say in time.
+
+    `held`: the agent's leases. If one on these resources was handed a commit that this checkout lacks, and nothing was committed
+    here since, None: what was here before would hide from the next holder what this one was told to build on.
+    """
+    resources = tuple(resources)
+    found = _last_that_touched(folder, resources)
+    if found is None:
+        return None
+    named = {(resource.type, resource.path.rstrip("/")) for resource in resources}
+    for lease in held:
+        if lease.handover is None or not any((r.type, r.path.rstrip("/")) in named for r in lease.resources):
+            continue
+        if contains(folder, lease.handover.commit) is False and _committed_before(folder, found.commit, lease.since):
+            return None
+    return found
+
+
+def _committed_before(folder: str | os.PathLike[str], commit: str, when: str) -> bool:
+    """Both times are this machine's; git knows seconds only, so what is of the same second counts as after it."""
+    answer = git(os.fspath(folder), "show", "-s", "--format=%ct", commit, timeout_s=LOOK_TIMEOUT_S)
+    return answer.ok and answer.text.isdecimal() and int(answer.text) + 1 <= datetime.fromisoformat(when).timestamp()
+
+
+def _last_that_touched(folder: str | os.PathLike[str], resources: Iterable[Resource]) -> LeftBehind | None:
     paths = [resource.path for resource in resources if resource.type in ("file", "spec")]
     if not paths:
         return None
