@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.core.strict_bench import body_of
+from tests.core.lease_bench import Bench
+from tests.core.strict_bench import StrictSwarm, body_of
 from tests.core.test_strict_writer import Desk
 
 from sudocode_coordination.core.io import BuildTable
@@ -124,3 +125,18 @@ def test_one_peers_operations_take_only_so_much_of_the_memory() -> None:
     assert len(desk.runs()) == most + 3
     desk.gives(StrictRelease("b.1.op1", names), "b")
     assert [done.failure for done in desk.runs()] == [None]
+
+
+def test_a_lease_for_a_moment_is_no_flood_of_messages() -> None:
+    bench = Bench("alice", "bob")
+    bench.asks("alice", "a.py", ttl_ms=5)
+    bench.settles()
+    bench.passes(1_000)
+    assert sum(bench.sent.values()) < 50
+
+
+def test_a_strict_lease_for_a_moment_is_no_flood_of_pushes() -> None:
+    swarm = StrictSwarm("a")
+    swarm.wants("a", "x.py", wait_ms=0, ttl_ms=1)
+    swarm.settles(ms=10_000)
+    assert swarm.chain.pushes < 25

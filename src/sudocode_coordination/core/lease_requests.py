@@ -20,6 +20,8 @@ DECIDE_MS: Final = 12_000
 """Who does not want to wait has an answer by then: longer than it takes to notice that a peer has frozen (7 s)."""
 STRICT_DECIDE_MS: Final = 30_000
 """For strict ones: time for two tries of a slow remote."""
+LEAST_TTL_MS: Final = 200
+"""A lease for less is one for this: it is renewed every half of it, with a message to each peer."""
 MAX_NAMES_BYTES: Final = 24 << 10
 """All names of a lease together: they travel in every message about it, and are one entry of the document."""
 
@@ -37,7 +39,7 @@ class LeaseRequests(StrictPart):
         if sum(len(resource.path.encode()) + 16 for resource in resources) > MAX_NAMES_BYTES:
             raise ResourceError("the names of these resources are too long for one lease", hint="lease a folder above them instead")
         usual_ms = self._config.strict_lease_ttl_ms if request.strict else self._config.lease_ttl_ms
-        ttl_ms = min(request.ttl_ms or usual_ms, self._config.max_lease_ttl_ms)
+        ttl_ms = self._ttl_of(request.ttl_ms or usual_ms)
         held = self._held_already(agent, resources, request, now.instant)
         if held is not None:
             return self._confirm(held, request, ticket, now)
@@ -87,7 +89,7 @@ class LeaseRequests(StrictPart):
         out: list[Output] = []
         for holding in held:
             if ttl_ms is not None:
-                holding.ttl_ms = min(ttl_ms, self._config.max_lease_ttl_ms)
+                holding.ttl_ms = self._ttl_of(ttl_ms)
             self._dirty[holding.body.id] = None
             out += self._refresh(holding, now)
             if holding.strict:
@@ -145,6 +147,9 @@ class LeaseRequests(StrictPart):
             else:
                 out += self._shrink(holding, rest, now)
         return released, out + self._settle(now)
+
+    def _ttl_of(self, wanted_ms: int) -> int:
+        return min(max(wanted_ms, LEAST_TTL_MS), self._config.max_lease_ttl_ms)
 
     # --- how they are met -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,9 @@ from sudocode_coordination.model import Conflict, Instant, Now, PeerId, iso_from
 ASKS_KEPT: Final = 64
 """Askings of one claim whose times are remembered. One that is older and got through is renewed before it counts."""
 
+LEAST_RENEW_MS: Final = 1_000
+"""Between two renewals, each of which is a push: a lease that counts for no longer than that runs out."""
+
 
 class OwnStrict:
     """A strict lease of an agent of this peer, or one on its way."""
@@ -71,7 +74,7 @@ class OwnStrict:
         """It is in the table, by what was asked for then."""
         self.asked_at = max(self.asked_at, at)
         self.valid_until = self.asked_at + self.claim.ttl_ms
-        self.renew_at = self.asked_at + self.claim.ttl_ms // 3
+        self.renew_at = self.asked_at + max(self.claim.ttl_ms // 3, LEAST_RENEW_MS)
 
 
 class Sent(NamedTuple):
