@@ -126,3 +126,12 @@ def test_git_answers_whatever_happens(repository: Path) -> None:
     answer = git(str(repository), "no-such-command")
     assert not answer.ok
     assert "no-such-command" in answer.error
+
+
+def test_a_shallow_clone_can_not_tell(repository: Path, short_tmp: Path) -> None:
+    first = commit(repository, "a", "1")
+    second = commit(repository, "a", "2")
+    shallow = short_tmp / "shallow"
+    subprocess.run(["git", "clone", "-q", "--depth", "1", repository.as_uri(), shallow], check=True)
+    assert contains(shallow, second) is True
+    assert contains(shallow, first) is None

@@ -58,6 +58,16 @@ def test_a_lost_lease_stands_in_the_way_until_it_is_let_go() -> None:
     assert fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW) == []
 
 
+def test_what_was_lost_is_made_good_by_a_lease_on_all_of_it() -> None:
+    fenced_pushes, _ = pushes()
+    fenced_pushes.lose(LostLease(body_of("a", 1, "x.py", "y.py"), 3, "expired", ""))
+    fenced_pushes.regained(body_of("a", 2, "x.py"))
+    with pytest.raises(HeldError, match="token 3"):
+        fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW)
+    fenced_pushes.regained(body_of("a", 3, "x.py", "y.py"))
+    assert fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW) == []
+
+
 def test_lost_leases_are_bounded_and_all_can_be_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fenced, "MAX_LOST", 2)
     fenced_pushes, _ = pushes()

@@ -315,6 +315,18 @@ def test_a_stale_holder_is_told_who_has_it_with_which_token() -> None:
     assert swarm.asks("ann", PreparePush()).commit == ""
 
 
+def test_who_lost_one_pushes_again_once_it_is_leased_anew() -> None:
+    swarm = NodeSwarm("ann")
+    first = swarm.asks("ann", STRICT).lease
+    swarm["ann"].how = "down"
+    swarm.settles(TTL * 13 // 10)
+    swarm["ann"].how = "well"
+    with pytest.raises(HeldError, match=f"token {first.token}, expired"):
+        swarm.asks("ann", PreparePush())
+    again = swarm.asks("ann", STRICT, within_ms=60_000).lease
+    assert [lease.token for lease in swarm.asks("ann", PreparePush()).leases] == [again.token]
+
+
 def test_nothing_is_put_before_a_push_that_is_under_way() -> None:
     swarm = NodeSwarm("ann")
     swarm.asks("ann", STRICT)

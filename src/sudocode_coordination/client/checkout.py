@@ -80,7 +80,10 @@ def contains(folder: str | os.PathLike[str], commit: str) -> bool | None:
         return answer.code == 0
     # Not even fetched: then it is surely not contained.
     known = git(os.fspath(folder), "cat-file", "-e", commit + "^{commit}", timeout_s=LOOK_TIMEOUT_S)
-    return None if known.code is None or known.ok else False
+    if known.code is None or known.ok:
+        return None
+    # A shallow clone does not have the history, in which it may be.
+    return None if git(os.fspath(folder), "rev-parse", "--is-shallow-repository").text == "true" else False
 
 
 def _branch(folder: str | os.PathLike[str]) -> str:

@@ -6,6 +6,7 @@ between, the push does not land, and the next try shows whether the leases are s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sudocode_coordination.api.requests import PreparePush
@@ -71,15 +72,18 @@ class FencedPushes:
             del lost[next(iter(lost))]
 
     def let_go(self, agent: AgentId, resources: tuple[Resource, ...], *, everything: bool = False) -> None:
-        """The agent knows: it releases, or asks anew for, what overlaps these."""
+        """The agent knows: it releases what overlaps these."""
+        wanted = _all_of(resources)
+        self._forget(agent, lambda was: everything or any(wanted.touches(r, fold_case=was.fold) for r in was.resources))
+
+    def regained(self, claim: ClaimBody) -> None:
+        """The agent has a strict lease anew: what it lost on the same is made good, unless it lost more with it."""
+        wanted = _all_of(claim.resources)
+        self._forget(claim.agent, lambda was: all(wanted.touches(r, fold_case=was.fold or claim.fold) for r in was.resources))
+
+    def _forget(self, agent: AgentId, over: Callable[[ClaimBody], bool]) -> None:
         lost = self._lost.get(agent, {})
-        wanted = Overlap()
-        wanted.add("wanted", resources)
-        for id_ in [
-            id_
-            for id_, was in lost.items()
-            if everything or any(wanted.touches(r, fold_case=was.claim.fold) for r in was.claim.resources)
-        ]:
+        for id_ in [id_ for id_, was in lost.items() if over(was.claim)]:
             del lost[id_]
         if not lost:
             self._lost.pop(agent, None)
@@ -121,7 +125,9 @@ class FencedPushes:
             hint = "see `coord leases --all`: lease it again with --strict, or let it go with `coord release`"
             error = HeldError(f"a strict lease of {asked.agent} {what}" + (f": {lost.agent}" if lost.agent else ""), hint=hint)
         else:
-            error = RemoteError(f"the table of strict leases can't be used: {built.reason}", hint="try again")
+            error = RemoteError(
+                f"the table of strict leases can't be used: {built.reason}", hint="see `coord doctor`, then try again"
+            )
         refusal = RequestError(code=error.code, message=error.message, hint=error.hint)
         return [Reply(client=ticket.client, request_id=ticket.request_id, error=refusal)]
 
@@ -148,3 +154,9 @@ class FencedPushes:
             f"{claim.agent} lost its strict lease on {names} (token {lease.token}, {lease.reason}): {who}",
             hint=f"lease it again with --strict, or let it go: coord release {names}",
         )
+
+
+def _all_of(resources: tuple[Resource, ...]) -> Overlap:
+    wanted = Overlap()
+    wanted.add("wanted", resources)
+    return wanted

@@ -381,7 +381,9 @@ class StrictLeases(StrictPost):
         own.count_from(at)
         if own.valid_until <= now:
             return []
-        own.told = True
+        if not own.told:
+            own.told = True
+            self.fenced.regained(own.claim)
         return [StrictGranted(claim=own.claim.id, token=own.token, valid_until=own.valid_until)]
 
     def _renewed(
