@@ -13,13 +13,14 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import pytest
 
-from sudocode_coordination.core import claims, holdings, lease_book, leases, own_leases, roster, sync
+from sudocode_coordination.core import claims, holdings, lease_book, leases, own_leases, roster, strict_table, sync
 from sudocode_coordination.core.claims import Claims, Known
 from sudocode_coordination.core.facts import Notify, Output, Say
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.io import DiskContents, Persist
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.own_leases import OwnLeases
+from sudocode_coordination.core.strict_writer import TableWriter
 from sudocode_coordination.core.wire import Ack, ClaimBody
 from sudocode_coordination.model import Resource
 from sudocode_coordination.sim.network import NetworkFaults
@@ -57,8 +58,6 @@ CROWD = Plan(
 """Three that want one file, and nothing goes wrong."""
 APART = replace(CROWD, misfortunes=("split", "pair", "one-way", "flap"), how_many=(4, 8), durations_ms=(4_000, 9_000))
 """The same, cut off from each other now and then."""
-PATIENT = replace(APART, hold_ms=(50_000, 60_000), waits_ms=(None,), pause_ms=(10, 2_000), patient=True)
-"""They meet again, and both hold."""
 FALLING = replace(CROWD, misfortunes=("kill", "power", "restarts"), how_many=(5, 9), durations_ms=(200, 1_000))
 """Processes die and come back."""
 SLEEPY = replace(CROWD, misfortunes=("freeze",), how_many=(5, 9), durations_ms=(4_000,))
@@ -119,6 +118,30 @@ WHISPERS = replace(
     waits_ms=(0,),
 )
 """What the third one hears, it hears late."""
+MEETING = replace(
+    FAR,
+    config=QUICK,
+    faults=NetworkFaults(latency_ms=(1, 40)),
+    durations_ms=(14_000,),
+    trouble_ms=100_000,
+    hold_ms=(20_000, 40_000),
+)
+"""Whoever is alone for long has somebody else beside it, provisionally, and meets it again."""
+STRICT = replace(
+    CROWD,
+    config=(*QUICK, ("strict_lease_ttl_ms", 4_000)),
+    resources=(Resource("file", "f0"), Resource("file", "f1")),
+    calm_ms=3_000,
+    trouble_ms=60_000,
+    misfortunes=("island", "refusing"),
+    how_many=(4, 6),
+    durations_ms=(5_000, 10_000),
+    hold_ms=(200, 20_000),
+    waits_ms=(None, 0, 5_000),
+    several=0.3,
+    strict=1.0,
+)
+"""The remote decides, and not everybody reaches it, or each other, or hears what became of a push."""
 CALM = replace(CROWD, config=(*QUICK, ("lease_ttl_ms", 9_000), ("max_lease_ttl_ms", 9_000)), trouble_ms=45_000, waits_ms=(0,))
 URGENT = replace(CROWD, urgent=0.4)
 MIXED = Plan(trouble_ms=30_000, how_many=(2, 6))
@@ -338,6 +361,29 @@ def _agents_of_one_daemon_are_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claims, "conflicting", friendly)
 
 
+def _tokens_do_not_grow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(strict_table._Work, "_revision", lambda self: max(1, self._table.revision))
+
+
+def _an_entry_is_taken_over_before_its_time(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(TableWriter, "may_take", lambda *_: True)
+
+
+def _whoever_is_in_the_way_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(strict_table._Work, "_conflicting", lambda *_: [])
+
+
+def _whose_push_fails_has_the_lease(patch: pytest.MonkeyPatch) -> None:
+    failed = TableWriter.swap_failed
+
+    def landed(self: Any, given: Any, now: Any) -> None:
+        if given.kind == "unknown":
+            self._settle(self._swap_results)
+        failed(self, given, now)
+
+    patch.setattr(TableWriter, "swap_failed", landed)
+
+
 def _no_anti_entropy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sync.Sync, "_compare", lambda *_: [])
 
@@ -347,23 +393,23 @@ class Fault(NamedTuple):
 
     plant: Plant
     plan: Plan
-    seeds: int = 40
+    seeds: int = 80
 
 
 FAULTS: Final = (
-    Fault(_quorum_of_whoever_answers, APART),
+    Fault(_quorum_of_whoever_answers, MEETING),
     Fault(_quorum_of_half, replace(APART, nodes=4)),
     Fault(_answers_to_earlier_rounds_count, APART),
     Fault(_who_may_have_forgotten_counts, VOICES),
     Fault(_early_expiry_at_observers, CROWD),
     Fault(_both_of_two_racers_give_way_to_nobody, CROWD),
-    Fault(_the_owner_always_thinks_it_goes_first, CROWD),
+    Fault(_the_owner_always_thinks_it_goes_first, RUSH),
     Fault(_nothing_is_disclosed, VOICES),
     Fault(_who_gave_way_does_not_wait, RUSH),
     Fault(_a_lease_that_has_run_out_is_renewed, APART),
     Fault(_renewals_are_agreed_to_unseen, WHISPERS),
-    Fault(_meeting_again_ends_nobody, PATIENT),
-    Fault(_meeting_again_ends_both, PATIENT),
+    Fault(_meeting_again_ends_nobody, MEETING),
+    Fault(_meeting_again_ends_both, MEETING),
     Fault(_a_restart_forgets_what_was_acknowledged, VOICES),
     Fault(_what_is_acknowledged_is_not_written_down, VOICES),
     Fault(_a_life_is_as_good_as_the_one_before, FALLING),
@@ -375,6 +421,10 @@ FAULTS: Final = (
     Fault(_an_end_is_kept_to_oneself, CALM),
     Fault(_agents_of_one_daemon_are_one, replace(CROWD, agents=2)),
     Fault(_no_anti_entropy, MIXED),
+    Fault(_tokens_do_not_grow, STRICT),
+    Fault(_an_entry_is_taken_over_before_its_time, STRICT),
+    Fault(_whoever_is_in_the_way_is_not_looked_at, STRICT),
+    Fault(_whose_push_fails_has_the_lease, STRICT),
 )
 
 

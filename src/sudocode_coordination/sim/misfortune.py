@@ -165,6 +165,10 @@ class Misfortunes:
             case "alone":  # one after the other
                 for turn in range(TURNS):
                     self._later(turn * duration_ms * 3 // 2, lambda: self._isolate(dice.choice(world.nodes), duration_ms))
+            case "island":
+                self._isolate(node, duration_ms)
+                node.git.connected = node.table.connected = False
+                self._later(duration_ms, lambda: self._reconnect(node))
             case "voices":
                 self._third_party(duration_ms, FORGETS_MS, self._forgets)
             case "whispers":

@@ -37,6 +37,7 @@ MISFORTUNES: Final = (
     "client",
     "restarts",
     "alone",
+    "island",
     "voices",
     "whispers",
 )
