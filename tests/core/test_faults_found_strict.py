@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 from tests.core.lease_bench import Bench
+from tests.core.node_swarm import NodeSwarm
 from tests.core.strict_bench import StrictSwarm, body_of
 from tests.core.test_strict_writer import Desk
 
+from sudocode_coordination.api.requests import AcquireLease, ListLeases, ReleaseLease
 from sudocode_coordination.core.io import BuildTable
 from sudocode_coordination.core.strict_table import Entry, Table, apply, encode_entry, path_of
 from sudocode_coordination.core.strict_writer import HOLD_MS, MAX_PEER_BYTES
@@ -140,3 +142,14 @@ def test_a_strict_lease_for_a_moment_is_no_flood_of_pushes() -> None:
     swarm.wants("a", "x.py", wait_ms=0, ttl_ms=1)
     swarm.settles(ms=10_000)
     assert swarm.chain.pushes < 25
+
+
+@pytest.mark.parametrize("to_shared", [False, True])
+def test_who_waits_for_the_table_and_gives_a_part_back_is_answered(to_shared: bool) -> None:
+    swarm = NodeSwarm("ann")
+    two = (Resource("file", "a.py"), Resource("file", "b.py"))
+    waits = swarm.puts("ann", AcquireLease(resources=two, strict=True, wait_ms=0))
+    swarm.puts("ann", ReleaseLease(resources=two[:1], to_shared=to_shared))
+    swarm.settles(5_000)
+    assert swarm.answer("ann", waits)
+    assert [lease.resources for lease in swarm.asks("ann", ListLeases())] == [two if to_shared else two[1:]]

@@ -132,7 +132,7 @@ class LeaseRequests(StrictPart):
             if commit is not None:
                 holding.commit, holding.branch = commit, branch
             if to_shared:
-                if holding.granted and holding.body.mode == "exclusive":
+                if holding.held and holding.body.mode == "exclusive":
                     holding.to_share = holding.to_share | (named or frozenset(holding.body.resources))
                     released.append(self.describe(holding.known, now.instant))
                     out += self._split(holding, holding.body.note, now)
@@ -142,7 +142,7 @@ class LeaseRequests(StrictPart):
             released.append(self.describe(holding.known, now.instant))
             if everything or not rest:
                 out += self._end(holding, "released", now)
-            elif holding.granted:
+            elif holding.held:
                 out += self._split(holding, holding.body.note, now)
             else:
                 out += self._shrink(holding, rest, now)
