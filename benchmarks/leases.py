@@ -97,9 +97,7 @@ def _with_peers(members: Sequence[Member], transaction: float, options: Options)
             yield Figure(name=f"{what}, {where}", value=middle(samples), unit="ms", note=note)
         yield from _strict(asking, where, options)
         sizes = [psutil.Process(member.clone.pid).memory_info().rss / MB for member in members]
-        yield Figure(
-            name=f"memory of a daemon, {where}", value=middle(sizes), unit="MB", note=f"largest {max(sizes):.0f}"
-        )
+        yield Figure(name=f"memory of a daemon, {where}", value=middle(sizes), unit="MB", note=f"largest {max(sizes):.0f}")
     yield _crowd(members)
     if not peers:
         yield from _strict_held(asking, options)
