@@ -122,6 +122,9 @@ _LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
 MAX_PRESENCES: Final = 10_000
 """Peers whose gossiped beats are counted."""
 
+_QUIET: Final = (Ticked, FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
+"""Most inputs: they say nothing of who is there, but for a few messages."""
+
 
 class Node:
     """One clone's whole state, and every decision about it."""
@@ -150,6 +153,8 @@ class Node:
         """Connected peers that have not said hello, and until when they may."""
         self._stop_by: Instant | None = None
         self._done = False
+        self._view_stale = False
+        """This step may change who counts; the mere passing of time is the electorate's deadline."""
         self._times: tuple[Instant | None, ...] | None = None
         """The machines' deadlines, from the end of one step to the next."""
         self.listening: tuple[str, ...] = ()
@@ -163,6 +168,7 @@ class Node:
         """Take an input in; what is to be done, in order."""
         due, self._times = self._deadlines(), None
         self._now = now
+        self._view_stale = not isinstance(given, _QUIET)
         step = Step()
         if not isinstance(given, DiskFailed):
             self.leases.begin_step()
@@ -331,6 +337,7 @@ class Node:
         return [output for message in messages for output in self._message(peer, message, now)]
 
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
+        self._view_stale = self._view_stale or isinstance(message, Hello | Members | Bye)
         match message:
             case Hello(incarnation=incarnation, heads=heads):
                 self.roster.back(peer)
@@ -411,7 +418,7 @@ class Node:
 
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
-        out = self._view_changed(now)
+        out = self._view_changed(now) if self._view_stale else []
         self.strict.view_changed(self.leases.view, now)
         if self.membership.longing() < 2:
             self._seeks = 0
