@@ -7,9 +7,13 @@ over many times.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from typing import Any, Final, Literal, TypeAlias
 
+import msgspec
+
+from sudocode_coordination.config import CoordinationConfig, create_default_config
 from sudocode_coordination.model import PartitionPolicy, Resource
 from sudocode_coordination.sim.network import NetworkFaults
 
@@ -48,6 +52,9 @@ Kind: TypeAlias = Literal["files", "tree", "names"]
 TREE: Final = ("a/", "a/x.py", "a/b/", "a/b/y.py", "a/*.py", "**/*.py", "c", "c/z.md", "**/z.*")
 """Names of which many overlap without being equal."""
 
+MAX_CONFIGS: Final = 256
+"""Configurations that are kept: checking one costs as much as some hundred steps."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -59,7 +66,7 @@ class Plan:
     resources: tuple[Resource, ...] = (Resource("file", "f0"), Resource("file", "f1"))
     faults: NetworkFaults = field(default_factory=NetworkFaults)
     config: tuple[tuple[str, Any], ...] = ()
-    """Differences from `base`."""
+    """Differences from what `config_of` begins with."""
     drift_ppm: int = 9_000
     """How wrong a clock's rate may be; many are as wrong as that."""
     calm_ms: int = 0
@@ -93,16 +100,21 @@ class Plan:
     """Agents hold for so long that an overlap is still there when the swarm has settled."""
 
 
-def base(name: str, plan: Plan) -> dict[str, Any]:
-    """Configuration of a node."""
+@lru_cache(MAX_CONFIGS)
+def _checked(config: tuple[tuple[str, Any], ...]) -> CoordinationConfig:
     values: dict[str, Any] = {
-        "agent_id": name,
+        "agent_id": "n",
         "lease_ttl_ms": 8_000,
         "max_lease_ttl_ms": 8_000,
         "gone_grace_ms": 5_000,
         "peer_discovery_interval_ms": 5_000,
     }
-    return values | dict(plan.config)
+    return create_default_config(**values | dict(config))
+
+
+def config_of(name: str, plan: Plan) -> CoordinationConfig:
+    """Configuration of a node."""
+    return msgspec.structs.replace(_checked(plan.config), agent_id=name)
 
 
 def plan_of(seed: int) -> Plan:

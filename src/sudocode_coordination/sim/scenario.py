@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from sudocode_coordination.config import create_default_config
 from sudocode_coordination.sim.checkers import (
     Violation,
     check_converged,
@@ -14,7 +13,7 @@ from sudocode_coordination.sim.checkers import (
     check_the_dead_let_go,
 )
 from sudocode_coordination.sim.misfortune import Misfortunes
-from sudocode_coordination.sim.plan import Plan, base, plan_of
+from sudocode_coordination.sim.plan import Plan, config_of, plan_of
 from sudocode_coordination.sim.watch import Watch
 from sudocode_coordination.sim.workload import Workload
 from sudocode_coordination.sim.world import SimClock, World
@@ -58,7 +57,7 @@ class Run:
         self.seed = seed
         self.plan = plan = plan or plan_of(seed)
         dice = Random(seed * 104_729 + 3)
-        self.world = World(seed, config=lambda name: create_default_config(**base(name, plan)), faults=plan.faults, words=words)
+        self.world = World(seed, config=lambda name: config_of(name, plan), faults=plan.faults, words=words)
         for number in range(plan.nodes):
             worst = plan.drift_ppm
             drift = dice.choice((-worst, worst, dice.randint(-worst, worst)))
@@ -67,7 +66,7 @@ class Run:
         self.misfortunes = Misfortunes(self.world, self.workload, plan, Random(dice.getrandbits(32)))
         self.watch = Watch(self.world)
         self._look_at = LOOK_MS
-        self._longest_ms: int = base("", plan)["max_lease_ttl_ms"]
+        self._longest_ms = config_of("n", plan).max_lease_ttl_ms
 
     def run(self) -> Outcome:
         """The whole history; a violation is in the outcome."""
