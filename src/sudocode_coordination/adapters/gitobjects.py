@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -247,22 +247,26 @@ def write_loose(folder: Path, objects: Mapping[str, tuple[str, bytes]]) -> None:
     Raises:
         OSError: it can't be written.
     """
+    # One temporary name for all: somebody waits for the push that comes next, and has six of them written first.
+    temporary = folder / f"tmp_obj_{os.getpid()}_{threading.get_ident()}"
     for sha, (kind, content) in objects.items():
         target = folder / sha[:2] / sha[2:]
         try:
             os.utime(target)
             continue
         except FileNotFoundError:
-            target.parent.mkdir(exist_ok=True)
-        data = zlib.compress(b"%s %d\0" % (kind.encode(), len(content)) + content, _STORED)
-        handle, temporary = tempfile.mkstemp(prefix="tmp_obj_", dir=target.parent)
+            data = zlib.compress(b"%s %d\0" % (kind.encode(), len(content)) + content, _STORED)
+        temporary.unlink(missing_ok=True)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444), "wb") as file:
                 file.write(data)
-                os.fchmod(file.fileno(), 0o444)
-            Path(temporary).replace(target)
+            try:
+                temporary.replace(target)
+            except FileNotFoundError:
+                target.parent.mkdir()
+                temporary.replace(target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
 
 
