@@ -298,6 +298,22 @@ def test_very_many_claims_are_told_by_number_once_the_documents_have_come() -> N
     assert all(known.source == "direct" for known in bench.of("bob").claims.of_owner("alice"))
 
 
+def test_who_does_not_count_is_asked_all_the_same() -> None:
+    """Its record looks out of date to Alice. She hears of its claim from Carol, and only it can say that it gives way."""
+    bench = Bench("alice", "bob", "carol")
+    bench.asks("carol", "a.py")
+    bench.settles()
+    waiting = bench.asks("bob", "a.py", wait_ms=0)
+    bench.settles()
+    view = bench.view("alice")
+    bench.does("alice", bench.of("alice").view_changed(view._replace(roster=("alice", "carol")), bench.now))
+    urgent = bench.asks("alice", "a.py", priority=5, wait_ms=0)
+    assert any(isinstance(message, Claim) for message in bench.under_way("alice", "bob"))
+    bench.settles()
+    assert bench.granted(urgent)
+    assert not bench.granted(waiting)
+
+
 def test_the_end_of_a_request_that_nobody_else_tells_of_is_told_again_to_who_is_back() -> None:
     """A claim that waited for nothing is not in the document: its end would be lost with the connection."""
     bench = Bench("alice", "bob", "carol")

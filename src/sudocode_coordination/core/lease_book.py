@@ -150,8 +150,9 @@ class LeaseBook:
         self._wake_at(known, known.expiry)
 
     def _others(self) -> list[PeerId]:
-        """The roster's connected peers but this one."""
-        return [p for p in self.view.roster if p != self._me and p in self.view.connected]
+        """Whom to ask: all who are connected. Also those who do not count, because their records look out of date: what they claim
+        is in the way, and only they can say that it gives way."""
+        return sorted(self.view.connected - {self._me})
 
     def _blocking(self, holding: Holding, now: Now) -> list[Known]:
         return holding.blocking(self.claims, now.instant)

@@ -78,7 +78,7 @@ class Misfortunes:
         self._heal()
         for node in world.nodes:
             node.disk.full = False
-            node.late_ms = 0
+            node.in_time()
             node.git.connected = node.table.connected = True
             self._thaw(node)
             self._start(node)
@@ -124,7 +124,7 @@ class Misfortunes:
                 self._later(duration_ms, lambda: world.network.slow.pop(node.peer_id, None))
             case "late":
                 node.late_ms = LATE_MS
-                self._later(duration_ms, lambda: self._in_time(node))
+                self._later(duration_ms, node.in_time)
             case "remote":
                 world.remote.reachable = world.table.reachable = False
                 self._later(duration_ms, self._remote_back)
@@ -149,7 +149,7 @@ class Misfortunes:
                 node.disk.full = True
                 self._later(duration_ms, lambda: self._disk_has_room(node))
             case "clock":
-                node.set_clock(replace(node.clock, wall_off_ms=dice.choice(CLOCKS_OFF_MS)))
+                node.set_clock(replace(node.clock, wall_off_ms=dice.choice(CLOCKS_OFF_MS) - node.clock.offset_ms))
             case "drift":
                 node.set_clock(
                     _drifting(node.clock, world.scheduler.instant, dice.randint(-self._plan.drift_ppm, self._plan.drift_ppm))
@@ -224,9 +224,6 @@ class Misfortunes:
         if node.frozen:
             self._trouble()
             node.thaw()
-
-    def _in_time(self, node: SimNode) -> None:
-        node.late_ms = 0
 
     def _reconnect(self, node: SimNode) -> None:
         node.git.connected = node.table.connected = True

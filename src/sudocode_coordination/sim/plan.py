@@ -136,6 +136,7 @@ def plan_of(seed: int) -> Plan:
             ("peer_discovery_interval_ms", dice.choice((3_000, 3_000, 6_000, 15_000))),
             ("preempt_grace_ms", dice.choice((0, 0, 1_500))),
             ("strict_lease_ttl_ms", dice.choice((6_000, 12_000))),
+            ("record_ttl_ms", dice.choice((60_000, 900_000))),
         ),
         drift_ppm=dice.choice((0, 9_000, 9_000)),
         how_many=dice.choice(((0, 0), (1, 4), (3, 8))),

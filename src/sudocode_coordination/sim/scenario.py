@@ -27,6 +27,8 @@ PEACE_MS: Final = 180_000
 """Everything must have come right by then."""
 FAREWELL_MS: Final = 60_000
 """All leases must have ended by then after everybody has let go."""
+SKEW_MS: Final = 30_000
+"""By which the time of day of machines is wrong, if nobody has set it wrong on purpose."""
 LOOK_MS: Final = 2_000
 """Between two looks at the whole."""
 
@@ -61,7 +63,8 @@ class Run:
         for number in range(plan.nodes):
             worst = plan.drift_ppm
             drift = dice.choice((-worst, worst, dice.randint(-worst, worst)))
-            self.world.add(f"n{number}", SimClock(offset_ms=dice.randint(0, 10**6), drift_ppm=drift))
+            offset_ms, skew_ms = dice.randint(0, 10**6), dice.randint(-SKEW_MS, SKEW_MS)
+            self.world.add(f"n{number}", SimClock(offset_ms, drift, wall_off_ms=skew_ms - offset_ms))
         self.workload = Workload(self.world, plan, Random(dice.getrandbits(32)))
         self.misfortunes = Misfortunes(self.world, self.workload, plan, Random(dice.getrandbits(32)))
         self.watch = Watch(self.world)
@@ -89,7 +92,9 @@ class Run:
         self._until(calm)
         # Who waits without limit may have all others before it.
         turns_ms = plan.nodes * (plan.agents + 1) * plan.hold_ms[1]
-        self._until_well(calm + PEACE_MS + turns_ms, let_go=False)
+        # Whose record looks out of date, because a clock is wrong, counts once it is renewed.
+        renewal_ms = config_of("n", plan).record_ttl_ms // 2
+        self._until_well(calm + PEACE_MS + turns_ms + renewal_ms, let_go=False)
         self.workload.let_go()
         self._until_well(self.world.scheduler.instant + FAREWELL_MS, let_go=True)
 

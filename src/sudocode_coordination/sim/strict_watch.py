@@ -30,6 +30,7 @@ class StrictWatch:
         self._entries: dict[ClaimId, Entry] = {}
         self._tokens: dict[ClaimId, int] = {}
         """Of all grants that ever landed."""
+        self._wanted: set[ClaimId] = set()
         self._greatest = 0
         self._revision = 0
 
@@ -64,6 +65,8 @@ class StrictWatch:
                 continue
             entry = msgspec.json.decode(data, type=Entry)
             self._entries[id_] = entry
+            if entry.preempt_by is not None and entry.preempt_by.priority > entry.priority:
+                self._wanted.add(id_)
             if id_ not in self._tokens:
                 fresh.append(entry)
             elif self._tokens[id_] != entry.token:
@@ -76,6 +79,10 @@ class StrictWatch:
             for other in self._entries.values():
                 if conflict(other, _body_of(entry)) and have_in_common(_body_of(other), _body_of(entry)):
                     raise Violation(f"at {landing.at}: {entry.id} and {other.id} are both in the table, and in each other's way")
+
+    def was_wanted(self, claim: ClaimId) -> bool:
+        """Whether the table has told that somebody with a higher priority wants it."""
+        return claim in self._wanted
 
     def has(self, claim: ClaimId) -> bool:
         """Whether it is in the table."""

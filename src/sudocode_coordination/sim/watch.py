@@ -105,7 +105,14 @@ class Watch:
         """
         running = self._world.running()
         # Who has lost its memory or its roster has no voice until the window is over, and a majority may not be had without it.
-        voices = all(node.node is not None and node.node.leases.is_voice(node.now.instant) for node in running)
+        # So for whom others do not count because its record looks out of date: its clock, or theirs, was set.
+        everybody = {node.peer_id for node in running}
+        voices = all(
+            node.node is not None
+            and node.node.leases.is_voice(node.now.instant)
+            and everybody <= (node.node.leases.view.voices or set())
+            for node in running
+        )
         if calm_ms < CALM_MS or not voices:
             self._ready_since.clear()
             return
@@ -230,7 +237,8 @@ class Watch:
         if lease is None or node.node is None:
             return
         known = node.node.leases.claims.conflicting(lease.body, node.now.instant)
-        if not any(k.body.priority > priority_of(lease.body) for k in known):
+        wanted = lease.token is not None and self._strict.was_wanted(id_)
+        if not wanted and not any(k.body.priority > priority_of(lease.body) for k in known):
             rivals = [(k.body.id, k.body.priority) for k in known]
             raise Violation(
                 f"at {self._world.scheduler.instant}: {node.name} gave up {id_}, and of no higher priority is any of {rivals}"

@@ -201,6 +201,12 @@ class SimNode:
         if self.node is not None and not self.frozen:
             self._set_alarm()
 
+    def in_time(self) -> None:
+        """Its alarm is late no more."""
+        if self.late_ms:
+            self.late_ms = 0
+            self._pause()
+
     def _pause(self) -> None:
         self.paused_at = self._world.scheduler.instant
 
