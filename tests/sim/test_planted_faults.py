@@ -142,6 +142,8 @@ STRICT = replace(
     strict=1.0,
 )
 """The remote decides, and not everybody reaches it, or each other, or hears what became of a push."""
+UNSURE = replace(STRICT, misfortunes=("refusing",), how_many=(6, 9), hold_ms=(200, 3_000))
+"""Pushes are lost, or land although their pusher was told nothing."""
 CALM = replace(CROWD, config=(*QUICK, ("lease_ttl_ms", 9_000), ("max_lease_ttl_ms", 9_000)), trouble_ms=45_000, waits_ms=(0,))
 URGENT = replace(CROWD, urgent=0.4)
 MIXED = Plan(trouble_ms=30_000, how_many=(2, 6))
@@ -407,7 +409,7 @@ FAULTS: Final = (
     Fault(_nothing_is_disclosed, VOICES),
     Fault(_who_gave_way_does_not_wait, RUSH),
     Fault(_a_lease_that_has_run_out_is_renewed, APART),
-    Fault(_renewals_are_agreed_to_unseen, WHISPERS),
+    Fault(_renewals_are_agreed_to_unseen, WHISPERS, seeds=400),  # rare: it must come just before the lease runs out
     Fault(_meeting_again_ends_nobody, MEETING),
     Fault(_meeting_again_ends_both, MEETING),
     Fault(_a_restart_forgets_what_was_acknowledged, VOICES),
@@ -424,7 +426,7 @@ FAULTS: Final = (
     Fault(_tokens_do_not_grow, STRICT),
     Fault(_an_entry_is_taken_over_before_its_time, STRICT),
     Fault(_whoever_is_in_the_way_is_not_looked_at, STRICT),
-    Fault(_whose_push_fails_has_the_lease, STRICT),
+    Fault(_whose_push_fails_has_the_lease, UNSURE),
 )
 
 
