@@ -314,7 +314,7 @@ def test_who_does_not_count_is_asked_all_the_same() -> None:
     assert not bench.granted(waiting)
 
 
-def test_the_end_of_a_request_that_nobody_else_tells_of_is_told_again_to_who_is_back() -> None:
+def test_the_end_of_a_denied_request_is_told_again_to_who_is_back() -> None:
     """A claim that waited for nothing is not in the document: its end would be lost with the connection."""
     bench = Bench("alice", "bob", "carol")
     asked = bench.asks("alice", "a.py")
@@ -330,8 +330,22 @@ def test_the_end_of_a_request_that_nobody_else_tells_of_is_told_again_to_who_is_
     assert bench.holders("a.py") == ["bob"]
 
 
-def test_of_ends_that_nobody_else_tells_of_the_latest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_book, "MAX_ENDED_UNSEEN", 2)
+def test_an_end_that_was_lost_with_a_connection_is_told_again() -> None:
+    """The document may have nothing to tell: its entry came and went since it was last exchanged."""
+    bench = Bench("alice", "bob")
+    bench.asks("alice", "a.py")
+    bench.settles()
+    bench.cut("alice", "bob", suspected=False)
+    bench.releases("alice", "a.py")
+    assert [lease.agent_id for lease in bench.of("bob").leases(bench.instant)] == ["agent-of-alice"]
+    bench.heals("alice", "bob")
+    while bench.under_way("alice", "bob"):
+        bench.delivers("alice", "bob")
+    assert bench.of("bob").leases(bench.instant) == []
+
+
+def test_of_ends_the_latest_are_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_book, "MAX_ENDED", 2)
     bench = Bench("alice", "bob")
     for _ in range(3):
         asked = bench.asks("alice", "a.py", ttl_ms=5_000)

@@ -25,8 +25,8 @@ from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Lea
 SPARE_TIMERS: Final = 1_000
 """Replaced timers that may lie around, besides one a claim: a peer that refreshes all the time must not fill the memory."""
 
-MAX_ENDED_UNSEEN: Final = 1_000
-"""Of those the latest: requests that were denied within a ttl. Past that, others count them until their ttl is over."""
+MAX_ENDED: Final = 1_000
+"""Own claims that ended within a ttl, the latest: some 100 KB for who is back. Others are counted there until their ttl is over."""
 
 
 class LeaseBook:
@@ -62,8 +62,8 @@ class LeaseBook:
         self._lamport = 0
         self._answered: list[ClaimId] = []
         """Leases whose grant was answered in this step."""
-        self._ended_unseen: OrderedDict[ClaimId, Instant] = OrderedDict()
-        """Own claims that the document never told of and that have ended, and until when others may count them."""
+        self._ended_lately: OrderedDict[ClaimId, Instant] = OrderedDict()
+        """Own claims that have ended, and until when others may count them."""
         self._forgetful_until: Instant = 0
         self._leaving = False
 
@@ -121,11 +121,12 @@ class LeaseBook:
         """What the agent would run into."""
         return conflicts_on(self.claims, resources, agent, self._me, self._own, now, fold_case=self._fold_case)
 
-    def _note_ended_unseen(self, holding: Holding, now: Instant) -> None:
-        """The word of its end may be lost with a connection, and nothing else will tell: it is said again to who is back."""
-        self._ended_unseen[holding.body.id] = now + stretch(holding.ttl_ms)
-        while self._ended_unseen and (len(self._ended_unseen) > MAX_ENDED_UNSEEN or next(iter(self._ended_unseen.values())) <= now):
-            self._ended_unseen.popitem(last=False)
+    def _note_ended(self, holding: Holding, now: Instant) -> None:
+        """The word of its end may be lost with a connection, and it is said again to who is back. The document does not tell of all
+        claims, nor of one that came and went since it was last exchanged."""
+        self._ended_lately[holding.body.id] = now + stretch(holding.ttl_ms)
+        while self._ended_lately and (len(self._ended_lately) > MAX_ENDED or next(iter(self._ended_lately.values())) <= now):
+            self._ended_lately.popitem(last=False)
 
     # --- for the machine ---------------------------------------------------------------------------------------------------
 

@@ -198,8 +198,8 @@ class LeaseManager(LeaseRequests):
         if many:
             self._meetings[peer] = now.instant + MEETING_DELAY_MS
         told = [h for h in self._own.values() if not (h.granted and many)]
-        over = [id_ for id_, until in self._ended_unseen.items() if now.instant < until]
-        out: list[Output] = [Say(peer=peer, message=End(id=id_, reason="denied")) for id_ in over]
+        over = [id_ for id_, until in self._ended_lately.items() if now.instant < until]
+        out: list[Output] = [Say(peer=peer, message=End(id=id_, reason="released")) for id_ in over]
         return out + [Say(peer=peer, message=message_of(holding)) for holding in told]
 
     def peer_started(self, peer: PeerId, incarnation: int, now: Now) -> list[Output]:

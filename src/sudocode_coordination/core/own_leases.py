@@ -421,8 +421,7 @@ class OwnLeases(LeaseQueue):
                 out.append(Reply(client=holding.ticket.client, request_id=holding.ticket.request_id, value=answer))
         self.claims.end(body.id)
         out += self._end_heirs(holding, now)
-        if not holding.published:
-            self._note_ended_unseen(holding, now.instant)
+        self._note_ended(holding, now.instant)
         left: Left | None = None
         if holding.strict and holding.granted:
             out.append(StrictDropped(claim=body.id, reason=reason, holder=holding.yield_to))
