@@ -353,8 +353,8 @@ class SimNetwork:
     def _arrive(self, side: _Side, overtaken: bytes | None = None) -> None:
         """At the other end: what is due there, in order, unless the wire is cut. A frame by itself has lost its place."""
         world = self._world
-        if not world.reachable(self.peer_id, side.other.peer_id):
-            # TCP repeats it: it arrives after healing, or the link is given up first.
+        if not (side.link.confirmed and world.reachable(self.peer_id, side.other.peer_id)):
+            # TCP repeats it: it arrives after healing, or the link is given up first. Who dials reads it once it is let in.
             if overtaken is not None:
                 side.queue.appendleft((world.scheduler.instant, overtaken))
             return

@@ -238,7 +238,9 @@ class Watch:
             return
         known = node.node.leases.claims.conflicting(lease.body, node.now.instant)
         wanted = lease.token is not None and self._strict.was_wanted(id_)
-        if not wanted and not any(k.body.priority > priority_of(lease.body) for k in known):
+        # One that acts late may hear in the same step that who wanted it has gone.
+        late = node.late_ms > 0 or node.paused_at > self._world.scheduler.instant - CONTACT_MS
+        if not (wanted or late) and not any(k.body.priority > priority_of(lease.body) for k in known):
             rivals = [(k.body.id, k.body.priority) for k in known]
             raise Violation(
                 f"at {self._world.scheduler.instant}: {node.name} gave up {id_}, and of no higher priority is any of {rivals}"
