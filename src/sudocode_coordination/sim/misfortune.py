@@ -199,7 +199,10 @@ class Misfortunes:
             if node in self._wiped:
                 # Who has lost its disk, and whose clock is behind what it was, can't be told from its earlier life: a known limit.
                 self._wiped.remove(node)
-                node.set_clock(replace(node.clock, wall_off_ms=-node.clock.offset_ms))
+                incarnation, _ = self.died_at[node.peer_id]
+                behind_ms = incarnation + 1 - node.now.wall_ms
+                if behind_ms > 0:
+                    node.set_clock(replace(node.clock, wall_off_ms=node.clock.wall_off_ms + behind_ms))
             node.start()
 
     def _lose_disk(self, node: SimNode) -> None:
