@@ -200,6 +200,35 @@ class Draft(Value, frozen=True, kw_only=True):
     created_at: str
 
 
+MessageKind: TypeAlias = Literal["note", "release"]
+"""release: asks the holders of its resource to give it back."""
+
+
+class Message(Value, frozen=True, kw_only=True):
+    """Something an agent said to others."""
+
+    message_id: str
+    agent_id: AgentId
+    """Who said it."""
+    peer_id: PeerId
+    to: tuple[AgentId, ...] = ()
+    """For whom; empty: for all who hold, wait for or work on the resource, or for everybody."""
+    resource: Resource | None = None
+    """What it is about."""
+    text: str
+    kind: MessageKind = "note"
+    reply_to: str = ""
+    """The message that it answers."""
+    sent_at: str
+    """ISO 8601 UTC by the author's clock, for people."""
+    remaining_ms: int = 0
+    """Until it is over."""
+    acknowledged_by: tuple[AgentId, ...] = ()
+    """Who has read it."""
+    mine: bool = False
+    """Whether an agent of this clone said it."""
+
+
 ConnectionKind: TypeAlias = Literal["self", "direct", "relayed", "connecting", "disconnected"]
 
 

@@ -193,3 +193,24 @@ def test_the_fast_check_says_what_the_full_one_says(swarm: tuple[Clone, Clone]) 
             conflict.pop("remainingMs")
         assert quick == full
     alice.coord("release", "k.py")
+
+
+def test_agents_talk(swarm: tuple[Clone, Clone]) -> None:
+    alice, bob = swarm
+    assert "nobody else holds t/asked.py" in bob.coord("ask", "t/asked.py", expect=2).stderr
+    alice.coord("lease", "t/asked.py")
+    wait_for("bob sees the lease", lambda: "alice" in bob.coord("leases", "--all").stdout)
+    asked = bob.json("ask", "t/asked.py", "--ttl", "5m")
+    assert (asked["kind"], asked["to"], asked["resource"]) == ("release", ["alice"], ["file", "t/asked.py"])
+    wait_for("alice has it", lambda: alice.json("messages")["messages"])
+    wait_for("alice was told", lambda: "message-received" in alice.coord("events").stdout)
+    alice.json("say", "--reply", asked["messageId"], "done")
+    [read] = alice.json("messages", "--ack")["messages"]
+    assert read["messageId"] == asked["messageId"]
+    assert alice.json("messages")["messages"] == []
+    wait_for("bob has the answer", lambda: [m["replyTo"] for m in bob.json("messages")["messages"]] == [asked["messageId"]])
+    wait_for("bob sees that it was read", lambda: "message-acknowledged" in bob.coord("events").stdout)
+    assert "is no message for bob" in bob.coord("messages", "--ack", asked["messageId"], expect=2).stderr
+    assert "there is no message 'feed' to answer" in bob.coord("say", "--reply", "feed", "x", expect=2).stderr
+    bob.json("messages", "--ack")
+    alice.coord("release", "t/asked.py")

@@ -17,7 +17,7 @@ from sudocode_coordination.client.calls import Awaits, Blocks, Calls, What
 from sudocode_coordination.client.checkout import left_behind
 from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.model import ActiveWork, IssueUpdate, Json, Lease, PeerInfo, ResourceType, SpecUpdate
+from sudocode_coordination.model import ActiveWork, IssueUpdate, Json, Lease, Message, PeerInfo, ResourceType, SpecUpdate
 from sudocode_coordination.place import Clone
 
 R = TypeVar("R")
@@ -90,6 +90,22 @@ class State(_Member):
     def get_active_work(self, agent_id: str | None = None) -> ActiveWork | None:
         """What an agent works on; without an id this one."""
         return next(iter(self._owner.calls.work(agent=agent_id or self.agent)), None)
+
+    def send_message(self, text: str, *, to: str | Iterable[str] = (), on: What | None = None, reply_to: str = "") -> Message:
+        """Say something to some agents, to all on a resource, or to everybody; it is over after an hour."""
+        return self._owner.calls.send_message(text, to=to, on=on, reply_to=reply_to)
+
+    def ask_release(self, what: What, text: str = "") -> Message:
+        """Ask whoever holds a resource to give it back; the answer comes as a message."""
+        return self._owner.calls.ask_release(what, text)
+
+    def get_messages(self, *, everything: bool = False) -> tuple[Message, ...]:
+        """What the agent has not acknowledged; `everything`: also what it has, and what it said itself."""
+        return self._owner.calls.messages(everything=everything)
+
+    def acknowledge_messages(self, message_ids: Iterable[str] | None = None) -> tuple[Message, ...]:
+        """The agent has read messages, by id or all of them; gives those that were new."""
+        return self._owner.calls.acknowledge(message_ids)
 
     def get_all_leases(self) -> tuple[Lease, ...]:
         """The leases of all agents, and who waits."""

@@ -26,6 +26,8 @@ EventType: TypeAlias = Literal[
     "work-completed",
     "issue-updated",
     "spec-updated",
+    "message-received",
+    "message-acknowledged",
 ]
 EVENT_TYPES: Final[tuple[str, ...]] = EventType.__args__  # type: ignore[attr-defined]
 
@@ -38,7 +40,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     (of a deadlock, see `requests.Waits`), and for a lost one that another was held along with `overlap` (see `model.Overlapped`);
     conflicts-detected: `conflicts` (who works on the same), or `lease` and `holder` (who wants it), or `lease` and `overlap` (who
     held it as well, and had to give way); sync-completed: `peerId, feeds, entries`; heartbeat-sent: `count`; work-*: `work`;
-    issue-updated: `issueId, fields`; spec-updated: `specPath, fields`.
+    issue-updated: `issueId, fields`; spec-updated: `specPath, fields`; message-received (`agent_id` is whom it is for): `message`
+    (see `model.Message`); message-acknowledged (`agent_id` is who sent it): `messageId, by`.
     """
 
     type: EventType

@@ -20,6 +20,8 @@ from sudocode_coordination.model import (
     Json,
     Lease,
     LeaseMode,
+    Message,
+    MessageKind,
     PartitionPolicy,
     PeerId,
     PeerInfo,
@@ -335,6 +337,38 @@ class PublishDraft(Request[tuple[Draft, ...]], frozen=True, kw_only=True, tag="d
     agent: Agent = None
 
 
+class SendMessage(Request[Message], frozen=True, kw_only=True, tag="message.send"):
+    """Say something: to some agents, to all on `resource`, or, without either, to everybody. `kind` release without `to`: to
+    whoever holds the resource. `reply_to` without `to`: to who sent that."""
+
+    answer = Message
+    text: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    to: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=50)] = ()
+    resource: Resource | None = None
+    kind: MessageKind = "note"
+    reply_to: Annotated[str, Meta(max_length=40)] = ""
+    ttl_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 3_600_000
+    """After that it is over, read or not; a day at most."""
+    agent: Agent = None
+
+
+class ListMessages(Request[tuple[Message, ...]], frozen=True, kw_only=True, tag="message.list"):
+    """What the agent has not acknowledged; `everything`: also what it has, and what it said itself."""
+
+    answer = tuple[Message, ...]
+    everything: bool = False
+    agent: Agent = None
+
+
+class AckMessages(Request[tuple[Message, ...]], frozen=True, kw_only=True, tag="message.ack"):
+    """The agent has read these, or all that it was sent; the answer is those that were new."""
+
+    answer = tuple[Message, ...]
+    message_ids: Annotated[tuple[str, ...], Meta(max_length=1_000)] = ()
+    everything: bool = False
+    agent: Agent = None
+
+
 class AttachAgent(Request[AgentInfo], frozen=True, kw_only=True, tag="agent.attach"):
     """Make an agent of this clone known. `bound`: it leaves, and its leases end, when this connection closes."""
 
@@ -404,6 +438,9 @@ CoreRequest: TypeAlias = (
     | SaveDraft
     | ListDrafts
     | PublishDraft
+    | SendMessage
+    | ListMessages
+    | AckMessages
     | AttachAgent
     | DetachAgent
     | GetFindings

@@ -230,6 +230,7 @@ def _add_state_commands(commands: Any) -> None:
     publish.add_argument("ids", metavar="DRAFT", nargs="*", help="which (see `coord draft list`)")
     publish.add_argument("--all", action="store_true", help="all of the agent's")
 
+    _add_message_commands(commands)
     events = _command(
         commands,
         "events",
@@ -239,6 +240,47 @@ def _add_state_commands(commands: Any) -> None:
     )
     events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
     events.add_argument("--last", metavar="N", type=_count, default=100, help="recent ones first, at most N (100; 0 to 1000)")
+
+
+def _add_message_commands(commands: Any) -> None:
+    say = _command(
+        commands,
+        "say",
+        "say something to other agents: some, all on a resource, or everybody",
+        run="say",
+        examples=[
+            "coord say 'tests are red on main, do not merge'      to everybody",
+            "coord say --to bob 'your branch is in'               to one; --to may be repeated",
+            "coord say --on src/auth/ 'I am about to move it'     to all who hold, wait for or work on it",
+            "coord say --reply 3f09c1a27b 'in ten minutes'        to who sent that",
+        ],
+    )
+    say.add_argument("text", metavar="TEXT")
+    say.add_argument("--to", metavar="AGENT", action="append", default=[], help="for whom; may be repeated")
+    say.add_argument("--on", metavar="RESOURCE", help="for all on it; with --to: what it is about")
+    say.add_argument("--reply", metavar="MESSAGE", help="the message that it answers")
+    say.add_argument("--ttl", metavar="DUR", type=duration, help="how long it is shown to who has not read it (1h; 24h at most)")
+    _add_type(say)
+    ask = _command(
+        commands,
+        "ask",
+        "ask whoever holds a resource to release it",
+        run="ask",
+        examples=["coord ask src/auth.py", "coord ask src/auth.py 'I only need the imports'"],
+    )
+    ask.add_argument("resource", metavar="RESOURCE")
+    ask.add_argument("text", metavar="TEXT", nargs="?")
+    ask.add_argument("--ttl", metavar="DUR", type=duration, help="how long the question stands (1h; 24h at most)")
+    _add_type(ask)
+    messages = _command(
+        commands,
+        "messages",
+        "what others have said to this agent",
+        run="messages",
+        examples=["coord messages", "coord messages --ack              read; its sender sees that", "coord messages --all"],
+    )
+    messages.add_argument("--all", action="store_true", help="also what has been read, and own ones")
+    messages.add_argument("--ack", metavar="MESSAGE", nargs="*", help="these, or without any all, have been read")
 
 
 def _count(text: str) -> int:

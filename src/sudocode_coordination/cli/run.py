@@ -24,6 +24,9 @@ _ELSEWHERE: Final = {
     "doctor": "doctor",
     "demo": "demo",
     "push": "pushing",
+    "say": "messages",
+    "ask": "messages",
+    "messages": "messages",
 }
 """Commands whose function is not in `commands.py`, with their module."""
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Concatenate, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 from sudocode_coordination.api.requests import (
+    AckMessages,
     AcquireLease,
     AgentInfo,
     AttachAgent,
@@ -25,6 +26,7 @@ from sudocode_coordination.api.requests import (
     ListDrafts,
     ListIssues,
     ListLeases,
+    ListMessages,
     ListPeers,
     ListSpecs,
     ListWork,
@@ -37,6 +39,7 @@ from sudocode_coordination.api.requests import (
     RenewLease,
     Request,
     SaveDraft,
+    SendMessage,
     SetWork,
     Status,
     Stop,
@@ -54,6 +57,7 @@ from sudocode_coordination.model import (
     Json,
     Lease,
     LeaseMode,
+    Message,
     PeerInfo,
     Resource,
     ResourceType,
@@ -386,6 +390,52 @@ def _publish_drafts(speaker: Speaker, draft_ids: Iterable[str] | None = None) ->
     return PublishDraft(draft_ids=ids or (), everything=ids is None, agent=speaker.agent)
 
 
+def _send_message(
+    speaker: Speaker,
+    text: str,
+    *,
+    to: str | Iterable[str] = (),
+    on: What | None = None,
+    type: ResourceType = "file",
+    reply_to: str = "",
+    ttl_ms: int = 3_600_000,
+) -> Request[Message]:
+    """Say something to some agents, to all on a resource, or to everybody; it is over after `ttl_ms`, a day at most."""
+    return SendMessage(
+        text=text,
+        to=(to,) if isinstance(to, str) else tuple(to),
+        resource=None if on is None else speaker.resource(on, type),
+        reply_to=reply_to,
+        ttl_ms=ttl_ms,
+        agent=speaker.agent,
+    )
+
+
+def _ask_release(
+    speaker: Speaker,
+    what: What,
+    text: str = "",
+    *,
+    type: ResourceType = "file",
+    ttl_ms: int = 3_600_000,
+) -> Request[Message]:
+    """Ask whoever holds the resource to give it back."""
+    resource = speaker.resource(what, type)
+    said = text or f"please release {resource} when you can"
+    return SendMessage(text=said, resource=resource, kind="release", ttl_ms=ttl_ms, agent=speaker.agent)
+
+
+def _messages(speaker: Speaker, *, everything: bool = False) -> Request[tuple[Message, ...]]:
+    """What the agent has not acknowledged; `everything`: also what it has, and what it said itself."""
+    return ListMessages(everything=everything, agent=speaker.agent)
+
+
+def _acknowledge(speaker: Speaker, message_ids: Iterable[str] | None = None) -> Request[tuple[Message, ...]]:
+    """The agent has read messages, by id or all of them; gives those that were new."""
+    ids = None if message_ids is None else tuple(message_ids)
+    return AckMessages(message_ids=ids or (), everything=ids is None, agent=speaker.agent)
+
+
 def _attach(_speaker: Speaker, agent: str, *, capabilities: Iterable[str] | None = None, bound: bool = False) -> Request[AgentInfo]:
     """Make an agent of this clone known. `bound`: it leaves when this connection closes."""
     return AttachAgent(agent=agent, capabilities=None if capabilities is None else tuple(capabilities), bound=bound)
@@ -438,6 +488,10 @@ class Calls:
     save_draft = Named(_save_draft)
     drafts = Named(_drafts)
     publish_drafts = Named(_publish_drafts)
+    send_message = Named(_send_message)
+    ask_release = Named(_ask_release)
+    messages = Named(_messages)
+    acknowledge = Named(_acknowledge)
     attach = Named(_attach)
     detach = Named(_detach)
     findings = Named(_findings)

@@ -264,6 +264,13 @@ class Agents:
             if wanted.touches(resource, fold_case=self._fold_case)
         )
 
+    def working_on(self, resource: Resource) -> frozenset[AgentId]:
+        """Agents of this clone whose active work overlaps it."""
+        index = Overlap()
+        index.add("asked", (resource,), fold_case=self._fold_case)
+        own = (work for work in self.work() if work.peer_id == self._me)
+        return frozenset(w.agent_id for w in own if any(index.touches(r, fold_case=self._fold_case) for r in _touched(w)))
+
     def clashes(self) -> list[Output]:
         """`conflicts-detected` for every pair of agents, one of them of this clone, that newly work on the same thing."""
         everyone = self.work()
@@ -359,7 +366,7 @@ class Agents:
                     out.append(Notify(type=kind, agent_id=change.key, data=data))
                 case "issueUpdates" | "specUpdates":
                     out += self._updated(change, now)
-                case "leases" | "leaseHistory" | "fileDiffs" | "agentMetadata":
+                case "leases" | "leaseHistory" | "fileDiffs" | "agentMetadata" | "messages":
                     pass
         if any(change.root == "activeWork" for change in changes):
             out += self.clashes()

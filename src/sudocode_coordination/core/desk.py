@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
+import msgspec
+
 from sudocode_coordination import __version__
 from sudocode_coordination.api.requests import (
+    AckMessages,
     AcquireLease,
     AgentInfo,
     AttachAgent,
@@ -21,6 +24,7 @@ from sudocode_coordination.api.requests import (
     ListDrafts,
     ListIssues,
     ListLeases,
+    ListMessages,
     ListPeers,
     ListSpecs,
     ListWork,
@@ -35,6 +39,7 @@ from sudocode_coordination.api.requests import (
     RemoteHealth,
     RenewLease,
     SaveDraft,
+    SendMessage,
     SetWork,
     Status,
     UpdateIssue,
@@ -164,6 +169,14 @@ class Desk:
             case PublishDraft():
                 drafts, told = node.agents.publish_drafts(agent, request.draft_ids, request.everything, now)
                 return out + told + self._reply(ticket, drafts)
+            case SendMessage():
+                resource = None if request.resource is None else normalise(request.resource)
+                request = msgspec.structs.replace(request, resource=resource)
+                message, told = node.messages.send(agent, request, self._addressees(agent, request, now), now)
+                return out + told + self._reply(ticket, message)
+            case AckMessages():
+                read, told = node.messages.acknowledge(agent, request.message_ids, request.everything, now)
+                return out + told + self._reply(ticket, read)
             case AttachAgent():
                 client = ticket.client if request.bound else None
                 out += node.agents.attach(request.agent, request.capabilities, client)
@@ -185,6 +198,7 @@ class Desk:
                 | ListIssues()
                 | ListSpecs()
                 | ListDrafts()
+                | ListMessages()
                 | GetFindings()
             ):
                 pass
@@ -215,6 +229,28 @@ class Desk:
             leases=tuple(leases), ref=built.ref, commit=built.commit, parent=built.parent or "", objects=built.objects
         )
 
+    def _addressees(self, agent: AgentId, request: SendMessage, now: Now) -> tuple[AgentId, ...]:
+        """Who is meant where nobody is named.
+
+        Raises:
+            UsageError: nobody holds what is asked for, or there is no message to answer.
+        """
+        node = self._node
+        if request.reply_to:
+            answered = node.messages.find(request.reply_to)
+            if answered is None:
+                raise UsageError(f"there is no message {request.reply_to!r} to answer", hint="`coord messages --all` shows them")
+            return request.to or (answered.agent_id,)
+        if request.kind == "note" or request.to:
+            return request.to
+        if request.resource is None:
+            raise UsageError("what is to be released?", hint="name a resource")
+        known = node.leases.claims.touching((request.resource,), now.instant, fold_case=self._config.ignore_case is True)
+        others = {k.body.agent for k in known if k.granted and not (k.body.agent == agent and k.owner == node.peer_id)}
+        if not others:
+            raise UsageError(f"nobody else holds {request.resource}", hint=f"take it: coord lease {request.resource}")
+        return tuple(sorted(others))
+
     def _reply(self, ticket: Ticket, value: Json) -> list[Output]:
         return [Reply(client=ticket.client, request_id=ticket.request_id, value=value)]
 
@@ -224,7 +260,7 @@ class Desk:
         agent: AgentId | None = getattr(request, "agent", None)
         if agent is None:
             return agents.default
-        acts = isinstance(request, (AcquireLease, SetWork, UpdateIssue, UpdateSpec, SaveDraft))
+        acts = isinstance(request, (AcquireLease, SetWork, UpdateIssue, UpdateSpec, SaveDraft, SendMessage))
         if acts and agent not in agents.local:
             out += agents.attach(agent, None, None)
             out += self._node.discovery.agents_changed(agents.local, now)
@@ -282,11 +318,15 @@ class Desk:
                 return node.agents.drafts(request.agent)
             case AttachAgent():
                 return next(a for a in self._agents(now) if a.agent_id == request.agent)
+            case ListMessages():
+                return node.messages.messages(request.agent or node.agents.default, now, everything=request.everything)
             case GetFindings():
                 return self._findings(now)
             case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():
+                raise CoordinationError(f"{method_of(request)} is answered elsewhere")
+            case SendMessage() | AckMessages():
                 raise CoordinationError(f"{method_of(request)} is answered elsewhere")
             case _:
                 assert_never(request)

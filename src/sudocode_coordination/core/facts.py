@@ -10,7 +10,9 @@ from sudocode_coordination.core.io import Effect, Item, RequestError
 from sudocode_coordination.core.wire import ClaimBody, WireMessage
 from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Json, PeerId
 
-Root: TypeAlias = Literal["activeWork", "issueUpdates", "specUpdates", "leases", "leaseHistory", "fileDiffs", "agentMetadata"]
+Root: TypeAlias = Literal[
+    "activeWork", "issueUpdates", "specUpdates", "leases", "leaseHistory", "fileDiffs", "agentMetadata", "messages"
+]
 ROOTS: Final[tuple[Root, ...]] = get_args(Root)
 """The root maps of the shared Yjs document."""
 

@@ -78,6 +78,7 @@ from sudocode_coordination.core.io import (
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.membership import Membership
+from sudocode_coordination.core.messages import Messages
 from sudocode_coordination.core.step import Step
 from sudocode_coordination.core.strict import StrictLeases
 from sudocode_coordination.core.sync import SYNC_TOPIC, Sync
@@ -106,7 +107,7 @@ from sudocode_coordination.core.wire import (
     encode_signed,
 )
 from sudocode_coordination.errors import ProtocolError, UsageError
-from sudocode_coordination.model import Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource, iso_from_ms
 
 PRESENCE_TOPIC: Final = "sudocode/presence"
 GREET_MS: Final = 5_000
@@ -141,6 +142,7 @@ class Node:
         self.leases = LeaseManager(self._me, config, keyring)
         self.departed = Departed()
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
+        self.messages = Messages(self._me, self.sync, rng, self._concerned)
         self.strict = StrictLeases(self._me, config, rng, self.leases.is_over)
         self.desk = Desk(self, config)
         self.electorate = Electorate(self._me, config, self.leases, self.discovery, self.membership)
@@ -198,14 +200,14 @@ class Node:
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            machines = (self.membership, self.electorate, self.leases, self.strict, self.sync, self.discovery)
+            machines = (self.membership, self.electorate, self.leases, self.strict, self.sync, self.discovery, self.messages)
             self._times = tuple(machine.deadline() for machine in machines)
         return self._times
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, electorate, leases, strict, sync, discovery = (_due(at, now) for at in due)
+        membership, electorate, leases, strict, sync, discovery, messages = (_due(at, now) for at in due)
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
@@ -219,6 +221,8 @@ class Node:
             out += self.sync.ticked(now)
         if discovery or late_ms:
             out += self.discovery.ticked(now, late_ms)
+        if messages:
+            out += self.messages.ticked(now)
         for peer in sorted(peer for peer, by in self._greet_by.items() if by <= now.instant):
             del self._greet_by[peer]
             out.append(HangUp(peer=peer, reason="no hello"))
@@ -293,6 +297,7 @@ class Node:
         out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
         out += self.electorate.started(given.contents, now, newborn=given.newborn)
         out += self.agents.started(given.contents)
+        out += self.messages.started(now)
         self.departed.started(given.contents)
         self.strict.started(incarnation, given.contents)
         out += self.membership.started(incarnation, now)
@@ -431,6 +436,11 @@ class Node:
     def _seek_at(self) -> Instant:
         return self._sought_at + min(MAX_SEEK_MS, SEEK_MS << min(self._seeks, 10))
 
+    def _concerned(self, resource: Resource, instant: Instant) -> frozenset[AgentId]:
+        """Agents of this clone that hold it, wait for it or work on it."""
+        touching = self.leases.claims.touching((resource,), instant, fold_case=self._config.ignore_case is True)
+        return self.agents.working_on(resource) | {known.body.agent for known in touching if known.owner == self._me}
+
     # --- out ----------------------------------------------------------------------------------------------------------------
 
     def _route(self, outputs: list[Output], step: Step, now: Now) -> None:
@@ -451,6 +461,7 @@ class Node:
                 case EntriesChanged(owner=owner, changes=changes):
                     self._route(self.leases.entries_changed(owner, changes, now), step, now)
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
+                    self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
                 case RosterChanged():
                     self._route(self.membership.known_changed(self.discovery.known, now), step, now)
                     self._route(self._view_changed(now), step, now)
