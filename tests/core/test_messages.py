@@ -169,6 +169,8 @@ def test_nobody_reads_what_is_not_for_it(pair: tuple[Clone, Clone]) -> None:
     said = a.says("alice", "psst", b, to=("bob",))
     with pytest.raises(UsageError, match="no message for ben"):
         b.reads("ben", a, ids=(said.message_id,))
+    with pytest.raises(UsageError, match="no message for alice"):
+        a.reads("alice", b, ids=(said.message_id,))
 
 
 def test_messages_are_bounded(pair: tuple[Clone, Clone], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,8 @@ class Messages:
             UsageError: an id is of no message for the agent.
         """
         unread = {message.message_id: message for message in self.messages(agent, now)}
-        known = {message.message_id for message in self.messages(agent, now, everything=True)}
+        sent_to_it = (m for m in self.messages(agent, now, everything=True) if not (m.mine and m.agent_id == agent))
+        known = {message.message_id for message in sent_to_it}
         for id_ in ids:
             if id_ not in known:
                 raise UsageError(f"{id_!r} is no message for {agent}", hint="`coord messages --all` shows them")
