@@ -17,6 +17,7 @@ import pytest
 from sudocode_coordination.api import codec
 from sudocode_coordination.cli import entry, fast
 from sudocode_coordination.cli.run import run
+from sudocode_coordination.client import plain
 from sudocode_coordination.model import RESOURCE_TYPES, Conflict, Resource
 
 HELD = Conflict(
@@ -55,7 +56,7 @@ class FakeDaemon:
                 if not line:
                     continue
                 call = json.loads(line)
-                self.asked.append(call["params"])
+                self.asked.append({key: value for key, value in call["params"].items() if value != []})
                 names = {tuple(resource) for resource in call["params"]["resources"]}
                 conflicts = [c for c in (HELD, WORK) if (c.resource.type, c.resource.path) in names]
                 file.write(codec.encode_result(call["id"], {"conflicts": msgspec.to_builtins(conflicts)}))
@@ -196,8 +197,8 @@ def test_without_a_daemon_the_full_command_tells(capfd: pytest.CaptureFixture[st
 
 
 def test_constants_are_those_of_the_real_ones() -> None:
-    assert codec.API_VERSION == fast.API_VERSION
-    assert codec.MAX_ANSWER_BYTES == fast.MAX_ANSWER_BYTES
+    assert codec.API_VERSION == plain.API_VERSION
+    assert codec.MAX_ANSWER_BYTES == plain.MAX_ANSWER_BYTES
     assert tuple(field.encode_name for field in msgspec.structs.fields(Conflict)) == fast.CONFLICT_KEYS
     assert fast._TYPES == RESOURCE_TYPES
 
@@ -219,6 +220,8 @@ def test_entry_imports_next_to_nothing() -> None:
         "sudocode_coordination.cli.entry",
         "sudocode_coordination.cli.fast",
         "sudocode_coordination.cli.text",
+        "sudocode_coordination.client",
+        "sudocode_coordination.client.plain",
         "sudocode_coordination.place",
     }
     assert set(done.stderr.split()) - ours <= {"__future__", "_json", "_socket", "unicodedata"}

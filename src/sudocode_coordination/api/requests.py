@@ -154,9 +154,37 @@ class CheckResult(Answer, frozen=True, kw_only=True):
     """Answer to `CheckConflicts`."""
 
     conflicts: tuple[Conflict, ...]
+    agent_id: AgentId = ""
+    """Who was taken to act."""
 
     def __bool__(self) -> bool:
         return bool(self.conflicts)
+
+
+class LostLease(Answer, frozen=True, kw_only=True):
+    """A lease that ended against its agent's will."""
+
+    resources: tuple[Resource, ...]
+    reason: str
+    """`preempted`, `lost-conflict`, `expired`."""
+    holder: AgentId = ""
+    """Who has it or wanted it, if that is known."""
+    at: str
+
+
+class Briefing(Answer, frozen=True, kw_only=True):
+    """Answer to `GetBriefing`: what an agent should know before it goes on."""
+
+    agent_id: AgentId
+    work: tuple[ActiveWork, ...] = ()
+    """Of others."""
+    leases: tuple[Lease, ...] = ()
+    """Of others, and who waits."""
+    own: tuple[Lease, ...] = ()
+    lost: tuple[LostLease, ...] = ()
+    """Since the last briefing."""
+    messages: tuple[Message, ...] = ()
+    """New ones; with this answer they are acknowledged."""
 
 
 class StopOutcome(Answer, frozen=True, kw_only=True):
@@ -199,6 +227,29 @@ class AcquireLease(Request[LeaseOutcome], frozen=True, kw_only=True, tag="lease"
     strict: bool = False
     """Decided by the git remote, with a fencing token."""
     agent: Agent = None
+
+
+class TouchResources(Request[LeaseOutcome], frozen=True, kw_only=True, tag="touch"):
+    """A hook's agent is about to change these: it takes the lease, or keeps what it has. The agent is attached by its
+    first touch, and leaves, with all its leases, when it has not acted for `idle_ms`."""
+
+    answer = LeaseOutcome
+    resources: Annotated[tuple[Resource, ...], Meta(min_length=1, max_length=1_000)]
+    agent: Annotated[str, Meta(min_length=1, max_length=100)]
+    idle_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 1_800_000
+    process: Annotated[int, Meta(ge=1)] | None = None
+    """Id of the process that the agent's hooks run under, on this machine."""
+    note: Text = ""
+
+
+class GetBriefing(Request[Briefing], frozen=True, kw_only=True, tag="brief"):
+    """What others do now, what the agent has lost since it was last briefed, and what was said to it. With `idle_ms` the
+    agent is attached as by `TouchResources`."""
+
+    answer = Briefing
+    agent: Agent = None
+    idle_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] | None = None
+    process: Annotated[int, Meta(ge=1)] | None = None
 
 
 class RenewLease(Request[tuple[Lease, ...]], frozen=True, kw_only=True, tag="renew"):
@@ -263,6 +314,8 @@ class CheckConflicts(Request[CheckResult], frozen=True, kw_only=True, tag="check
     answer = CheckResult
     resources: tuple[Resource, ...]
     agent: Agent = None
+    processes: Annotated[tuple[int, ...], Meta(max_length=100)] = ()
+    """The asking process and those above it: without `agent`, whoever's session runs under one of them acts."""
 
 
 class SetWork(Request[ActiveWork], frozen=True, kw_only=True, tag="work.set"):
@@ -379,10 +432,11 @@ class AttachAgent(Request[AgentInfo], frozen=True, kw_only=True, tag="agent.atta
 
 
 class DetachAgent(Request[Nothing], frozen=True, kw_only=True, tag="agent.detach"):
-    """The agent leaves: its leases end, its work is cleared."""
+    """The agent leaves: its leases end, its work is cleared. `below`: with it those named `<agent>.…`, its subagents."""
 
     answer = Nothing
     agent: Annotated[str, Meta(min_length=1, max_length=100)]
+    below: bool = False
 
 
 class GetFindings(Request[tuple[DoctorFinding, ...]], frozen=True, kw_only=True, tag="doctor"):
@@ -421,6 +475,8 @@ CoreRequest: TypeAlias = (
     GetStatus
     | ListPeers
     | AcquireLease
+    | TouchResources
+    | GetBriefing
     | RenewLease
     | ReleaseLease
     | ListLeases

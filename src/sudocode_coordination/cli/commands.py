@@ -177,7 +177,7 @@ def check(session: Session, args: Namespace) -> int:
     if not resources:
         raise UsageError("nothing to check", hint="for example `coord check src/auth.py`")
     answer = session.ask(CheckConflicts(resources=resources, agent=session.agent), timeout_ms=CHECK_TIMEOUT_MS)
-    document = msgspec.to_builtins(answer)
+    document = {"conflicts": msgspec.to_builtins(answer.conflicts)}
     session.screen.show(document, [check_text(document["conflicts"], [resource_name(r) for r in resources])])
     return HELD if answer.conflicts else DONE
 

@@ -30,6 +30,10 @@ def _coord(argv: list[str], prog: str) -> int:
             code = fast_check(argv[1:])
             if code is not None:
                 return code
+        if argv[:1] == ["hook"] and "--help" not in argv and "-h" not in argv:
+            from sudocode_coordination.hooks.agents import run as run_hook
+
+            return run_hook(argv[1:])
         from sudocode_coordination.cli.run import run
 
         return run(argv, prog)

@@ -1,8 +1,8 @@
 """`coord check PATH…` in about the time that Python itself takes to start.
 
-Agents run it at every edit. So this uses built-in modules alone (`_socket` and `_json` instead of `socket` and `json`, neither
-argparse nor msgspec), and does only the usual case. Whatever is unusual (other options, no daemon, an error) returns None,
-and the full command does it again with the same output and exit code: `tests/cli/test_fast.py` holds both to that.
+Agents run it at every edit. So this uses built-in modules alone (`client/plain.py`, neither argparse nor msgspec), and does only
+the usual case. Whatever is unusual (other options, no daemon, an error) returns None, and the full command does it again with the
+same output and exit code: `tests/cli/test_fast.py` holds both to that.
 """
 
 import os
@@ -10,18 +10,15 @@ import sys
 
 from sudocode_coordination.cli.conflicts import check_text
 from sudocode_coordination.cli.text import json_text, resource_name
+from sudocode_coordination.client.plain import Failed, Refused, ask
 from sudocode_coordination.place import find_clone, repo_relative, socket_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-API_VERSION = 1
-"""As `api.codec.API_VERSION`, which is too costly to import; a test compares them."""
 ANSWER_TIMEOUT_S = 2
 """The daemon reads its memory only; when it takes this long, the full command says what is wrong."""
-MAX_ANSWER_BYTES = 64 << 20
-"""As the clients have it."""
 CONFLICT_KEYS = ("resource", "kind", "agentId", "peerId", "priority", "remainingMs", "note")
 """Of an encoded `model.Conflict`, in its order; a test compares them."""
 _TYPES = ("file", "issue", "spec", "component")
@@ -34,13 +31,7 @@ def fast_check(argv: "list[str]") -> "int | None":
     if parsed is None:
         return None
     address, resources, agent, as_json = parsed
-    try:
-        from _json import encode_basestring_ascii as quoted
-    except ImportError:  # a Python without C accelerators
-        return None
-    listed = ",".join(f"[{quoted(kind)},{quoted(name)}]" for kind, name in resources)
-    params = f'{{"resources":[{listed}],"agent":{quoted(agent) if agent else "null"}}}'
-    conflicts = _ask(address, f'{{"jsonrpc":"2.0","id":1,"method":"check","params":{params}}}\n'.encode())
+    conflicts = _ask(address, {"resources": [list(resource) for resource in resources], "agent": agent})
     if conflicts is None:
         return None
     return _print(conflicts, [resource_name(resource) for resource in resources], as_json)
@@ -85,55 +76,12 @@ def _arguments(argv: "list[str]") -> "tuple[str, list[tuple[str, str]], str | No
     return socket_path(clone), resources, agent or None, as_json
 
 
-def _ask(address: str, call: bytes) -> "list[dict[str, Any]] | None":
+def _ask(address: str, params: "dict[str, Any]") -> "list[dict[str, Any]] | None":
     """The conflicts that the daemon answers with, None if that did not go as usual."""
-    import _socket
-
-    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        connection.settimeout(ANSWER_TIMEOUT_S)
-        connection.connect(address)
-        connection.sendall(call)
-        received = b""
-        while True:
-            chunk = connection.recv(1 << 16)
-            if not chunk:
-                return None
-            received += chunk
-            if len(received) > MAX_ANSWER_BYTES:
-                return None
-            # Two lines: the greeting, which comes unasked, and the answer.
-            greeting, newline, answer = received.partition(b"\n")
-            if newline and answer.endswith(b"\n"):
-                return _conflicts(greeting, answer)
-    except OSError:
-        return None
-    finally:
-        connection.close()
-
-
-class _Plain:
-    """What `_json`'s scanner wants to know: everything as usual."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = None
-
-
-def _conflicts(greeting: bytes, answer: bytes) -> "list[dict[str, Any]] | None":
-    from _json import make_scanner
-
-    scan = make_scanner(_Plain())  # type: ignore[arg-type]  # typeshed names the class after its result
-    try:
-        hello = scan(greeting.decode(), 0)[0]
-        answered = scan(answer.decode(), 0)[0]
-        if hello["method"] != "hello" or hello["params"]["api"] != API_VERSION or answered["id"] != 1:
-            return None
-        return [{key: found.get(key) for key in CONFLICT_KEYS} for found in answered["result"]["conflicts"]]
-    except (ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError):
+        answered = ask(address, "check", params, ANSWER_TIMEOUT_S)
+        return [{key: found.get(key) for key in CONFLICT_KEYS} for found in answered["conflicts"]]
+    except (Failed, Refused, LookupError, TypeError, AttributeError):
         return None
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 from sudocode_coordination import __version__
 from sudocode_coordination.cli.arguments import duration, priority
 from sudocode_coordination.errors import UsageError
+from sudocode_coordination.hooks.dialects import AGENTS, EVENTS
 from sudocode_coordination.model import RESOURCE_TYPES
 
 _EPILOG: Final = """\
@@ -51,6 +52,7 @@ def build_parser(prog: str = "coord") -> Parser:
     _add_daemon_commands(commands)
     _add_lease_commands(commands)
     _add_state_commands(commands)
+    _add_integrations(commands)
     _add_other_commands(commands)
     return parser
 
@@ -302,6 +304,31 @@ def _group(commands: Any, name: str, summary: str) -> Any:
     parser = commands.add_parser(name, help=summary, description=summary)
     _add_common(parser)
     return parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+
+
+def _add_integrations(commands: Any) -> None:
+    hook = _command(
+        commands,
+        "hook",
+        "called by coding agents: before an edit, at the start of a session, at each prompt, at the end",
+        examples=["coord hook pre-tool --for codex < event.json", "coord init                writes it into the agents' settings"],
+    )
+    # Only for `coord help`: `entry.py` runs it without this parser, which costs more than all of it.
+    hook.add_argument("event", choices=EVENTS, metavar="EVENT", help=", ".join(EVENTS))
+    hook.add_argument("--for", dest="for_", choices=AGENTS, metavar="AGENT", help=f"{', '.join(AGENTS)} (as the event looks)")
+    guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
+    _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
+    _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")
+    check = _command(
+        guard,
+        "check",
+        "whether files are leased by another agent; exit code 3 if they are",
+        run="guard check",
+        examples=["coord guard check src/auth.py", "coord guard check --base origin/main      what this branch changes"],
+    )
+    check.add_argument("paths", metavar="PATH", nargs="*", help="files; with --hook pre-push: what git passes to that hook")
+    check.add_argument("--base", metavar="REV", help="all that has changed since the branch left it")
+    check.add_argument("--hook", choices=("pre-commit", "pre-push"), help="as git's hook of that name calls it")
 
 
 def _add_other_commands(commands: Any) -> None:

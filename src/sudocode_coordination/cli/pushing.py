@@ -26,6 +26,8 @@ from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean
 from sudocode_coordination.errors import RemoteError, UsageError
 
+FENCED: Final = "SUDOCODE_FENCED_PUSH"
+"""Set for git and its hooks while it pushes: the table is the condition of this push, and need not be asked again."""
 TRIES: Final = 12
 """Lost races for the table in a row before it is given up; each waits longer."""
 PREPARE_TIMEOUT_MS: Final = 60_000
@@ -149,7 +151,7 @@ def _default_refspec(folder: str) -> str:
 
 def _git_push(wanted: Wanted, prepared: PreparedPush, screen: Screen, folder: str) -> subprocess.CompletedProcess[str]:
     command = ["git", "push", "--porcelain", "--atomic", *wanted.options]
-    environment = dict(os.environ)
+    environment = {**os.environ, FENCED: "1"}
     fence: tuple[str, ...] = ()
     if prepared.commit:
         command.append(f"--force-with-lease={prepared.ref}:{prepared.parent}")

@@ -14,11 +14,13 @@ from sudocode_coordination.api.requests import (
     AcquireLease,
     AgentInfo,
     AttachAgent,
+    Briefing,
     CheckConflicts,
     CheckResult,
     ClearWork,
     DetachAgent,
     DoctorFinding,
+    GetBriefing,
     GetFindings,
     GetStatus,
     LeaseHistory,
@@ -44,11 +46,12 @@ from sudocode_coordination.api.requests import (
     Status,
     Stop,
     StopOutcome,
+    TouchResources,
     UpdateIssue,
     UpdateSpec,
 )
 from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
-from sudocode_coordination.errors import ResourceError
+from sudocode_coordination.errors import ResourceError, UsageError
 from sudocode_coordination.model import (
     ActiveWork,
     Draft,
@@ -259,6 +262,31 @@ def _acquire(
         strict=strict,
         agent=speaker.agent,
     )
+
+
+def _touch(
+    speaker: Speaker,
+    what: What | Iterable[What],
+    *,
+    agent: str | None = None,
+    idle_ms: int = 1_800_000,
+    process: int | None = None,
+    note: str = "",
+) -> Request[LeaseOutcome]:
+    """A hook's agent is about to change files: take the lease on them, or keep it. Silent for `idle_ms`, the agent leaves.
+
+    Raises:
+        UsageError: nobody acts.
+    """
+    who = agent or speaker.agent
+    if who is None:
+        raise UsageError("which agent touches it?", hint="name it: agent=…")
+    return TouchResources(resources=speaker.resources(what), agent=who, idle_ms=idle_ms, process=process, note=note)
+
+
+def _briefing(speaker: Speaker) -> Request[Briefing]:
+    """What others do now, what the agent has lost since it last asked, and new messages, which are acknowledged by it."""
+    return GetBriefing(agent=speaker.agent)
 
 
 def _renew(
@@ -472,6 +500,8 @@ class Calls:
     status = Named(_status)
     peers = Named(_peers)
     acquire_lease = Named(_acquire)
+    touch = Named(_touch)
+    briefing = Named(_briefing)
     renew_lease = Named(_renew)
     release_lease = Named(_release)
     release_all = Named(_release_all)

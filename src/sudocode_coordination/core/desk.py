@@ -12,12 +12,14 @@ from sudocode_coordination.api.requests import (
     AcquireLease,
     AgentInfo,
     AttachAgent,
+    Briefing,
     CheckConflicts,
     CheckResult,
     ClearWork,
     CoreRequest,
     DetachAgent,
     DoctorFinding,
+    GetBriefing,
     GetFindings,
     GetStatus,
     LeaseHistory,
@@ -42,6 +44,7 @@ from sudocode_coordination.api.requests import (
     SendMessage,
     SetWork,
     Status,
+    TouchResources,
     UpdateIssue,
     UpdateSpec,
     method_of,
@@ -52,7 +55,19 @@ from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
 from sudocode_coordination.core.resources import name_of, normalise, normalise_all
 from sudocode_coordination.errors import CoordinationError, RemoteError, UsageError
-from sudocode_coordination.model import AgentId, IssueUpdate, Json, Now, PeerId, PeerInfo, Resource, SpecUpdate, WallMs, iso_from_ms
+from sudocode_coordination.model import (
+    AgentId,
+    IssueUpdate,
+    Json,
+    Lease,
+    Now,
+    PeerId,
+    PeerInfo,
+    Resource,
+    SpecUpdate,
+    WallMs,
+    iso_from_ms,
+)
 
 if TYPE_CHECKING:
     from sudocode_coordination.core.node import Node
@@ -133,6 +148,15 @@ class Desk:
         match request:
             case AcquireLease():
                 return out + node.leases.acquire(agent, request, ticket, now)
+            case TouchResources():
+                out += self._session(agent, request.idle_ms, request.process, now)
+                wanted = AcquireLease(resources=request.resources, note=request.note, agent=agent)
+                return out + node.leases.acquire(agent, wanted, ticket, now)
+            case GetBriefing():
+                if request.idle_ms is not None:
+                    out += self._session(agent, request.idle_ms, request.process, now)
+                briefing, told = self._briefed(agent, now)
+                return out + told + self._reply(ticket, briefing)
             case RenewLease():
                 value, told = node.leases.renew(agent, request.resources, request.ttl_ms, now)
                 out += told
@@ -182,7 +206,9 @@ class Desk:
                 out += node.agents.attach(request.agent, request.capabilities, client)
                 out += node.discovery.agents_changed(node.agents.local, now)
             case DetachAgent():
-                out += self._detach(request.agent, now)
+                subagents = [id_ for id_ in node.agents.local if request.below and id_.startswith(f"{request.agent}.")]
+                for leaving in (request.agent, *subagents):
+                    out += self._detach(leaving, now)
             case ReadBranchNow():
                 if len(self._waiting) >= MAX_WAITING:
                     raise CoordinationError(f"{MAX_WAITING} requests wait for the git remote", hint="wait for one of them")
@@ -260,13 +286,48 @@ class Desk:
         agent: AgentId | None = getattr(request, "agent", None)
         if agent is None:
             return agents.default
+        self._node.sessions.acted(agent, now)
         acts = isinstance(request, (AcquireLease, SetWork, UpdateIssue, UpdateSpec, SaveDraft, SendMessage))
         if acts and agent not in agents.local:
             out += agents.attach(agent, None, None)
             out += self._node.discovery.agents_changed(agents.local, now)
         return agent
 
+    def _session(self, agent: AgentId, idle_ms: int, process: int | None, now: Now) -> list[Output]:
+        """It acts through a hook: attached, until it is silent for too long."""
+        agents = self._node.agents
+        out: list[Output] = []
+        if agent not in agents.local:
+            out += agents.attach(agent, None, None)
+            out += self._node.discovery.agents_changed(agents.local, now)
+        if agent != agents.default:
+            self._node.sessions.touched(agent, idle_ms, process, now)
+        return out
+
+    def silent_ones_leave(self, now: Now) -> list[Output]:
+        """Agents of hooks that have not acted for too long."""
+        return [output for agent in self._node.sessions.silent(now) for output in self._detach(agent, now)]
+
+    def _briefed(self, agent: AgentId, now: Now) -> tuple[Briefing, list[Output]]:
+        node = self._node
+        read, out = node.messages.acknowledge(agent, (), True, now)
+        mine: list[Lease] = []
+        others: list[Lease] = []
+        for lease in node.leases.leases(now.instant):
+            (mine if lease.agent_id == agent and lease.peer_id == node.peer_id else others).append(lease)
+        working = (w for w in node.agents.work() if self._counts(w.peer_id))
+        briefing = Briefing(
+            agent_id=agent,
+            work=tuple(w for w in working if not (w.agent_id == agent and w.peer_id == node.peer_id)),
+            leases=tuple(others),
+            own=tuple(mine),
+            lost=node.sessions.lost(agent),
+            messages=tuple(read),
+        )
+        return briefing, out
+
     def _detach(self, agent: AgentId, now: Now) -> list[Output]:
+        self._node.sessions.left(agent)
         _, out = self._node.leases.release(agent, (), now, everything=True)
         self._node.strict.fenced.let_go(agent, (), everything=True)
         out += self._node.agents.detach(agent)
@@ -293,10 +354,10 @@ class Desk:
                     fold=self._config.ignore_case is True,
                 )
             case CheckConflicts():
-                agent = request.agent or node.agents.default
+                agent = request.agent or node.sessions.under(request.processes) or node.agents.default
                 resources = normalise_all(request.resources)
                 working = [c for c in node.agents.work_conflicts(agent, resources) if self._counts(c.peer_id)]
-                return CheckResult(conflicts=(*node.leases.conflicts(agent, resources, now.instant), *working))
+                return CheckResult(conflicts=(*node.leases.conflicts(agent, resources, now.instant), *working), agent_id=agent)
             case SetWork():
                 agent = request.agent or node.agents.default
                 return next((w for w in node.agents.work(agent) if w.peer_id == node.peer_id), None)
@@ -326,7 +387,7 @@ class Desk:
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():
                 raise CoordinationError(f"{method_of(request)} is answered elsewhere")
-            case SendMessage() | AckMessages():
+            case SendMessage() | AckMessages() | TouchResources() | GetBriefing():
                 raise CoordinationError(f"{method_of(request)} is answered elsewhere")
             case _:
                 assert_never(request)

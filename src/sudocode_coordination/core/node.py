@@ -79,6 +79,7 @@ from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.membership import Membership
 from sudocode_coordination.core.messages import Messages
+from sudocode_coordination.core.sessions import Sessions
 from sudocode_coordination.core.step import Step
 from sudocode_coordination.core.strict import StrictLeases
 from sudocode_coordination.core.sync import SYNC_TOPIC, Sync
@@ -143,6 +144,7 @@ class Node:
         self.departed = Departed()
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
         self.messages = Messages(self._me, self.sync, rng, self._concerned)
+        self.sessions = Sessions()
         self.strict = StrictLeases(self._me, config, rng, self.leases.is_over)
         self.desk = Desk(self, config)
         self.electorate = Electorate(self._me, config, self.leases, self.discovery, self.membership)
@@ -200,14 +202,23 @@ class Node:
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            machines = (self.membership, self.electorate, self.leases, self.strict, self.sync, self.discovery, self.messages)
+            machines = (
+                self.membership,
+                self.electorate,
+                self.leases,
+                self.strict,
+                self.sync,
+                self.discovery,
+                self.messages,
+                self.sessions,
+            )
             self._times = tuple(machine.deadline() for machine in machines)
         return self._times
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, electorate, leases, strict, sync, discovery, messages = (_due(at, now) for at in due)
+        membership, electorate, leases, strict, sync, discovery, messages, sessions = (_due(at, now) for at in due)
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
@@ -223,6 +234,8 @@ class Node:
             out += self.discovery.ticked(now, late_ms)
         if messages:
             out += self.messages.ticked(now)
+        if sessions:
+            out += self.desk.silent_ones_leave(now)
         for peer in sorted(peer for peer, by in self._greet_by.items() if by <= now.instant):
             del self._greet_by[peer]
             out.append(HangUp(peer=peer, reason="no hello"))
@@ -471,6 +484,7 @@ class Node:
                     stamp = iso_from_ms(now.wall_ms)
                     event = Event(type=kind, agent_id=agent or self._config.agent_id, timestamp=stamp, data=data)
                     step.effects.append(Emit(event=event))
+                    self.sessions.heard(output, now)
                     if kind == "heartbeat-sent":
                         self._route(self._beat_for_all(data["count"]), step, now)
                 case StrictWanted() | StrictDropped():
