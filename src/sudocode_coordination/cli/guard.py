@@ -58,8 +58,8 @@ def guard_check(session: Session, args: Namespace) -> int:
     if not files:
         return _free(session, 0)
     try:
-        found = _conflicts(session, files)
-        lost = _lost_token(session) if args.hook == "pre-push" else None
+        agent, found = _conflicts(session, files)
+        lost = _lost_token(session, agent) if args.hook == "pre-push" else None
     except DaemonError as error:
         if args.hook is None:
             raise
@@ -69,7 +69,7 @@ def guard_check(session: Session, args: Namespace) -> int:
         return _free(session, len(files))
     reason = os.environ.get("COORD_OVERRIDE", "").strip()
     if reason and lost is None:
-        return _overridden(session, found, reason)
+        return _overridden(session, agent, found, reason)
     return _refused(session, found, lost)
 
 
@@ -88,7 +88,7 @@ def _refused(session: Session, found: Sequence[Conflict], lost: CoordinationErro
         else "wait for it (coord lease PATH --wait), ask for it (coord ask PATH), or, as a person who has agreed it: "
         'COORD_OVERRIDE="why" git …'
     )
-    error = HeldError("\n".join(lines), hint=hint)
+    error = HeldError("; ".join(lines), hint=hint)
     if session.screen.as_json:
         session.screen.document({"conflicts": msgspec.to_builtins(found), "error": error_document(error)})
     else:
@@ -96,14 +96,14 @@ def _refused(session: Session, found: Sequence[Conflict], lost: CoordinationErro
     return HeldError.exit_code
 
 
-def _overridden(session: Session, found: Sequence[Conflict], reason: str) -> int:
+def _overridden(session: Session, agent: str, found: Sequence[Conflict], reason: str) -> int:
     """A person decided it: recorded as a message that every holder sees, and everybody can read for as long as it lasts."""
     holders = tuple(sorted({conflict.agent_id for conflict in found}))
     names = ", ".join(dict.fromkeys(str(conflict.resource) for conflict in found[:MAX_SHOWN]))
     more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
     text = f"your lease on {names}{more} was overridden in a commit or push: {reason}"[:1_000]
     try:
-        session.ask(SendMessage(text=text, to=holders[:50], resource=found[0].resource, ttl_ms=86_400_000, agent=session.agent))
+        session.ask(SendMessage(text=text, to=holders[:50], resource=found[0].resource, ttl_ms=86_400_000, agent=agent))
     except CoordinationError as error:
         sys.stderr.write(f"coord guard: {clean(', '.join(holders))} could not be told: {clean(error.message)}\n")
     lines: list[Block] = [f"overridden, and {clean(', '.join(holders))} told: {clean(reason)}"]
@@ -111,22 +111,25 @@ def _overridden(session: Session, found: Sequence[Conflict], reason: str) -> int
     return 0
 
 
-def _conflicts(session: Session, files: Sequence[str]) -> list[Conflict]:
+def _conflicts(session: Session, files: Sequence[str]) -> tuple[str, list[Conflict]]:
+    """Who acts, and what it would run into."""
+    agent = session.agent or ""
     found: dict[tuple[str, Resource], Conflict] = {}
     above = () if session.agent else tuple(processes_above())
     for start in range(0, len(files), MAX_FILES):
         resources = tuple(Resource("file", file) for file in files[start : start + MAX_FILES])
         answer = session.ask(CheckConflicts(resources=resources, agent=session.agent, processes=above), timeout_ms=_TIMEOUT_MS)
+        agent = answer.agent_id
         found.update({(c.agent_id, c.resource): c for c in answer.conflicts if c.kind == "lease"})
-    return list(found.values())
+    return agent, list(found.values())
 
 
-def _lost_token(session: Session) -> CoordinationError | None:
+def _lost_token(session: Session, agent: str) -> CoordinationError | None:
     """Why the agent's strict leases, if it has any on these, are its own no more, as the table on the remote says."""
     if os.environ.get(FENCED):
         return None  # `coord push` has the table as its condition already
     try:
-        prepared = session.ask(PreparePush(agent=session.agent), timeout_ms=60_000)
+        prepared = session.ask(PreparePush(agent=agent), timeout_ms=60_000)
     except HeldError as error:
         return error
     except CoordinationError as error:
