@@ -307,6 +307,24 @@ def _group(commands: Any, name: str, summary: str) -> Any:
 
 
 def _add_integrations(commands: Any) -> None:
+    init = _command(
+        commands,
+        "init",
+        "find the agents, hooks and remotes that are there, and set them up; asks before it writes",
+        run="init",
+        examples=[
+            "coord init                       shows what it would write, and asks",
+            "coord init --yes                 writes it",
+            "coord init --only claude,guards  these alone",
+            "coord init --remove --yes        takes back all that it wrote",
+        ],
+    )
+    init.add_argument("--yes", action="store_true", help="write without asking")
+    init.add_argument("--dry-run", action="store_true", help="only show it")
+    init.add_argument("--remove", action="store_true", help="take back what was written")
+    init.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="these, found or not: config, guards, agents.md, …"
+    )
     hook = _command(
         commands,
         "hook",

@@ -24,6 +24,7 @@ _ELSEWHERE: Final = {
     "doctor": "doctor",
     "demo": "demo",
     "push": "pushing",
+    "init": "init",
     "guard install": "guard",
     "guard remove": "guard",
     "guard check": "guard",

@@ -1,0 +1,214 @@
+"""`coord init`: finds what is there, shows what it would write, writes it, and takes it back with `--remove`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sudocode_coordination.askgit import git
+from sudocode_coordination.cli.screen import Block, Styled
+from sudocode_coordination.cli.session import Session
+from sudocode_coordination.cli.text import clean
+from sudocode_coordination.config import CONFIG_FILE
+from sudocode_coordination.errors import CoordinationError, UsageError
+from sudocode_coordination.hooks import git as guards
+from sudocode_coordination.hooks.settings import Integration, integrations
+
+EXCLUDE_BEGIN: Final = "# >>> coord init >>>"
+EXCLUDE_END: Final = "# <<< coord init <<<"
+_CONFIG: Final = """\
+# What this repository's clones have in common. Every key: docs/configuration.md of sudocode-coordination.
+# coordination_branch = "coordination"
+# lease_ttl_ms = 300_000
+# partition_policy = "open"
+"""
+
+
+class Change(NamedTuple):
+    """One thing to be written, or taken back."""
+
+    name: str
+    path: Path
+    what: str
+    found: bool
+    """Signs of whom it is for are in the repository or on PATH."""
+    needed: bool
+    """It is not as it should be."""
+    do: Callable[[], object]
+
+
+def init(session: Session, args: Namespace) -> int:
+    """Offer what fits; with `--yes` write it."""
+    if session.clone.work_tree is None:
+        raise UsageError("a bare repository has no work tree to set up", hint="run it in a clone with a work tree")
+    root = Path(session.clone.work_tree)
+    changes = removals(root) if args.remove else additions(root)
+    names = {change.name for change in changes}
+    only = {name for text in args.only for name in text.split(",") if name}
+    if only - names:
+        raise UsageError(f"nothing is called {', '.join(sorted(only - names))}", hint=f"there are: {', '.join(sorted(names))}")
+    chosen = [c for c in changes if c.needed and (c.name in only if only else c.found)]
+    left = [c for c in changes if c.needed and c not in chosen and not args.remove]
+    document = {
+        "changes": [{"name": c.name, "path": str(c.path), "what": c.what} for c in chosen],
+        "inPlace": sorted({c.name for c in changes if not c.needed}),
+        "notFound": sorted({c.name for c in left}),
+    }
+    lines: list[Block] = [] if args.remove else _remotes(root)
+    lines += [f"{clean(c.name)}: {c.what}: {clean(c.path)}" for c in chosen]
+    if left:
+        lines.append(Styled(f"not found here, and left out: {', '.join(sorted({c.name for c in left}))} (--only NAME)", "dim"))
+    if not chosen:
+        nothing = "nothing of ours is there" if args.remove else "nothing to do: all is in place"
+        session.screen.show({**document, "written": False}, [*lines, nothing])
+        return 0
+    if args.dry_run or not (args.yes or _agreed(session, lines)):
+        session.screen.show({**document, "written": False}, [*lines, "nothing was written; --yes writes it"])
+        return 0
+    failed = _carry_out(chosen)
+    if not args.remove:
+        _exclude(root, [c.path for c in chosen if not _is_tracked(root, c.path)])
+    elif not only:
+        _exclude(root, None)
+    done = f"{len(chosen) - len(failed)} of {len(chosen)} " + ("taken back" if args.remove else "written")
+    next_step = [] if args.remove else ["next: coord start, then coord doctor"]
+    session.screen.show({**document, "written": True, "failed": failed}, [*(lines if args.yes else []), *failed, done, *next_step])
+    return 1 if failed else 0
+
+
+def additions(root: Path) -> list[Change]:
+    """All that could be written, in order."""
+    config, about = root / CONFIG_FILE, "the configuration that clones share, all commented out"
+    found = [Change("config", config, about, True, not config.exists(), partial(_write, config, _CONFIG))]
+    for place in guards.places(root):
+        wanted = place.state in ("absent", "other")
+        found.append(Change("guards", place.path, f"check leases in {place.hook}", True, wanted, partial(guards.install, place)))
+    for one in integrations(root, guards.program()):
+        there = any(shutil.which(sign[1:]) if sign.startswith("!") else (root / sign).exists() for sign in one.signs)
+        what = "add hooks" if one.name != "agents.md" else "add a block that tells agents of coord"
+        found.append(Change(one.name, one.path, what, there, _is_wanted(one), partial(_put_in, one)))
+    return found
+
+
+def removals(root: Path) -> list[Change]:
+    """All of ours that is there."""
+    found = []
+    for place in guards.places(root):
+        ours = place.state in ("ours", "guarded")
+        found.append(Change("guards", place.path, f"take the check out of {place.hook}", True, ours, partial(guards.remove, place)))
+    for one in integrations(root, guards.program()):
+        text = _read(one.path)
+        if text is None:
+            continue
+        try:
+            rest = one.without(text)
+        except CoordinationError:
+            continue  # we did not write that
+        found.append(Change(one.name, one.path, "take ours out", True, rest != text, partial(_write, one.path, rest)))
+    config = root / CONFIG_FILE
+    if _read(config) == _CONFIG:
+        found.append(Change("config", config, "remove it: nothing is set in it", True, True, partial(_write, config, None)))
+    return found
+
+
+def _is_wanted(one: Integration) -> bool:
+    text = _read(one.path)
+    try:
+        return one.wanted(text) != text
+    except CoordinationError:
+        return True  # told when it is tried
+
+
+def _put_in(one: Integration) -> None:
+    _write(one.path, one.wanted(_read(one.path)))
+
+
+def _carry_out(chosen: Sequence[Change]) -> list[str]:
+    failed = []
+    for change in chosen:
+        try:
+            change.do()
+        except CoordinationError as error:
+            failed.append(f"{change.name}: {change.path}: {error.message} ({error.hint})")
+        except OSError as error:
+            failed.append(f"{change.name}: {change.path}: {error.strerror or error}")
+    return failed
+
+
+def _agreed(session: Session, lines: Sequence[Block]) -> bool:
+    """What a person at a terminal says; nobody at a pipe is asked."""
+    if session.screen.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    for line in lines:
+        session.screen.line(str(line))
+    sys.stdout.write("write this? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _remotes(root: Path) -> list[Block]:
+    remotes = git(str(root), "remote").text.split()
+    if not remotes:
+        return [Styled("no git remote: others are found through one (git remote add origin URL)", "yellow")]
+    if "origin" not in remotes:
+        return [Styled(f"no remote origin, there is {clean(remotes[0])}: set git_remote in {CONFIG_FILE}", "yellow")]
+    return []
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write(path: Path, text: str | None) -> None:
+    """In one step; None: it goes, and folders that are empty then."""
+    if text is None:
+        path.unlink()
+        for folder in (path.parent, path.parent.parent):
+            if folder.name.startswith(".") or folder.parent.name.startswith("."):
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = path.resolve()
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    fresh.write_text(text, "utf-8")
+    if target.exists():
+        shutil.copymode(target, fresh)
+    fresh.replace(target)
+
+
+def _is_tracked(root: Path, path: Path) -> bool:
+    return git(str(root), "ls-files", "--error-unmatch", "--", str(path)).ok
+
+
+def _exclude(root: Path, paths: Sequence[Path] | None) -> None:
+    """Files with this machine's paths in them are not for the repository: git is told to overlook those that are new. None: it is
+    told no more."""
+    answer = git(str(root), "rev-parse", "--git-path", "info/exclude")
+    if not answer.ok:
+        return
+    file = Path(root, answer.text)
+    text = _read(file) or ""
+    before, begin, rest = text.partition(EXCLUDE_BEGIN + "\n")
+    old, _, after = rest.partition(EXCLUDE_END + "\n")
+    names = set(old.splitlines()) if begin else set()
+    if paths is None:
+        if begin:
+            _write(file, before + after)
+        return
+    inside = [path for path in paths if path.is_relative_to(root) and path.name not in ("AGENTS.md", Path(CONFIG_FILE).name)]
+    names |= {f"/{path.relative_to(root).as_posix()}" for path in inside}
+    if names:
+        block = "\n".join((EXCLUDE_BEGIN, *sorted(names), EXCLUDE_END, ""))
+        _write(file, (before if not before or before.endswith("\n") else before + "\n") + block + after)

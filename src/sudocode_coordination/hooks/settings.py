@@ -1,0 +1,233 @@
+"""The settings of coding agents: which files have our hooks, as they are with and without them.
+
+A settings file is the user's: what is in it stays, in its order, and what is not ours is not looked at. Laws: putting our entries
+in twice is the same as once; taking them away leaves the rest as it was; a file that its agent could not read is not touched.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from sudocode_coordination.errors import CoordinationError
+
+Json: TypeAlias = Any
+_OURS: Final = (" hook pre-tool", " hook session-start", " hook prompt", " hook session-end", " hook subagent-end")
+"""In a command: it is one of ours, wherever this program was when it was written."""
+_SECONDS: Final = 5
+"""For a hook, where the agent wants a limit in seconds."""
+BEGIN: Final = "<!-- coord: begin -->"
+END: Final = "<!-- coord: end -->"
+_ADVICE: Final = """\
+## Other agents work here too
+
+This repository is coordinated with `coord`. Before you edit a file, others may hold a lease on it:
+
+- `coord status` shows who works on what; `coord check PATH` exits with 3 if somebody holds or works on it.
+- `coord lease PATH --wait 10m` takes it, or waits for it; `coord release PATH` gives it back.
+- `coord ask PATH "why"` asks the holder for it; `coord messages` shows what others say to you.
+"""
+_PLUGIN: Final = """\
+// Written by `coord init`; `coord init --remove` takes it away.
+import { spawnSync } from "node:child_process"
+
+const coord = (event, given) =>
+  spawnSync(%s, ["hook", event, "--for", "opencode"], { input: JSON.stringify(given), encoding: "utf8", timeout: 5000 })
+
+export const Coordination = async ({ directory }) => ({
+  "tool.execute.before": async (input, output) => {
+    const given = { session_id: input.sessionID, cwd: directory, tool: input.tool, args: output.args }
+    const told = coord("pre-tool", given)
+    if (!told.stdout) return
+    const decision = JSON.parse(told.stdout).hookSpecificOutput
+    if (decision && decision.permissionDecision === "deny") throw new Error(decision.permissionDecisionReason)
+  },
+  event: async ({ event }) => {
+    const session = event.properties && (event.properties.sessionID || (event.properties.info && event.properties.info.id))
+    if (event.type === "session.created") coord("session-start", { session_id: session, cwd: directory })
+    if (event.type === "session.deleted") coord("session-end", { session_id: session, cwd: directory })
+  },
+})
+"""
+
+
+class Integration(NamedTuple):
+    """One file of one agent."""
+
+    name: str
+    """As the user calls it."""
+    path: Path
+    signs: tuple[str, ...]
+    """Files and folders of the repository, or programs (`!name`), by which the agent is found."""
+    wanted: Callable[[str | None], str]
+    """The file's text with our entries, from the one that is there."""
+    without: Callable[[str], str | None]
+    """The same without them; None: nothing else is left, the file goes."""
+
+
+def integrations(root: Path, program: str) -> list[Integration]:
+    """All that we know, in the repository at `root`."""
+    command = shlex.quote(program)
+    return [
+        Integration(
+            "claude",
+            root / ".claude" / "settings.local.json",
+            (".claude", "CLAUDE.md", "!claude"),
+            lambda text: _with_hooks(text, _claude(command)),
+            _without_hooks,
+        ),
+        Integration(
+            "codex",
+            root / ".codex" / "hooks.json",
+            (".codex", "!codex"),
+            lambda text: _with_hooks(text, _codex(command)),
+            _without_hooks,
+        ),
+        Integration(
+            "gemini",
+            root / ".gemini" / "settings.json",
+            (".gemini", "GEMINI.md", "!gemini"),
+            lambda text: _with_hooks(text, _gemini(command)),
+            _without_hooks,
+        ),
+        Integration(
+            "cursor",
+            root / ".cursor" / "hooks.json",
+            (".cursor", ".cursorrules", "!cursor"),
+            lambda text: _with_hooks(text, _cursor(command), base={"version": 1}),
+            lambda text: _without_hooks(text, base={"version": 1}),
+        ),
+        Integration(
+            "opencode",
+            root / ".opencode" / "plugins" / "coordination.js",
+            (".opencode", "opencode.json", "opencode.jsonc", "!opencode"),
+            lambda _: _PLUGIN % json.dumps(program),
+            lambda _: None,
+        ),
+        Integration("agents.md", root / "AGENTS.md", ("AGENTS.md",), _with_advice, _without_advice),
+    ]
+
+
+# --- the agents -----------------------------------------------------------------------------------------------------------
+
+
+def _claude(command: str) -> dict[str, Json]:
+    def one(event: str, **more: Json) -> Json:
+        return {**more, "hooks": [{"type": "command", "command": f"{command} hook {event} --for claude", "timeout": _SECONDS}]}
+
+    return {
+        "PreToolUse": one("pre-tool", matcher="Write|Edit|MultiEdit|NotebookEdit|Bash"),
+        "SessionStart": one("session-start"),
+        "UserPromptSubmit": one("prompt"),
+        "SubagentStop": one("subagent-end"),
+        "SessionEnd": one("session-end"),
+    }
+
+
+def _codex(command: str) -> dict[str, Json]:
+    def one(event: str, **more: Json) -> Json:
+        return {**more, "hooks": [{"type": "command", "command": f"{command} hook {event} --for codex", "timeout": _SECONDS}]}
+
+    return {
+        "PreToolUse": one("pre-tool", matcher="apply_patch|Edit|Write|Bash|shell|local_shell|exec_command"),
+        "SessionStart": one("session-start"),
+        "UserPromptSubmit": one("prompt"),
+    }
+
+
+def _gemini(command: str) -> dict[str, Json]:
+    def one(event: str, **more: Json) -> Json:
+        line = f"{command} hook {event} --for gemini"
+        return {**more, "hooks": [{"name": f"coord-{event}", "type": "command", "command": line, "timeout": _SECONDS * 1_000}]}
+
+    return {
+        "BeforeTool": one("pre-tool", matcher="write_file|replace|run_shell_command"),
+        "SessionStart": one("session-start"),
+        "BeforeAgent": one("prompt"),
+        "SessionEnd": one("session-end"),
+    }
+
+
+def _cursor(command: str) -> dict[str, Json]:
+    def one(event: str) -> Json:
+        return {"command": f"{command} hook {event} --for cursor", "timeout": 3 * _SECONDS}
+
+    return {
+        "preToolUse": one("pre-tool"),
+        "beforeShellExecution": one("pre-tool"),
+        "sessionStart": one("session-start"),
+        "sessionEnd": one("session-end"),
+    }
+
+
+# --- files ----------------------------------------------------------------------------------------------------------------
+
+
+def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Json] | None = None) -> str:
+    document = _parsed(text) if text is not None and text.strip() else dict(base or {})
+    hooks = document.setdefault("hooks", {})
+    if not isinstance(hooks, dict):
+        raise CoordinationError("its `hooks` is no object", hint="put it right by hand first")
+    for event, entry in wanted.items():
+        present = hooks.get(event, [])
+        if not isinstance(present, list):
+            raise CoordinationError(f"its hooks of {event} are no list", hint="put it right by hand first")
+        hooks[event] = [one for one in present if not _is_ours(one)] + [entry]
+    return _written(document)
+
+
+def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | None:
+    document = _parsed(text)
+    hooks = document.get("hooks")
+    if not isinstance(hooks, dict):
+        return text
+    for event in list(hooks):
+        if isinstance(hooks[event], list):
+            hooks[event] = [one for one in hooks[event] if not _is_ours(one)]
+            if not hooks[event]:
+                del hooks[event]
+    if not hooks:
+        del document["hooks"]
+    return None if document == (base or {}) else _written(document)
+
+
+def _is_ours(entry: Json) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    commands = [entry, *(entry["hooks"] if isinstance(entry.get("hooks"), list) else [])]
+    return any(
+        isinstance(one, dict) and isinstance(one.get("command"), str) and any(mark in one["command"] for mark in _OURS)
+        for one in commands
+    )
+
+
+def _parsed(text: str) -> dict[str, Json]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise CoordinationError(f"it is no JSON: {error}", hint="put it right by hand first; comments can't be kept") from None
+    if not isinstance(document, dict):
+        raise CoordinationError("it is no JSON object", hint="put it right by hand first")
+    return document
+
+
+def _written(document: Json) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _with_advice(text: str | None) -> str:
+    before = _without_advice(text or "") or ""
+    gap = "\n" if before and not before.endswith("\n\n") else ""
+    return f"{before}{gap}{BEGIN}\n{_ADVICE}{END}\n"
+
+
+def _without_advice(text: str) -> str | None:
+    before, begin, rest = text.partition(BEGIN + "\n")
+    if not begin:
+        return text or None
+    after = rest.partition(END + "\n")[2]
+    kept = (before.removesuffix("\n") if before.endswith("\n\n") and not after else before) + after
+    return kept or None

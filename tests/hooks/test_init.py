@@ -1,0 +1,179 @@
+"""`coord init`: what it finds, shows, writes, and takes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.e2e.clones import COORD
+
+from sudocode_coordination.hooks.settings import integrations
+
+Coord = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    repo = tmp_path / "mein repo ü"
+    subprocess.run(["git", "init", "-q", str(repo)], check=True)
+    return repo
+
+
+@pytest.fixture
+def coord(repo: Path) -> Coord:
+    def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+        # No agent of this machine is found on PATH.
+        done = subprocess.run(
+            [COORD, *arguments],
+            cwd=repo,
+            env={**os.environ, "PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expect, done
+        return done
+
+    return run
+
+
+def tree(repo: Path) -> dict[str, str]:
+    """All files, but those of git that change by themselves."""
+    return {
+        str(path.relative_to(repo)): path.read_text("utf-8")
+        for path in repo.rglob("*")
+        if path.is_file() and path.relative_to(repo).parts[:2] not in ((".git", "objects"), (".git", "index"))
+    }
+
+
+def test_nothing_is_written_unless_it_is_agreed(repo: Path, coord: Coord) -> None:
+    before = tree(repo)
+    for arguments in (("init",), ("init", "--dry-run", "--yes"), ("init", "--json")):
+        said = coord(*arguments).stdout
+        assert "pre-commit" in said
+        assert "coordination.toml" in said
+    assert tree(repo) == before
+
+
+def test_what_is_found_is_set_up_and_twice_is_once(repo: Path, coord: Coord) -> None:
+    (repo / ".claude").mkdir()
+    (repo / ".cursor").mkdir()
+    document = json.loads(coord("init", "--yes", "--json").stdout)
+    assert {change["name"] for change in document["changes"]} == {"config", "guards", "claude", "cursor"}
+    assert document["written"] is True
+    first = tree(repo)
+    claude = json.loads(first[".claude/settings.local.json"])["hooks"]
+    assert set(claude) == {"PreToolUse", "SessionStart", "UserPromptSubmit", "SubagentStop", "SessionEnd"}
+    command = claude["PreToolUse"][0]["hooks"][0]["command"]
+    assert Path(shlex.split(command)[0]).is_absolute()
+    assert json.loads(first[".cursor/hooks.json"])["version"] == 1
+    assert "nothing to do" in coord("init", "--yes").stdout
+    assert tree(repo) == first
+    # They are this machine's: git overlooks them.
+    status = subprocess.run(["git", "status", "--short"], cwd=repo, capture_output=True, text=True, check=True).stdout
+    assert ".claude" not in status
+    assert ".cursor" not in status
+
+
+def test_all_of_it_is_taken_back(repo: Path, coord: Coord) -> None:
+    own = {
+        "permissions": {"allow": ["Bash(ls:*)"]},
+        "hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "mine"}]}]},
+    }
+    (repo / ".claude").mkdir()
+    (repo / ".claude" / "settings.local.json").write_text(json.dumps(own, indent=2) + "\n")
+    (repo / "AGENTS.md").write_text("# Ours\n\nBe kind.\n")
+    (repo / ".gemini").mkdir()
+    hook = repo / ".git" / "hooks" / "pre-commit"
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+    before = tree(repo)
+    coord("init", "--yes")
+    text = (repo / "AGENTS.md").read_text()
+    assert text.startswith("# Ours\n\nBe kind.\n")
+    assert "coord lease PATH" in text
+    merged = json.loads((repo / ".claude" / "settings.local.json").read_text())
+    assert merged["permissions"] == own["permissions"]
+    assert [len(merged["hooks"]["PreToolUse"]), merged["hooks"]["PreToolUse"][0]] == [2, own["hooks"]["PreToolUse"][0]]  # type: ignore[index]
+    coord("init", "--remove", "--yes")
+    assert tree(repo) == before
+    assert "nothing of ours is there" in coord("init", "--remove", "--yes").stdout
+
+
+def test_these_alone(repo: Path, coord: Coord) -> None:
+    coord("init", "--yes", "--only", "codex,opencode,gemini")
+    assert not (repo / ".git" / "hooks" / "pre-commit").exists()
+    assert (repo / ".codex" / "hooks.json").exists()
+    assert (repo / ".opencode" / "plugins" / "coordination.js").exists()
+    coord("init", "--remove", "--yes", "--only", "codex")
+    assert not (repo / ".codex").exists()
+    assert (repo / ".gemini" / "settings.json").exists()
+    assert "nothing is called claud" in coord("init", "--only", "claud", expect=2).stderr
+
+
+@pytest.mark.parametrize("text", ["{ // comments\n}", "[]", '{"hooks": []}', '{"hooks": {"PreToolUse": {}}}'])
+def test_a_file_that_cannot_be_understood_is_left_and_told(repo: Path, coord: Coord, text: str) -> None:
+    (repo / ".claude").mkdir()
+    file = repo / ".claude" / "settings.local.json"
+    file.write_text(text)
+    done = coord("init", "--yes", expect=1)
+    assert "settings.local.json" in done.stdout
+    assert "by hand" in done.stdout
+    assert file.read_text() == text
+    assert (repo / ".git" / "hooks" / "pre-commit").exists(), "the rest is done"
+
+
+def test_every_command_that_is_written_can_be_run(repo: Path, coord: Coord) -> None:
+    coord("init", "--yes", "--only", "claude,codex,gemini,cursor")
+    commands: set[str] = set()
+
+    def gather(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(value.get("command"), str):
+                commands.add(value["command"])
+            for one in value.values():
+                gather(one)
+        elif isinstance(value, list):
+            for one in value:
+                gather(one)
+
+    for one in integrations(repo, COORD):
+        if one.path.suffix == ".json" and one.path.exists():
+            gather(json.loads(one.path.read_text()))
+    assert len(commands) >= 12
+    for command in sorted(commands):
+        done = subprocess.run(["sh", "-c", command], input="{}", cwd=repo, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), command
+
+
+@pytest.mark.skipif(subprocess.run(["which", "node"], capture_output=True, check=False).returncode != 0, reason="needs node")
+def test_the_plugin_for_opencode_is_valid_javascript_and_allows_where_no_daemon_runs(repo: Path, coord: Coord) -> None:
+    coord("init", "--yes", "--only", "opencode")
+    plugin = repo / ".opencode" / "plugins" / "coordination.js"
+    script = f"""
+    import {{ Coordination }} from {json.dumps(plugin.as_uri())}
+    const hooks = await Coordination({{ directory: {json.dumps(str(repo))} }})
+    await hooks["tool.execute.before"]({{ tool: "edit", sessionID: "s" }}, {{ args: {{ filePath: "a.js" }} }})
+    await hooks.event({{ event: {{ type: "session.created", properties: {{ info: {{ id: "s" }} }} }} }})
+    console.log("allowed")
+    """
+    check = repo / "check.mjs"
+    check.write_text(script)
+    # As OpenCode loads it: a module.
+    (plugin.parent / "package.json").write_text('{"type": "module"}')
+    done = subprocess.run(["node", str(check)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "allowed\n"), done.stderr
+
+
+def test_in_a_bare_repository_there_is_nothing_to_set_up(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path)], check=True)
+    done = subprocess.run([COORD, "init"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "bare repository" in done.stderr
