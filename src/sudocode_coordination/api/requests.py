@@ -390,6 +390,15 @@ class PublishDraft(Request[tuple[Draft, ...]], frozen=True, kw_only=True, tag="d
     agent: Agent = None
 
 
+class DropDrafts(Request[tuple[Draft, ...]], frozen=True, kw_only=True, tag="draft.drop"):
+    """Forget drafts, by id or all of the agent's; the answer is those that are gone."""
+
+    answer = tuple[Draft, ...]
+    draft_ids: tuple[str, ...] = ()
+    everything: bool = False
+    agent: Agent = None
+
+
 class SendMessage(Request[Message], frozen=True, kw_only=True, tag="message.send"):
     """Say something: to some agents, to all on `resource`, or, without either, to everybody. `kind` release without `to`: to
     whoever holds the resource. `reply_to` without `to`: to who sent that."""
@@ -494,6 +503,7 @@ CoreRequest: TypeAlias = (
     | SaveDraft
     | ListDrafts
     | PublishDraft
+    | DropDrafts
     | SendMessage
     | ListMessages
     | AckMessages

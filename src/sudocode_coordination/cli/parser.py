@@ -232,6 +232,25 @@ def _add_state_commands(commands: Any) -> None:
     publish.add_argument("ids", metavar="DRAFT", nargs="*", help="which (see `coord draft list`)")
     publish.add_argument("--all", action="store_true", help="all of the agent's")
 
+    drop = _command(draft, "drop", "forget drafts", run="draft drop")
+    drop.add_argument("ids", metavar="DRAFT", nargs="*", help="which (see `coord draft list`)")
+    drop.add_argument("--all", action="store_true", help="all of the agent's")
+    commit = _command(
+        draft,
+        "commit",
+        "write drafts and live updates into the repository's issue and spec files, as a commit on a branch",
+        run="draft commit",
+        examples=[
+            "coord draft commit --branch specs/token-refresh               all there is",
+            "coord draft commit --branch triage '#42' -m 'Triage of #42'   this issue alone",
+        ],
+    )
+    commit.add_argument("targets", metavar="TARGET", nargs="*", help="drafts, issue ids or spec paths; all without any")
+    commit.add_argument(
+        "--branch", metavar="B", required=True, help="made from HEAD if it is not there; not one that is checked out"
+    )
+    commit.add_argument("-m", "--message", metavar="TEXT", help="of the commit")
+    commit.add_argument("--clear", action="store_true", help="take the own live values back that are committed now")
     _add_message_commands(commands)
     events = _command(
         commands,

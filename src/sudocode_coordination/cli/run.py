@@ -25,6 +25,8 @@ _ELSEWHERE: Final = {
     "demo": "demo",
     "push": "pushing",
     "init": "init",
+    "draft commit": "drafting",
+    "draft drop": "drafting",
     "guard install": "guard",
     "guard remove": "guard",
     "guard check": "guard",

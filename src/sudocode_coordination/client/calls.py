@@ -20,6 +20,7 @@ from sudocode_coordination.api.requests import (
     ClearWork,
     DetachAgent,
     DoctorFinding,
+    DropDrafts,
     GetBriefing,
     GetFindings,
     GetStatus,
@@ -418,6 +419,12 @@ def _publish_drafts(speaker: Speaker, draft_ids: Iterable[str] | None = None) ->
     return PublishDraft(draft_ids=ids or (), everything=ids is None, agent=speaker.agent)
 
 
+def _drop_drafts(speaker: Speaker, draft_ids: Iterable[str] | None = None) -> Request[tuple[Draft, ...]]:
+    """Forget drafts by id, or all of the agent's."""
+    ids = None if draft_ids is None else tuple(draft_ids)
+    return DropDrafts(draft_ids=ids or (), everything=ids is None, agent=speaker.agent)
+
+
 def _send_message(
     speaker: Speaker,
     text: str,
@@ -518,6 +525,7 @@ class Calls:
     save_draft = Named(_save_draft)
     drafts = Named(_drafts)
     publish_drafts = Named(_publish_drafts)
+    drop_drafts = Named(_drop_drafts)
     send_message = Named(_send_message)
     ask_release = Named(_ask_release)
     messages = Named(_messages)

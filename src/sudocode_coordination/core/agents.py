@@ -414,6 +414,22 @@ class Agents:
         """Drafts of an agent, or all; oldest first."""
         return [d for d in self._drafts.values() if agent in (None, d.agent_id)]
 
+    def drop_drafts(self, agent: AgentId, draft_ids: tuple[str, ...], everything: bool) -> tuple[list[Draft], list[Output]]:
+        """Forget them; those that are gone.
+
+        Raises:
+            UsageError: an id is of no draft of the agent.
+        """
+        mine = {d.draft_id: d for d in self.drafts(agent)}
+        for id_ in draft_ids:
+            if id_ not in mine:
+                raise UsageError(f"{id_} is no draft of {agent}", hint="coord draft list shows them")
+        chosen = list(mine.values()) if everything else [mine[id_] for id_ in dict.fromkeys(draft_ids)]
+        for draft in chosen:
+            del self._drafts[draft.draft_id]
+        gone = tuple(ForgottenValue(space="drafts", key=draft.draft_id) for draft in chosen)
+        return chosen, [Persist(operations=gone)] if gone else []
+
     def publish_drafts(
         self, agent: AgentId, draft_ids: tuple[str, ...], everything: bool, now: Now
     ) -> tuple[list[Draft], list[Output]]:

@@ -19,6 +19,7 @@ from sudocode_coordination.api.requests import (
     CoreRequest,
     DetachAgent,
     DoctorFinding,
+    DropDrafts,
     GetBriefing,
     GetFindings,
     GetStatus,
@@ -192,6 +193,9 @@ class Desk:
                 return out + told + self._reply(ticket, draft)
             case PublishDraft():
                 drafts, told = node.agents.publish_drafts(agent, request.draft_ids, request.everything, now)
+                return out + told + self._reply(ticket, drafts)
+            case DropDrafts():
+                drafts, told = node.agents.drop_drafts(agent, request.draft_ids, request.everything)
                 return out + told + self._reply(ticket, drafts)
             case SendMessage():
                 resource = None if request.resource is None else normalise(request.resource)
@@ -387,7 +391,7 @@ class Desk:
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():
                 raise CoordinationError(f"{method_of(request)} is answered elsewhere")
-            case SendMessage() | AckMessages() | TouchResources() | GetBriefing():
+            case SendMessage() | AckMessages() | TouchResources() | GetBriefing() | DropDrafts():
                 raise CoordinationError(f"{method_of(request)} is answered elsewhere")
             case _:
                 assert_never(request)

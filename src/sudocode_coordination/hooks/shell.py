@@ -234,7 +234,7 @@ def _git(rest: "list[_Word]") -> "list[_Word]":
 def patched_paths(patch: str) -> "list[str]":
     """Files of a patch in the form of `apply_patch`: added, updated, deleted, moved."""
     found = []
-    for line in patch.splitlines():
+    for line in patch.split("\n"):
         for mark in ("*** Add File: ", "*** Update File: ", "*** Delete File: ", "*** Move to: "):
             if line.startswith(mark) and line[len(mark) :].strip():
                 found.append(line[len(mark) :].strip())  # noqa: PERF401 - two conditions, three loops
