@@ -1,7 +1,7 @@
 """Issues and specs as files of the repository: the text of a file with fields of one issue or spec written into it.
 
-Two layouts are known: sudocode's, one JSON object a line in `.sudocode/issues.jsonl` and `.sudocode/specs.jsonl`, and plain
-Markdown with YAML front matter. Laws: fields that are not written stay as they are, to the letter; writing the same twice is the same as
+Two layouts are known: sudocode's, one JSON object a line in `.sudocode/issues.jsonl` and `.sudocode/specs.jsonl`, and Markdown
+with YAML front matter. Laws: fields that are not written stay as they are, to the letter; writing the same twice is the same as
 once, but for the time of the change.
 """
 
