@@ -39,7 +39,7 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, earliest, iso_from_ms
 
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
@@ -102,7 +102,7 @@ class LeaseManager(LeaseRequests):
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
         first = self._timers[0][0] if self._timers else None
-        return min((*self._meetings.values(), *([] if first is None else [first])), default=None)
+        return earliest(first, *self._meetings.values()) if self._meetings else first
 
     def ticked(self, now: Now) -> list[Output]:
         """`EXPIRE`: do what is due."""

@@ -106,7 +106,7 @@ from sudocode_coordination.core.wire import (
     encode_signed,
 )
 from sudocode_coordination.errors import ProtocolError, UsageError
-from sudocode_coordination.model import Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import Instant, Now, PeerId, earliest, iso_from_ms
 
 PRESENCE_TOPIC: Final = "sudocode/presence"
 GREET_MS: Final = 5_000
@@ -156,7 +156,9 @@ class Node:
         self._view_stale = False
         """This step may change who counts; the mere passing of time is the electorate's deadline."""
         self._times: tuple[Instant | None, ...] | None = None
-        """The machines' deadlines, from the end of one step to the next."""
+        """Deadlines of the machines, and the first of `_greet_by`: from the end of one step to the next."""
+        self._first: Instant | None = None
+        """The earliest of those."""
         self.listening: tuple[str, ...] = ()
         self.stopping = False
         self.disk_trouble: str | None = None
@@ -167,6 +169,7 @@ class Node:
     def handle(self, given: Input, now: Now) -> list[Effect]:
         """Take an input in; what is to be done, in order."""
         due, self._times = self._deadlines(), None
+        is_due = self._first is not None and self._first <= now.instant
         self._now = now
         self._view_stale = not isinstance(given, _QUIET)
         step = Step()
@@ -174,7 +177,8 @@ class Node:
             self.leases.begin_step()
         if not isinstance(given, Started):
             late_ms = given.late_ms if isinstance(given, Ticked) else 0
-            self._route(self._tick(due, now, late_ms), step, now)
+            if is_due or late_ms:
+                self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
         self._route(self._look_around(now), step, now)
         while strict := self.strict.flush(now):
@@ -187,25 +191,30 @@ class Node:
 
     def deadline(self) -> Instant | None:
         """When it wants a `Ticked`; None: it waits for inputs only."""
-        times = [
-            *self._deadlines(),
-            self._stop_by,
-            min(self._greet_by.values(), default=None),
-        ]
-        if self.membership.longing() >= 2 and not self.stopping:
-            times.append(self._seek_at())
-        return None if self._done else min((t for t in times if t is not None), default=None)
+        if self._done:
+            return None
+        self._deadlines()
+        seek_at = self._seek_at() if self.membership.longing() >= 2 and not self.stopping else None
+        return earliest(self._first, self._stop_by, seek_at)
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            machines = (self.membership, self.electorate, self.leases, self.strict, self.sync, self.discovery)
-            self._times = tuple(machine.deadline() for machine in machines)
+            self._times = (
+                self.membership.deadline(),
+                self.electorate.deadline(),
+                self.leases.deadline(),
+                self.strict.deadline(),
+                self.sync.deadline(),
+                self.discovery.deadline(),
+                min(self._greet_by.values()) if self._greet_by else None,
+            )
+            self._first = earliest(*self._times)
         return self._times
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, electorate, leases, strict, sync, discovery = (_due(at, now) for at in due)
+        membership, electorate, leases, strict, sync, discovery, _ = (_due(at, now) for at in due)
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
