@@ -457,7 +457,6 @@ class LeaseManager(LeaseRequests):
 
     def _forgotten(self, known: Known, reason: str, now: Now, *, for_good: bool = True) -> list[Output]:
         """`forget`: another's claim has ended (`for_good`: its owner said so), or has not been heard of for too long."""
-        data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
         if for_good:
             self.claims.end(known.body.id)
         else:
@@ -466,6 +465,7 @@ class LeaseManager(LeaseRequests):
         out: list[Output] = [Persist(operations=(ForgottenValue(space="claims", key=known.body.id),))]
         if known.granted:
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
+            data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
         return out
 

@@ -346,20 +346,24 @@ class Node:
         return [output for message in messages for output in self._message(peer, message, now)]
 
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
-        self._view_stale = self._view_stale or isinstance(message, Hello | Members | Bye)
         match message:
-            case Hello(incarnation=incarnation, heads=heads):
-                self.roster.back(peer)
-                self._greet_by.pop(peer, None)
-                return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
-            case Members():
-                self.electorate.heard(peer, message, now)
-                return []
+            case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
+                return self.leases.received(peer, message, now)
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
             case Presence():
                 return self.membership.presence(peer, message, now)
+            case Hello(incarnation=incarnation, heads=heads):
+                self._view_stale = True
+                self.roster.back(peer)
+                self._greet_by.pop(peer, None)
+                return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
+            case Members():
+                self._view_stale = True
+                self.electorate.heard(peer, message, now)
+                return []
             case Bye(known=known, partial=partial):
+                self._view_stale = True
                 self.membership.said_goodbye(peer)
                 whole, out = self.leases.inherit(known, now)
                 if whole and not partial:
@@ -367,8 +371,6 @@ class Node:
                 return out + self.leases.peer_left(peer, now)
             case RecordOffer():
                 return self.discovery.offered(peer, message, now)
-            case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
-                return self.leases.received(peer, message, now)
             case StrictAsk() | StrictAnswer():
                 return self.strict.received(peer, message, now)
             case _:

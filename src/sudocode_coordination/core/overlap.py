@@ -94,8 +94,11 @@ class _Names:
     def near(self, shape: Shape) -> Iterator[_Bucket]:
         """The claims on all that overlaps it."""
         above = folders_of(shape.folder)
-        for folder in above:
-            yield from self._at(folder)  # a path that it lies in
+        for folder in above:  # paths that it lies in
+            if folder in self.paths:
+                yield self.paths[folder]
+            if folder in self.deep:
+                yield self.deep[folder]
         if self.folders:
             for folder in above:
                 for pattern in self.folders.get(folder, ()):
@@ -107,17 +110,14 @@ class _Names:
                         yield self.patterns[pattern]
         if not shape.pattern:
             for path in self.sorted_paths[_below(self.sorted_paths, shape.folder)]:
-                yield from self._at(path)
+                if path in self.paths:
+                    yield self.paths[path]
+                if path in self.deep:
+                    yield self.deep[path]
             return
         wild = automaton_of(shape, self._fold_case)
         if wild is not None:
             yield from self._matched(wild, _below(self.sorted_paths, shape.folder))
-
-    def _at(self, path: str) -> Iterator[_Bucket]:
-        if path in self.paths:
-            yield self.paths[path]
-        if path in self.deep:
-            yield self.deep[path]
 
     def _matched(self, wild: Automaton, where: slice) -> Iterator[_Bucket]:
         """Paths in a stretch of the sorted ones that a pattern matches, or something below those with a slash at their end."""
@@ -217,7 +217,7 @@ class Overlap:
             if self._folded[resource.type].sorted_paths or self._folded[resource.type].patterns:
                 for bucket in self._folded[resource.type].near(shape if fold_case else folded(shape)):
                     found.update(bucket)
-        return iter(sorted(found, key=found.__getitem__))
+        return iter(sorted(found, key=found.__getitem__) if len(found) > 1 else found)
 
     def touches(self, resource: Resource, *, fold_case: bool = False) -> bool:
         """Whether there is any."""

@@ -402,7 +402,7 @@ class OwnLeases(LeaseQueue):
     def _end(self, holding: Holding, reason: EndReason, now: Now) -> list[Output]:
         """`finish`: it is over, for good: everyone is told, and who waited for it may go on."""
         body = holding.body
-        lease = self._event_data(holding, now) | {"reason": reason}
+        lease = self._event_data(holding, now) | {"reason": reason} if holding.held else {}
         if holding.yield_to:
             lease["holder"] = holding.yield_to
         if reason == "lost-conflict" and holding.overlaps:

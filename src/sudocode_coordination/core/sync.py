@@ -449,7 +449,11 @@ class Sync:
 
     def deadline(self) -> Instant | None:
         """When `ticked` is next due."""
-        return earliest(self._author.deadline(), self._exchange_at, *[peer.ask_at for peer in self._peers.values()])
+        first = earliest(self._author.deadline(), self._exchange_at)
+        for peer in self._peers.values():
+            if peer.ask_at is not None and (first is None or peer.ask_at < first):
+                first = peer.ask_at
+        return first
 
     def _plan(self, now: Now) -> None:
         if not self._peers:
