@@ -121,8 +121,9 @@ class LeaseManager(LeaseRequests):
                 out += self._forgotten(known, "expired", now, for_good=False)
             else:
                 self._wake_at_expiry(known)
-        out += self._renew_together(renewals, now)
-        for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant):
+        if renewals:
+            out += self._renew_together(renewals, now)
+        for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant) if self._meetings else ():
             del self._meetings[peer]
             out += self._tell_granted(peer)
         return out + self._settle(now)

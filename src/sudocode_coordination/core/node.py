@@ -214,7 +214,8 @@ class Node:
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, electorate, leases, strict, sync, discovery, _ = (_due(at, now) for at in due)
+        instant = now.instant
+        membership, electorate, leases, strict, sync, discovery, greet = [at is not None and at <= instant for at in due]
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
@@ -228,7 +229,7 @@ class Node:
             out += self.sync.ticked(now)
         if discovery or late_ms:
             out += self.discovery.ticked(now, late_ms)
-        for peer in sorted(peer for peer, by in self._greet_by.items() if by <= now.instant):
+        for peer in sorted(peer for peer, by in self._greet_by.items() if by <= instant) if greet else ():
             del self._greet_by[peer]
             out.append(HangUp(peer=peer, reason="no hello"))
         return out
@@ -483,10 +484,6 @@ class Node:
                     step.effects.append(output)
                 case _:
                     assert_never(output)
-
-
-def _due(deadline: Instant | None, now: Now) -> bool:
-    return deadline is not None and deadline <= now.instant
 
 
 def _presence_bytes(payload: bytes) -> bytes:
