@@ -290,9 +290,10 @@ class LeaseManager(LeaseRequests):
         body = message.claim
         self._lamport = max(self._lamport, body.lamport)
         counts = self.is_voice(now.instant)
-        if owner_of(body.id) != peer or incarnation_of(body.id) < 0:
+        incarnation = incarnation_of(body.id)
+        if owner_of(body.id) != peer or incarnation < 0:
             return []
-        if self.claims.is_ended(body.id) or incarnation_of(body.id) < self._incarnations.get(peer, 0):
+        if self.claims.is_ended(body.id) or incarnation < self._incarnations.get(peer, 0):
             # No voice for it: of two lives of a peer the later may look like the earlier, if its disk is lost and its clock back.
             return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=False))]
         out: list[Output] = []
@@ -340,6 +341,8 @@ class LeaseManager(LeaseRequests):
 
     def _tellable(self, peer: PeerId, disclosed: list[Known], now: Instant) -> list[Known]:
         """As many of them as fit a message, and what is told to one peer in a second."""
+        if not disclosed:
+            return []
         since, spent = self._told.get(peer, (now, 0))
         if now - since >= TOLD_WINDOW_MS:
             since, spent = now, 0

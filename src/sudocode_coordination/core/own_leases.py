@@ -442,6 +442,8 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _wake(self, ended: ClaimBody, now: Now) -> None:
+        if not self._own:
+            return
         for known in self.claims.touching(ended.resources, now.instant, fold_case=ended.fold):
             if known.body.id in self._own:
                 self._dirty[known.body.id] = None
