@@ -54,6 +54,8 @@ def _isolate() -> None:
     for name in list(os.environ):
         if name.startswith(("GIT_", "COORD_", "SSH_ASKPASS")):
             del os.environ[name]
+    # Hundreds of processes below this one would compile libp2p, each for itself.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     home = _root / "home"
     home.mkdir()
     (home / ".gitconfig").write_text(GIT_CONFIG, "utf-8")

@@ -9,6 +9,7 @@ import secrets
 import socket
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -108,13 +109,13 @@ def config_from_mapping(values: Mapping[str, Any], *, source: str = "configurati
     Raises:
         ConfigError: an unknown key or an impossible value, named with what is allowed.
     """
-    known = {field.name for field in msgspec.structs.fields(CoordinationConfig)}
+    known = _types().keys()
     for key in values:
         if key not in known:
             raise ConfigError(f"{source}: unknown key {key!r}", hint=f"known keys: {', '.join(sorted(known))}")
     for name in known & values.keys():
         try:
-            msgspec.convert(values[name], _field_type(name), strict=False)
+            msgspec.convert(values[name], _types()[name], strict=False)
         except msgspec.ValidationError as error:
             raise ConfigError(
                 f"{source}: {name} = {values[name]!r} is not allowed: {_MEANT.get(name, error)}",
@@ -126,8 +127,10 @@ def config_from_mapping(values: Mapping[str, Any], *, source: str = "configurati
         raise _explain(error, source) from None
 
 
-def _field_type(name: str) -> Any:
-    return next(f.type for f in msgspec.structs.fields(CoordinationConfig) if f.name == name)
+@cache
+def _types() -> dict[str, Any]:
+    """Of each key. To work them out takes longer than to check a configuration."""
+    return {field.name: field.type for field in msgspec.structs.fields(CoordinationConfig)}
 
 
 def create_default_config(agent_id: str | None = None, **values: Any) -> CoordinationConfig:

@@ -39,7 +39,7 @@ from sudocode_coordination.core.own_records import OwnRecords
 from sudocode_coordination.core.peer_view import BranchView, KnownPeer, shape
 from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of, record_name
 from sudocode_coordination.core.wire import RecordOffer
-from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs, earliest
 
 MAX_OFFERS: Final = 2_000
 """Records that wait to be published for others: as many as are read."""
@@ -111,6 +111,8 @@ class Discovery:
         self._removable: list[str] = []
         self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
         # reading
+        self._acts_at: Instant | None = None
+        """When `_act` has something to do next: whatever changes it ends with `_act`."""
         self._next_read: Instant | None = None
         self._reading_since: Instant | None = None
         self._read_again = False
@@ -195,8 +197,7 @@ class Discovery:
 
     def deadline(self) -> Instant | None:
         """When `ticked` has something to do next."""
-        times = [t for t in (self._read_due(), self._publish_due(), self._offer_due()) if t is not None]
-        return min(times, default=None)
+        return None if self._stopping else self._acts_at
 
     # --- what happens ------------------------------------------------------------------------------------------------------
 
@@ -467,6 +468,7 @@ class Discovery:
             self._next_read = None
             self._reading_since = self._last_read_started = now.instant
             outputs.append(ReadBranch())
+        self._acts_at = earliest(self._read_due(), self._publish_due(), self._offer_due())
         return outputs
 
     def _show(self) -> list[Output]:

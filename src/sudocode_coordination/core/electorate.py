@@ -132,14 +132,14 @@ class Electorate:
         """Work out who counts now: for the peers, for the disk, for the leases, in this order."""
         self.roster.passed(now.instant)
         out: list[Output] = []
-        members = self.roster.members
-        if (members, self.roster.established(now.instant)) != self._told:
-            self._told = (members, self.roster.established(now.instant))
+        members, established = self.roster.members, self.roster.established(now.instant)
+        if (members, established) != self._told:
+            self._told = (members, established)
             out += [Say(peer=peer, message=self._members(now)) for peer in sorted(self._membership.connected_peers)]
         out += self._keep()
         lost = [peer for peer in members if peer != self._me and self._membership.peer(peer) is None]
         self._lost = {peer: self._lost.get(peer, now.instant) for peer in lost}
-        view = self._view(members, now.instant)
+        view = self._view(members, established, now.instant)
         times = [self.ready_at(), self.roster.deadline(now.instant), self._membership.view_deadline(now.instant)]
         times += [since + self._grace_ms for since in self._lost.values()]
         if view.roster_fresh and self._discovery.roster_read_at is not None:
@@ -157,12 +157,11 @@ class Electorate:
 
     # --- inside -------------------------------------------------------------------------------------------------------------
 
-    def _view(self, members: tuple[PeerId, ...], instant: Instant) -> View:
+    def _view(self, members: tuple[PeerId, ...], established: tuple[PeerId, ...], instant: Instant) -> View:
         """`STEADY` is `roster_fresh`: the read is recent, and shows the own record."""
         read_at = self._discovery.roster_read_at
         long_lost = {peer for peer, since in self._lost.items() if instant - since >= self._grace_ms}
         ready_at = self.ready_at()
-        established = self.roster.established(instant)
         self._groups = {peer: group for peer, group in self._groups.items() if peer in members}
         # One that is new has dealt weight to all whom it found, though the others may not have seen some of them yet. Of several
         # that are new at once each gives weight to the others: whoever says that it has none does not outvote those who have.

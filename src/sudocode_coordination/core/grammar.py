@@ -173,6 +173,17 @@ def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at:end], end
 
 
+def _read_text(data: bytes, at: int) -> tuple[str, int]:
+    length = data[at]
+    if length < 0x80:  # as nearly all are
+        end = at + 1 + length
+        raw = data[at + 1 : end]
+        if len(raw) == length:
+            return raw.decode(), end
+    raw, end = _read_bytes(data, at)
+    return raw.decode(), end
+
+
 def _number(value: float) -> int | float:
     """The number as JSON has it: whole ones are integers, whatever way they were encoded."""
     if value != value or value in (float("inf"), float("-inf")):
@@ -182,33 +193,38 @@ def _number(value: float) -> int | float:
     return value
 
 
-def _read_value(data: bytes, at: int, depth: int, budget: list[int]) -> tuple[Json, int]:
-    budget[0] -= 1
+def _read_count(data: bytes, at: int, depth: int, budget: list[int]) -> tuple[int, int]:
+    """Of the values in a list or an object, taken off what the whole value may have."""
+    if depth >= MAX_DEPTH:
+        raise GrammarError(f"nested deeper than {MAX_DEPTH}")
+    count, at = _read_uint(data, at)
+    budget[0] -= count
     if budget[0] < 0:
         raise GrammarError(f"a value of more than {MAX_NODES} parts")
+    return count, at
+
+
+def _read_value(data: bytes, at: int, depth: int, budget: list[int]) -> tuple[Json, int]:
     tag = data[at]
     at += 1
     if tag == 119:
-        raw, at = _read_bytes(data, at)
-        return raw.decode(), at
+        return _read_text(data, at)
     if tag == 125:
         return _read_int(data, at)
     if tag == 118:
-        if depth >= MAX_DEPTH:
-            raise GrammarError(f"nested deeper than {MAX_DEPTH}")
-        count, at = _read_uint(data, at)
+        count, at = _read_count(data, at, depth, budget)
         found: dict[str, Json] = {}
         for _ in range(count):
-            raw, at = _read_bytes(data, at)
-            name = raw.decode()
+            name, at = _read_text(data, at)
             if name in found or name == FORBIDDEN_NAME:
                 raise GrammarError("an object key twice, or a forbidden one")
-            found[name], at = _read_value(data, at, depth + 1, budget)
+            if data[at] == 119:  # most are texts
+                found[name], at = _read_text(data, at + 1)
+            else:
+                found[name], at = _read_value(data, at, depth + 1, budget)
         return found, at
     if tag == 117:
-        if depth >= MAX_DEPTH:
-            raise GrammarError(f"nested deeper than {MAX_DEPTH}")
-        count, at = _read_uint(data, at)
+        count, at = _read_count(data, at, depth, budget)
         items: list[Json] = []
         for _ in range(count):
             item, at = _read_value(data, at, depth + 1, budget)
@@ -260,7 +276,7 @@ class _Parser:
         at = self.deletes(at)
         if at != len(data):
             raise GrammarError("bytes left over")
-        return self.step._replace(next_clock=clock)
+        return Step(self.step.changes, self.step.clocks, self.step.sizes, clock)
 
     def expect_client(self, at: int) -> int:
         client, at = _read_uint(self.data, at)
@@ -303,7 +319,7 @@ class _Parser:
         data = self.data
         if data[at] != 1:
             raise GrammarError("content of several values, or none")
-        value, end = _read_value(data, at + 1, 0, [MAX_NODES])
+        value, end = _read_value(data, at + 1, 0, [MAX_NODES - 1])
         if value is None or end - at > MAX_VALUE_BYTES:
             raise GrammarError("a null, or a value that is too large")
         self.step.changes.append(FeedChange(name[0], name[1], value))

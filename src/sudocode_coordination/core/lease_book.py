@@ -135,6 +135,8 @@ class LeaseBook:
 
     def _held_on(self, agent: AgentId, resources: Iterable[Resource], now: Instant) -> list[Holding]:
         """Those on what overlaps these, in no more time if the agent has many others."""
+        if agent not in self._of_agent:
+            return []
         known = self.claims.touching(resources, now, fold_case=self._fold_case)
         return [self._own[k.body.id] for k in known if k.body.id in self._own and k.body.agent == agent]
 

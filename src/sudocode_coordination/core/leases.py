@@ -39,7 +39,7 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, earliest, iso_from_ms
 
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
@@ -102,7 +102,7 @@ class LeaseManager(LeaseRequests):
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
         first = self._timers[0][0] if self._timers else None
-        return min((*self._meetings.values(), *([] if first is None else [first])), default=None)
+        return earliest(first, *self._meetings.values()) if self._meetings else first
 
     def ticked(self, now: Now) -> list[Output]:
         """`EXPIRE`: do what is due."""
@@ -121,8 +121,9 @@ class LeaseManager(LeaseRequests):
                 out += self._forgotten(known, "expired", now, for_good=False)
             else:
                 self._wake_at_expiry(known)
-        out += self._renew_together(renewals, now)
-        for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant):
+        if renewals:
+            out += self._renew_together(renewals, now)
+        for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant) if self._meetings else ():
             del self._meetings[peer]
             out += self._tell_granted(peer)
         return out + self._settle(now)
@@ -289,9 +290,10 @@ class LeaseManager(LeaseRequests):
         body = message.claim
         self._lamport = max(self._lamport, body.lamport)
         counts = self.is_voice(now.instant)
-        if owner_of(body.id) != peer or incarnation_of(body.id) < 0:
+        incarnation = incarnation_of(body.id)
+        if owner_of(body.id) != peer or incarnation < 0:
             return []
-        if self.claims.is_ended(body.id) or incarnation_of(body.id) < self._incarnations.get(peer, 0):
+        if self.claims.is_ended(body.id) or incarnation < self._incarnations.get(peer, 0):
             # No voice for it: of two lives of a peer the later may look like the earlier, if its disk is lost and its clock back.
             return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=False))]
         out: list[Output] = []
@@ -339,6 +341,8 @@ class LeaseManager(LeaseRequests):
 
     def _tellable(self, peer: PeerId, disclosed: list[Known], now: Instant) -> list[Known]:
         """As many of them as fit a message, and what is told to one peer in a second."""
+        if not disclosed:
+            return []
         since, spent = self._told.get(peer, (now, 0))
         if now - since >= TOLD_WINDOW_MS:
             since, spent = now, 0
@@ -457,7 +461,6 @@ class LeaseManager(LeaseRequests):
 
     def _forgotten(self, known: Known, reason: str, now: Now, *, for_good: bool = True) -> list[Output]:
         """`forget`: another's claim has ended (`for_good`: its owner said so), or has not been heard of for too long."""
-        data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
         if for_good:
             self.claims.end(known.body.id)
         else:
@@ -466,6 +469,7 @@ class LeaseManager(LeaseRequests):
         out: list[Output] = [Persist(operations=(ForgottenValue(space="claims", key=known.body.id),))]
         if known.granted:
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
+            data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
         return out
 

@@ -105,14 +105,18 @@ class Membership:
 
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
-        times = [self._next_beat] if self._incarnation else []
+        first = self._next_beat if self._incarnation else None
         silent_ms = SILENT_BEATS * self._beat_ms()
         for peer in self._peers.values():
             if peer.connected:
-                times.append(peer.heard_at + silent_ms)
+                at = peer.heard_at + silent_ms
             elif peer.wanted and not peer.dialling:
-                times.append(peer.next_dial_at)
-        return min(times, default=None)
+                at = peer.next_dial_at
+            else:
+                continue
+            if first is None or at < first:
+                first = at
+        return first
 
     def view_deadline(self, now: Instant) -> Instant | None:
         """When suspicions change by the mere passing of time."""

@@ -108,7 +108,7 @@ from sudocode_coordination.core.wire import (
     encode_signed,
 )
 from sudocode_coordination.errors import ProtocolError, UsageError
-from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource, iso_from_ms
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource, earliest, iso_from_ms
 
 PRESENCE_TOPIC: Final = "sudocode/presence"
 GREET_MS: Final = 5_000
@@ -160,7 +160,9 @@ class Node:
         self._view_stale = False
         """This step may change who counts; the mere passing of time is the electorate's deadline."""
         self._times: tuple[Instant | None, ...] | None = None
-        """The machines' deadlines, from the end of one step to the next."""
+        """Deadlines of the machines, and the first of `_greet_by`: from the end of one step to the next."""
+        self._first: Instant | None = None
+        """The earliest of those."""
         self.listening: tuple[str, ...] = ()
         self.stopping = False
         self.disk_trouble: str | None = None
@@ -171,6 +173,7 @@ class Node:
     def handle(self, given: Input, now: Now) -> list[Effect]:
         """Take an input in; what is to be done, in order."""
         due, self._times = self._deadlines(), None
+        is_due = self._first is not None and self._first <= now.instant
         self._now = now
         self._view_stale = not isinstance(given, _QUIET)
         step = Step()
@@ -178,7 +181,8 @@ class Node:
             self.leases.begin_step()
         if not isinstance(given, Started):
             late_ms = given.late_ms if isinstance(given, Ticked) else 0
-            self._route(self._tick(due, now, late_ms), step, now)
+            if is_due or late_ms:
+                self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
         self._route(self._look_around(now), step, now)
         while strict := self.strict.flush(now):
@@ -191,34 +195,34 @@ class Node:
 
     def deadline(self) -> Instant | None:
         """When it wants a `Ticked`; None: it waits for inputs only."""
-        times = [
-            *self._deadlines(),
-            self._stop_by,
-            min(self._greet_by.values(), default=None),
-        ]
-        if self.membership.longing() >= 2 and not self.stopping:
-            times.append(self._seek_at())
-        return None if self._done else min((t for t in times if t is not None), default=None)
+        if self._done:
+            return None
+        self._deadlines()
+        seek_at = self._seek_at() if self.membership.longing() >= 2 and not self.stopping else None
+        return earliest(self._first, self._stop_by, seek_at)
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            machines = (
-                self.membership,
-                self.electorate,
-                self.leases,
-                self.strict,
-                self.sync,
-                self.discovery,
-                self.messages,
-                self.sessions,
+            self._times = (
+                self.membership.deadline(),
+                self.electorate.deadline(),
+                self.leases.deadline(),
+                self.strict.deadline(),
+                self.sync.deadline(),
+                self.discovery.deadline(),
+                self.messages.deadline(),
+                self.sessions.deadline(),
+                min(self._greet_by.values()) if self._greet_by else None,
             )
-            self._times = tuple(machine.deadline() for machine in machines)
+            self._first = earliest(*self._times)
         return self._times
 
     # --- in ---------------------------------------------------------------------------------------------------------------
 
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
-        membership, electorate, leases, strict, sync, discovery, messages, sessions = (_due(at, now) for at in due)
+        instant = now.instant
+        due_now = [at is not None and at <= instant for at in due]
+        membership, electorate, leases, strict, sync, discovery, messages, sessions, greet = due_now
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
@@ -236,7 +240,7 @@ class Node:
             out += self.messages.ticked(now)
         if sessions:
             out += self.desk.silent_ones_leave(now)
-        for peer in sorted(peer for peer, by in self._greet_by.items() if by <= now.instant):
+        for peer in sorted(peer for peer, by in self._greet_by.items() if by <= instant) if greet else ():
             del self._greet_by[peer]
             out.append(HangUp(peer=peer, reason="no hello"))
         return out
@@ -355,20 +359,24 @@ class Node:
         return [output for message in messages for output in self._message(peer, message, now)]
 
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
-        self._view_stale = self._view_stale or isinstance(message, Hello | Members | Bye)
         match message:
-            case Hello(incarnation=incarnation, heads=heads):
-                self.roster.back(peer)
-                self._greet_by.pop(peer, None)
-                return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
-            case Members():
-                self.electorate.heard(peer, message, now)
-                return []
+            case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
+                return self.leases.received(peer, message, now)
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
             case Presence():
                 return self.membership.presence(peer, message, now)
+            case Hello(incarnation=incarnation, heads=heads):
+                self._view_stale = True
+                self.roster.back(peer)
+                self._greet_by.pop(peer, None)
+                return self.leases.peer_started(peer, incarnation, now) + self.sync.greeted(peer, heads, now)
+            case Members():
+                self._view_stale = True
+                self.electorate.heard(peer, message, now)
+                return []
             case Bye(known=known, partial=partial):
+                self._view_stale = True
                 self.membership.said_goodbye(peer)
                 whole, out = self.leases.inherit(known, now)
                 if whole and not partial:
@@ -376,8 +384,6 @@ class Node:
                 return out + self.leases.peer_left(peer, now)
             case RecordOffer():
                 return self.discovery.offered(peer, message, now)
-            case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
-                return self.leases.received(peer, message, now)
             case StrictAsk() | StrictAnswer():
                 return self.strict.received(peer, message, now)
             case _:
@@ -497,10 +503,6 @@ class Node:
                     step.effects.append(output)
                 case _:
                     assert_never(output)
-
-
-def _due(deadline: Instant | None, now: Now) -> bool:
-    return deadline is not None and deadline <= now.instant
 
 
 def _presence_bytes(payload: bytes) -> bytes:

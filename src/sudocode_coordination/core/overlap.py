@@ -91,33 +91,34 @@ class _Names:
             for key, bucket in plain.items():
                 yield Shape(key, key, "", deep), bucket
 
-    def near(self, shape: Shape) -> Iterator[_Bucket]:
-        """The claims on all that overlaps it."""
+    def near(self, shape: Shape, found: _Bucket) -> None:
+        """Add the claims on all that overlaps it."""
         above = folders_of(shape.folder)
         for folder in above:
-            yield from self._at(folder)  # a path that it lies in
+            self._at(folder, found)  # a path that it lies in
         if self.folders:
             for folder in above:
                 for pattern in self.folders.get(folder, ()):
                     if shapes_overlap(shape, pattern, self._fold_case):
-                        yield self.patterns[pattern]
+                        found.update(self.patterns[pattern])
             for folder in self.sorted_folders[_below(self.sorted_folders, shape.folder)]:
                 for pattern in self.folders[folder]:
                     if not shape.pattern or shapes_overlap(shape, pattern, self._fold_case):
-                        yield self.patterns[pattern]
+                        found.update(self.patterns[pattern])
         if not shape.pattern:
             for path in self.sorted_paths[_below(self.sorted_paths, shape.folder)]:
-                yield from self._at(path)
+                self._at(path, found)
             return
         wild = automaton_of(shape, self._fold_case)
         if wild is not None:
-            yield from self._matched(wild, _below(self.sorted_paths, shape.folder))
+            for bucket in self._matched(wild, _below(self.sorted_paths, shape.folder)):
+                found.update(bucket)
 
-    def _at(self, path: str) -> Iterator[_Bucket]:
+    def _at(self, path: str, found: _Bucket) -> None:
         if path in self.paths:
-            yield self.paths[path]
+            found.update(self.paths[path])
         if path in self.deep:
-            yield self.deep[path]
+            found.update(self.deep[path])
 
     def _matched(self, wild: Automaton, where: slice) -> Iterator[_Bucket]:
         """Paths in a stretch of the sorted ones that a pattern matches, or something below those with a slash at their end."""
@@ -212,12 +213,10 @@ class Overlap:
                 found.update(self._exact.get(exact_name(resource), {}))
                 continue
             written = self._in_both_senses() if fold_case else self._written
-            for bucket in written[resource.type].near(shape):
-                found.update(bucket)
+            written[resource.type].near(shape, found)
             if self._folded[resource.type].sorted_paths or self._folded[resource.type].patterns:
-                for bucket in self._folded[resource.type].near(shape if fold_case else folded(shape)):
-                    found.update(bucket)
-        return iter(sorted(found, key=found.__getitem__))
+                self._folded[resource.type].near(shape if fold_case else folded(shape), found)
+        return iter(sorted(found, key=found.__getitem__) if len(found) > 1 else found)
 
     def touches(self, resource: Resource, *, fold_case: bool = False) -> bool:
         """Whether there is any."""

@@ -402,7 +402,7 @@ class OwnLeases(LeaseQueue):
     def _end(self, holding: Holding, reason: EndReason, now: Now) -> list[Output]:
         """`finish`: it is over, for good: everyone is told, and who waited for it may go on."""
         body = holding.body
-        lease = self._event_data(holding, now) | {"reason": reason}
+        lease = self._event_data(holding, now) | {"reason": reason} if holding.held else {}
         if holding.yield_to:
             lease["holder"] = holding.yield_to
         if reason == "lost-conflict" and holding.overlaps:
@@ -442,6 +442,8 @@ class OwnLeases(LeaseQueue):
         return out
 
     def _wake(self, ended: ClaimBody, now: Now) -> None:
+        if not self._own:
+            return
         for known in self.claims.touching(ended.resources, now.instant, fold_case=ended.fold):
             if known.body.id in self._own:
                 self._dirty[known.body.id] = None

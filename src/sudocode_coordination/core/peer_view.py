@@ -58,6 +58,7 @@ class BranchView:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._seen: dict[str, _Seen] = {}
+        self._own: dict[str, tuple[bytes, PeerRecord]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
         self._read_at: Instant = 0
         self.skipped: dict[str, str] = {}
@@ -79,6 +80,10 @@ class BranchView:
                 before.listed = True
                 foreign[name] = before
                 continue
+            mine = self._own.get(name)
+            if mine is not None and mine[0] == data:
+                own[name] = mine
+                continue
             earlier = self._refused.get(name)
             record = earlier[1] if earlier is not None and earlier[0] == data else parse_record(name, data, self._keyring)
             if isinstance(record, str):
@@ -93,7 +98,7 @@ class BranchView:
             if name not in foreign and name not in own and seen.peer in connected:
                 seen.listed = False
                 foreign[name] = seen
-        self._seen, self._refused, self.skipped = foreign, refused, skipped
+        self._seen, self._own, self._refused, self.skipped = foreign, own, refused, skipped
         return own
 
     def _sight(self, before: _Seen | None, record: PeerRecord, data: bytes, now: Now) -> _Seen:

@@ -120,7 +120,7 @@ def build_record(
             "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id},
         }
         body["ext"]["signature"] = base64.b64encode(keyring.sign(_signed_bytes(body))).decode()
-        data = (json.dumps(body, indent=2, ensure_ascii=False) + "\n").encode()
+        data = msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
         if len(data) <= MAX_RECORD_BYTES:
             return data
         words.pop()  # many words of four-byte characters: the only way to get here
@@ -204,7 +204,7 @@ def _verify(body: dict[str, Any], keyring: Keyring) -> str:
 
 def _signed_bytes(body: dict[str, Any]) -> bytes:
     unsigned = {**body, "ext": {k: v for k, v in body["ext"].items() if k != "signature"}}
-    return SIGNED_PREFIX + json.dumps(unsigned, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return SIGNED_PREFIX + _canonical(unsigned).encode()
 
 
 def _base64(text: str) -> bytes | None:
@@ -229,13 +229,7 @@ def _strings(body: dict[str, Any], field: str, limit: int) -> tuple[str, ...]:
 
 def _load(data: bytes) -> Json:
     try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_float=_no_float,
-            parse_constant=_no_float,
-            parse_int=_small_int,
-        )
+        return _decoder.decode(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise _RefusedError("not UTF-8") from None
     except json.JSONDecodeError as error:
@@ -275,6 +269,10 @@ def _check_value(value: Json, depth: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_value(item, depth + 1)
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_no_float, parse_constant=_no_float, parse_int=_small_int)
 
 
 class _AgentIdOnly(msgspec.Struct):

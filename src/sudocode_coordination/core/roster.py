@@ -191,7 +191,7 @@ class Roster:
     @property
     def voices(self) -> frozenset[PeerId]:
         """Those of them whose answers count: all but the vanished."""
-        return frozenset(self.members) - self._vanished.keys()
+        return frozenset({self._me, *self._since} - self._vanished.keys())
 
     def established(self, now: Instant) -> tuple[PeerId, ...]:
         """Those of them whose weight counts; this peer alone if nobody's does."""

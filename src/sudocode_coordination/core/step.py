@@ -29,17 +29,21 @@ class Step:
     def finish(self) -> list[Effect]:
         """Writes, then messages (they are waited for elsewhere), then the rest."""
         effects: list[Effect] = [Persist(operations=tuple(self.operations))] if self.operations else []
+        encoded: dict[int, bytes] = {}
         for peer, messages in self._said.items():
-            effects += [Send(peer=peer, frame=frame) for frame in _frames(messages)]
+            effects += [Send(peer=peer, frame=frame) for frame in _frames(messages, encoded)]
         return effects + self.effects
 
 
-def _frames(messages: list[WireMessage]) -> list[bytes]:
+def _frames(messages: list[WireMessage], known: dict[int, bytes]) -> list[bytes]:
+    """`known`: by identity, what is encoded already: most of what is said is said to all."""
     frames: list[bytes] = []
     batch: list[msgspec.Raw] = []
     size = 0
     for message in messages:
-        encoded = encode_message(message)
+        encoded = known.get(id(message))
+        if encoded is None:
+            encoded = known[id(message)] = encode_message(message)
         if batch and (size + len(encoded) > FRAME_BYTES or len(batch) >= MAX_MESSAGES):
             frames.append(msgspec.msgpack.encode(batch))
             batch, size = [], 0

@@ -38,7 +38,7 @@ from sudocode_coordination.core.wire import (
     StrictResult,
 )
 from sudocode_coordination.errors import CoordinationError, RemoteError
-from sudocode_coordination.model import AgentId, ClaimId, Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import AgentId, ClaimId, Instant, Now, PeerId, earliest, iso_from_ms
 
 SPACE: Final = "strict"
 """On disk: the table's greatest revision seen, and whether leases of this peer may be in it."""
@@ -116,8 +116,7 @@ class StrictLeases(StrictPost):
 
     def deadline(self) -> Instant | None:
         """When to be flushed although nothing has happened."""
-        times = (self._due, self._second_look_at, self.writer.deadline())
-        return min((at for at in times if at is not None), default=None)
+        return earliest(self._due, self._second_look_at, self.writer.deadline())
 
     def _own_due(self) -> Instant | None:
         times = [sent.answer_by for sent in self._sent.values() if sent.to is not None]
@@ -188,12 +187,24 @@ class StrictLeases(StrictPost):
 
     def flush(self, now: Now) -> list[Output]:
         """What follows from all that was said in this step; to be called until nothing does."""
+        if self._is_at_rest(now.instant):
+            return []
         out: list[Output] = []
         while True:
             done = self._step(now)
             out += done
             if not (done or self._outbox or self.writer.settled):
                 return out
+
+    def _is_at_rest(self, now: Instant) -> bool:
+        """Nothing was said since the last step, nobody waits, and no timer is due: a step would find nothing to do."""
+        writer = self.writer
+        if self._dirty or self._outbox or self._unwanted or self._waiting or self._looks_twice or self._stopping:
+            return False
+        if writer.settled or writer.touched or writer.built or not writer.idle or writer.highest > self._stored.highest:
+            return False
+        first = earliest(self._due, self._second_look_at)
+        return first is None or first > now
 
     def _step(self, now: Now) -> list[Output]:
         if self._looks_twice:

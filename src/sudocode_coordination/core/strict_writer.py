@@ -206,9 +206,14 @@ class TableWriter:
         """Nothing waits and nothing is under way."""
         return not self._jobs and self._swap is None
 
+    @property
+    def idle(self) -> bool:
+        """`pump` has nothing to begin."""
+        return not (self._jobs or self._prepares or self.wants_read)
+
     def deadline(self) -> Instant | None:
         """When to be pumped although nothing has happened."""
-        if self._swap is not None or self._reading is not None:
+        if self._swap is not None or self._reading is not None or self.idle:
             return None
         times = [job.by for job in self._jobs.values() if job.by is not None]
         if self._jobs:
@@ -228,7 +233,7 @@ class TableWriter:
         late = [name for name, job in self._jobs.items() if job.by is not None and job.by <= now.instant]
         self._tried.difference_update(late)
         self._fail(late, "busy", "it took too long")
-        if now.instant < self._retry_at or not (self._jobs or self._prepares or self.wants_read):
+        if now.instant < self._retry_at or self.idle:
             return []
         if not self.known or self.wants_read:
             return self._read(now)

@@ -23,7 +23,7 @@ from sudocode_coordination.core.io import DiskContents, DiskOperation, Forgotten
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.wire import Envelope, Envelopes, Head, Heads
 from sudocode_coordination.errors import ProtocolError
-from sudocode_coordination.model import Instant, Json, Now, PeerId
+from sudocode_coordination.model import Instant, Json, Now, PeerId, earliest
 
 SYNC_TOPIC: Final = "sudocode/sync"
 DISK_PAUSE_MS: Final = 60_000
@@ -449,8 +449,11 @@ class Sync:
 
     def deadline(self) -> Instant | None:
         """When `ticked` is next due."""
-        asks = [peer.ask_at for peer in self._peers.values() if peer.ask_at is not None]
-        return min((at for at in (self._author.deadline(), self._exchange_at, *asks) if at is not None), default=None)
+        first = earliest(self._author.deadline(), self._exchange_at)
+        for peer in self._peers.values():
+            if peer.ask_at is not None and (first is None or peer.ask_at < first):
+                first = peer.ask_at
+        return first
 
     def _plan(self, now: Now) -> None:
         if not self._peers:

@@ -353,6 +353,7 @@ class Signed(msgspec.Struct, frozen=True, array_like=True):
 
 
 _message_encoder = msgspec.msgpack.Encoder()
+_frame_decoder = msgspec.msgpack.Decoder(Annotated[tuple[WireMessage, ...], Meta(max_length=MAX_MESSAGES)])
 _raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _message_decoder = msgspec.msgpack.Decoder(WireMessage)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
@@ -379,6 +380,11 @@ def decode_frame(frame: bytes) -> tuple[WireMessage, ...]:
     """
     if len(frame) > MAX_FRAME_BYTES:
         raise ProtocolError(f"frame of {len(frame)} bytes, {MAX_FRAME_BYTES} allowed")
+    try:
+        found: tuple[WireMessage, ...] = _frame_decoder.decode(frame)
+        return found
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # something in it is of a newer version, or malformed: below one by one
     try:
         parts = _raw_decoder.decode(frame)
         if len(parts) > MAX_MESSAGES:

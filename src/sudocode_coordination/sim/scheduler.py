@@ -44,8 +44,10 @@ class Scheduler:
 
     def run_until(self, instant: Instant) -> None:
         """Run all that is due up to and including that time."""
-        while self._heap and self._heap[0][0] <= instant:
-            self.step()
+        heap = self._heap
+        while heap and heap[0][0] <= instant:
+            self.instant, _, action = heapq.heappop(heap)
+            action()
         self.instant = max(self.instant, instant)
 
     def run_while(self, condition: Callable[[], bool], *, limit: Instant) -> bool:

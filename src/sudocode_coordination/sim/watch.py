@@ -179,9 +179,16 @@ class Watch:
             if holding.held and now < until:
                 body = holding.body
                 old = before.get(body.id)
+                if old is not None and (old.body, old.grade, old.valid_until, old.token) == (
+                    body,
+                    holding.grade,
+                    until,
+                    holding.token,
+                ):
+                    held[body.id] = old
+                    continue
                 since = instant if old is None else old.since
-                lease = Held(body, holding.grade, until, since, holding.token)
-                held[body.id] = old if old is not None and lease == old else lease
+                held[body.id] = Held(body, holding.grade, until, since, holding.token)
         if held == before:
             return
         self._held[node.name] = held

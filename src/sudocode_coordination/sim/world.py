@@ -70,13 +70,16 @@ class SimClock:
 
     def read(self, instant: Instant) -> Now:
         """What it shows at a virtual instant."""
-        local = instant + instant * self.drift_ppm // 1_000_000 + self.offset_ms
+        local = self._local(instant)
         return Now(local, WALL_EPOCH_MS + local + self.wall_off_ms)
+
+    def _local(self, instant: Instant) -> Instant:
+        return instant + instant * self.drift_ppm // 1_000_000 + self.offset_ms
 
     def when(self, local: Instant) -> Instant:
         """The first virtual instant at which it shows at least that."""
         guess = (local - self.offset_ms) * 1_000_000 // (1_000_000 + self.drift_ppm)
-        while self.read(guess).instant < local:
+        while self._local(guess) < local:
             guess += 1
         return guess
 
@@ -110,6 +113,9 @@ class SimNode:
         self.keyring = SimKeyring(name)
         self.peer_id: PeerId = self.keyring.peer_id
         self.clock = clock
+        self._read_at: Instant = -1
+        """World time at which the clock was last read: it is asked several times in a step."""
+        self._now = Now(0, 0)
         self.disk = SimDisk(world.scheduler.random)
         self.network = SimNetwork(world.network, self.peer_id, self.deliver)
         self.git = SimGitPort(world.remote, self.deliver)
@@ -137,7 +143,10 @@ class SimNode:
     @property
     def now(self) -> Now:
         """By its own clock."""
-        return self.clock.read(self._world.scheduler.instant)
+        instant = self._world.scheduler.instant
+        if instant != self._read_at:
+            self._read_at, self._now = instant, self.clock.read(instant)
+        return self._now
 
     # --- the world's doing ----------------------------------------------------------------------------------------------
 
@@ -197,6 +206,7 @@ class SimNode:
     def set_clock(self, clock: SimClock) -> None:
         """It runs by that from now on."""
         self.clock = clock
+        self._read_at = -1
         self._alarm_at = None
         if self.node is not None and not self.frozen:
             self._set_alarm()
@@ -269,8 +279,12 @@ class SimNode:
         failure: str | None = None
         for effect in effects:
             match effect:
-                case Send() | Gossip() if failure is not None:
-                    pass
+                case Send(peer=peer, frame=frame):
+                    if failure is None:
+                        self.network.send(peer, frame)
+                case Gossip(topic=topic, data=data):
+                    if failure is None:
+                        self.network.gossip(topic, data)
                 case Publish(ticket=ticket, final=False) if failure is not None:
                     self._world.scheduler.after(0, partial(self.deliver, BranchPublishFailed(ticket=ticket, reason=failure)))
                 case SwapTable(ticket=ticket) | BuildTable(ticket=ticket) if failure is not None:
@@ -287,10 +301,6 @@ class SimNode:
                     self.network.hang_up(peer, reason)
                 case Admit(peers=peers):
                     self.network.admit(peers)
-                case Send(peer=peer, frame=frame):
-                    self.network.send(peer, frame)
-                case Gossip(topic=topic, data=data):
-                    self.network.gossip(topic, data)
                 case ReadBranch():
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, final=final):
