@@ -56,10 +56,14 @@ EMPTY: Final = Snapshot(None, None, {})
 
 
 class Made(NamedTuple):
-    """A commit that was made, and the objects that are new with it: id in hex -> (type, content)."""
+    """A commit that was made, and the objects that are new with it: id in hex -> (type, content).
+
+    `before`: what was at the place of a folder in the parent, id -> id, both in bytes.
+    """
 
     snapshot: Snapshot
     objects: dict[str, tuple[str, bytes]]
+    before: dict[bytes, bytes]
 
 
 def object_id(kind: str, content: bytes, algorithm: str) -> bytes:
@@ -171,6 +175,7 @@ def make_commit(
         GitFailedError: what the parent has at a path can't be read.
     """
     objects: dict[str, tuple[str, bytes]] = {}
+    before: dict[bytes, bytes] = {}
     trees = dict(parent.trees)
 
     def add(kind: str, content: bytes) -> bytes:
@@ -201,6 +206,8 @@ def make_commit(
         raw = write_tree(entries)
         made = add("tree", raw)
         trees[made] = _tree(raw, entries)
+        if sha is not None:
+            before[made] = sha
         return made
 
     root = edit(parent.root, {split_path(path): content for path, content in changes.items()})
@@ -213,7 +220,7 @@ def make_commit(
     date = max(0, wall_ms // 1000)
     lines += [b"%s %s %d +0000" % (who, _IDENTITY, date) for who in (b"author", b"committer")]
     commit = add("commit", b"\n".join(lines) + b"\n\n" + message.encode())
-    return Made(Snapshot(commit.hex(), root, reachable(root, trees)), objects)
+    return Made(Snapshot(commit.hex(), root, reachable(root, trees)), objects, before)
 
 
 def reachable(root: bytes, trees: Mapping[bytes, Tree]) -> dict[bytes, Tree]:
