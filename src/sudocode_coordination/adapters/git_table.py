@@ -227,17 +227,32 @@ class GitTable:
         if old is None:
             base, old = None, EMPTY
         changed = await self._trees.changed(self._git, old, snapshot)
-        self._settle(tip)
+        await self._settle(tip)
         return TableRead(commit=tip, base=base, changed=changed, ref=self._ref or "", rewound=rewound)
 
-    def _settle(self, tip: str | None) -> None:
-        """The core is told of this one."""
+    async def _settle(self, tip: str | None, made: Made | None = None) -> None:
+        """The core is told of this one; `made`: not written yet. In a thread: now the core and its clients have their turn."""
         self._delivered = self._baseline = tip
+        home = self._home
+
+        def work() -> None:
+            if made is not None:
+                write_loose(home.objects, made.objects)
+            home.set_tip(tip)
+            home.spread()
+
         try:
-            self._home.set_tip(tip)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(work)
         except GitFailedError as failure:
             # Only the next process would use it, to see a rewind.
             log.warning("%s", failure.reason)
+        except OSError as error:
+            log.warning("the lease table can't be kept in %s: %s", home.folder, error.strerror)
+            self._begin_anew()
+        else:
+            if made is not None:
+                self._trees.keep(made.snapshot)
 
     async def _latest(self) -> Snapshot:
         """The table as the remote has it.
@@ -326,6 +341,7 @@ class GitTable:
             self._home.cut_past(self._delivered)
             packed = await self._git.run("-c", "gc.packRefs=false", "gc", "--quiet", "--prune=2.hours.ago")
             packed.checked("gc")
+            self._home.gathered()
         except GitFailedError as failure:
             log.warning("the lease table's objects could not be packed: %s", failure.reason)
             self._begin_anew()
@@ -342,7 +358,11 @@ class GitTable:
         """
         parent = EMPTY if change.parent is None else await self._parent(change.parent)
         made = await self._work(change, lambda: self._made(change, parent))
-        await self._write(change, made)
+        try:
+            await self._work(change, lambda: write_loose(self._home.objects, made.objects))
+        except OSError as error:
+            raise GitFailedError(f"the lease table can't be kept in {self._home.folder}: {error.strerror}") from None
+        self._trees.keep(made.snapshot)
         return made
 
     def _made(self, change: TableChange, parent: Snapshot) -> Made:
@@ -360,13 +380,6 @@ class GitTable:
 
     async def _work(self, change: TableChange, work: Callable[[], T]) -> T:
         return work() if len(change.changes) <= FEW_CHANGES else await trio.to_thread.run_sync(work)
-
-    async def _write(self, change: TableChange, made: Made) -> None:
-        try:
-            await self._work(change, lambda: write_loose(self._home.objects, made.objects))
-        except OSError as error:
-            raise GitFailedError(f"the lease table can't be kept in {self._home.folder}: {error.strerror}") from None
-        self._trees.keep(made.snapshot)
 
     async def _parent(self, commit: str) -> Snapshot:
         try:
@@ -388,15 +401,15 @@ class GitTable:
             outcome = await self._push_first(commit, job.parent)
         else:
             outcome = await self._push(commit, self._ref, job.parent)
-        self._pushed(job, commit, outcome)
+        await self._pushed(job, commit, outcome)
         if isinstance(outcome, Landed) and not self._way_known:
             # Nobody waits any more: the next one may go faster.
             self._way, self._way_known = await find_way(self._git, self._remote), True
 
-    def _pushed(self, job: SwapTable, commit: str, outcome: Pushed) -> None:
+    async def _pushed(self, job: SwapTable, commit: str, outcome: Pushed, unwritten: Made | None = None) -> None:
         if isinstance(outcome, Landed):
             self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
-            self._settle(commit)
+            await self._settle(commit, unwritten)
             return
         if outcome.kind != "moved":
             self._home.doubt()
@@ -425,16 +438,7 @@ class GitTable:
             wanted = Wanted(commit, ref, job.parent, home.algorithm, pack)
 
             async def answered(outcome: Pushed) -> None:
-                if isinstance(outcome, Landed):
-                    self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
-                    try:
-                        await self._write(job, made)
-                    except GitFailedError as failure:
-                        log.warning("%s", failure.reason)
-                        self._begin_anew()
-                    self._settle(commit)
-                    return
-                self._pushed(job, commit, outcome)
+                await self._pushed(job, commit, outcome, made)
 
             async def speak() -> None:
                 nonlocal done
