@@ -428,7 +428,8 @@ class GitTable:
         if not self._way.holds:
             self._way, self._way_known = None, False
             return False
-        home, ref, done = self._home, self._ref, False
+        home, ref = self._home, self._ref
+        done: bool | Lost = Lost("unknown", "cut off")
         process = await self._git.serve(self._way.path)
         try:
             made = await self._work(job, lambda: self._made(job, parent))  # while it starts
@@ -447,6 +448,9 @@ class GitTable:
             await with_grace(speak, STOP_GRACE_S)
         finally:
             await end(process)
+        if isinstance(done, Lost):
+            await self._pushed(job, commit, done)
+            return True
         if not done:
             self._way = None  # until settings change: git's own push knows what to do, and what to say
         return done

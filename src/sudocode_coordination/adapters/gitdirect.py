@@ -29,10 +29,10 @@ _PACKET_BYTES: Final = 65_520
 """The longest there is, with its length."""
 _NEEDED: Final = frozenset((b"report-status", b"side-band-64k"))
 _UNUSABLE: Final = frozenset((b"no-thin",))
-_UNLIKE: Final = re.compile(
-    r"(?:remote\.(?P<remote>.*)\.(?:receivepack|vcs)|push\.pushoption|protocol\..*|protocol|transfer\.credentialsinurl)"
-)
+_UNLIKE: Final = re.compile(r"(?:remote\.(?P<remote>.*)\.(?:receivepack|vcs)|push\.pushoption)")
 """Settings with which a push is not what is done here."""
+_ALLOWING: Final = frozenset(("protocol.allow", "protocol.file.allow"))
+_ALLOWED: Final = frozenset(("always", "user"))
 _FORBIDDING: Final = ("GIT_ALLOW_PROTOCOL", "GIT_PROTOCOL_FROM_USER")
 _COMMAND_LINE: Final = "command line:"
 _FILE: Final = "file:"
@@ -71,6 +71,8 @@ async def find_way(git: GitRunner, remote: str) -> Way | None:
         key, _, value = item.partition("\n")
         unlike = _UNLIKE.fullmatch(key)
         if unlike is not None and unlike["remote"] in (None, remote):
+            return None
+        if key in _ALLOWING and value not in _ALLOWED:
             return None
         if origin.startswith(_FILE):
             file = folder / origin.removeprefix(_FILE)
@@ -125,8 +127,8 @@ class Wanted(NamedTuple):
 
 async def push_directly(
     process: trio.Process, wanted: Wanted, *, limit_s: float, answered: Callable[[Pushed], Awaitable[None]]
-) -> bool:
-    """Speak with `git receive-pack` until it ends. False: nothing was sent, so that nothing has happened.
+) -> bool | Lost:
+    """Speak with `git receive-pack` until it ends. False: nothing was sent, so nothing has happened. `Lost`: it gave no answer.
 
     Args:
         process: it; `GitRunner.serve` starts it, the caller ends it.
@@ -143,11 +145,9 @@ async def push_directly(
         told = True
         await answered(outcome)
         await speaking.until_over()
-    if not told:
-        if not speaking.sent:
-            return False
-        await answered(Lost("unknown", f"no answer within {limit_s:g} s (git receive-pack)"))
-    return True
+    if told or not speaking.sent:
+        return told
+    return Lost("unknown", f"no answer within {limit_s:g} s (git receive-pack)")
 
 
 class _Unlike(Exception):  # noqa: N818
