@@ -230,7 +230,7 @@ class GitTable:
         await self._settle(tip)
         return TableRead(commit=tip, base=base, changed=changed, ref=self._ref or "", rewound=rewound)
 
-    async def _settle(self, tip: str | None, made: Made | None = None) -> None:
+    async def _settle(self, tip: str | None, made: Made | None = None, *, nobody_waits: bool = False) -> None:
         """The core is told of this one; `made`: not written yet. In a thread: now the core and its clients have their turn."""
         self._delivered = self._baseline = tip
         home = self._home
@@ -239,7 +239,8 @@ class GitTable:
             if made is not None:
                 write_loose(home.objects, made.objects)
             home.set_tip(tip)
-            home.spread()
+            if nobody_waits:
+                home.spread()
 
         try:
             with trio.CancelScope(shield=True):
@@ -409,7 +410,7 @@ class GitTable:
     async def _pushed(self, job: SwapTable, commit: str, outcome: Pushed, unwritten: Made | None = None) -> None:
         if isinstance(outcome, Landed):
             self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
-            await self._settle(commit, unwritten)
+            await self._settle(commit, unwritten, nobody_waits=True)
             return
         if outcome.kind != "moved":
             self._home.doubt()
