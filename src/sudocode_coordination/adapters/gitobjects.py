@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from sudocode_coordination.adapters.gitrun import GitFailedError
 TREE: Final = b"40000"
 BLOB: Final = b"100644"
 PLAIN_FILES: Final = frozenset((BLOB, b"100755"))
+_LINES: Final = {size: re.compile(rb"([^ \0]*) ([^\0]*)\0(.{%d})" % size, re.DOTALL) for size in (20, 32)}
+"""A tree's entries, by the size of ids."""
 MAX_DEPTH: Final = 4
 """Folders below one another in a table; ours has one level. What lies deeper is kept and not read."""
 _STORED: Final = 0
@@ -77,17 +80,11 @@ def parse_tree(raw: bytes, sha_size: int) -> dict[bytes, Entry]:
     Raises:
         GitFailedError: it is malformed; fetching does not check that.
     """
-    entries: dict[bytes, Entry] = {}
-    at, end = 0, len(raw)
-    while at < end:
-        space = raw.find(b" ", at)
-        nul = raw.find(b"\0", space)
-        if space < 0 or nul < 0 or nul + 1 + sha_size > end:
-            raise GitFailedError("the lease table has a malformed folder")
-        name_end = nul + 1 + sha_size
-        entries[raw[space + 1 : nul]] = Entry(raw[at:space].lstrip(b"0"), raw[nul + 1 : name_end])
-        at = name_end
-    return entries
+    found = _LINES[sha_size].findall(raw)
+    # What is no entry was skipped.
+    if sum(len(mode) + len(name) for mode, name, _ in found) + len(found) * (2 + sha_size) != len(raw):
+        raise GitFailedError("the lease table has a malformed folder")
+    return {name: Entry(mode.lstrip(b"0"), sha) for mode, name, sha in found}
 
 
 def tree_of(raw: bytes, sha_size: int) -> Tree:

@@ -20,6 +20,9 @@ _COPY_BYTES: Final = 0x10000
 _INSERT_BYTES: Final = 0x7F
 """One instruction to insert takes as much."""
 
+_BLOCK_BYTES: Final = 4_096
+"""What is compared at once."""
+
 
 def pack_of(made: Made, parent: Snapshot, algorithm: str) -> bytes:
     """The objects of a commit for somebody who has its parent.
@@ -58,18 +61,22 @@ def _head(kind: int, size: int) -> bytes:
 def delta(old: bytes, new: bytes) -> bytes:
     """How to make the one of the other: what both begin with, what is different, what both end with."""
     shorter = min(len(old), len(new))
-    begin = _most(shorter, lambda size: old[:size] == new[:size])
-    end = _most(shorter - begin, lambda size: old[len(old) - size :] == new[len(new) - size :])
+    begin = _most(shorter, lambda start, stop: old[start:stop] == new[start:stop])
+    ends = len(old), len(new)
+    end = _most(shorter - begin, lambda start, stop: old[ends[0] - stop : ends[0] - start] == new[ends[1] - stop : ends[1] - start])
     copied = (*_copies(0, begin), *_inserts(new[begin : len(new) - end]), *_copies(len(old) - end, end))
     return b"".join((_size(len(old)), _size(len(new)), *copied))
 
 
-def _most(limit: int, same: Callable[[int], bool]) -> int:
-    """The greatest size up to `limit` at which they are the same. By halves: comparing whole pieces is what is fast here."""
+def _most(limit: int, same: Callable[[int, int], bool]) -> int:
+    """Up to where they are the same, at most `limit`: block by block, then by halves. Comparing pieces is what is fast here."""
     least = 0
+    while least < limit and same(least, min(least + _BLOCK_BYTES, limit)):
+        least = min(least + _BLOCK_BYTES, limit)
+    limit = min(limit, least + _BLOCK_BYTES)
     while least < limit:
         middle = (least + limit + 1) // 2
-        if same(middle):
+        if same(least, middle):
             least = middle
         else:
             limit = middle - 1
