@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import trio
 
-from sudocode_coordination.adapters.gitdirect import Wanted, Way, find_way, push_directly
+from sudocode_coordination.adapters.gitdirect import Wanted, Way, find_way, push_directly, start_and_make
 from sudocode_coordination.adapters.gitobjects import EMPTY, Made, Snapshot, UnfitError, make_commit, write_loose
 from sudocode_coordination.adapters.gitpack import pack_of
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push, with_grace
@@ -431,16 +431,18 @@ class GitTable:
             return False
         home, ref = self._home, self._ref
         done: bool | Lost = Lost("unknown", "cut off")
-        process = await self._git.serve(self._way.path)
-        try:
-            made = await self._work(job, lambda: self._made(job, parent))  # while it starts
-            commit = made.snapshot.commit
+
+        async def make() -> tuple[Made, Wanted]:
+            made = await self._work(job, lambda: self._made(job, parent))
+            commit, pack = made.snapshot.commit, await self._work(job, lambda: pack_of(made, parent, home.algorithm))
             assert commit is not None
-            pack = await self._work(job, lambda: pack_of(made, parent, home.algorithm))
-            wanted = Wanted(commit, ref, job.parent, home.algorithm, pack)
+            return made, Wanted(commit, ref, job.parent or "", home.algorithm, pack)
+
+        process, (made, wanted) = await start_and_make(self._git, self._way.path, make)
+        try:
 
             async def answered(outcome: Pushed) -> None:
-                await self._pushed(job, commit, outcome, made)
+                await self._pushed(job, wanted.commit, outcome, made)
 
             async def speak() -> None:
                 nonlocal done
@@ -450,7 +452,7 @@ class GitTable:
         finally:
             await end(process)
         if isinstance(done, Lost):
-            await self._pushed(job, commit, done)
+            await self._pushed(job, wanted.commit, done)
             return True
         if not done:
             self._way = None  # until settings change: git's own push knows what to do, and what to say

@@ -13,13 +13,14 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import trio
 
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, verdict
-from sudocode_coordination.adapters.gitrun import GitRunner, Outcome
+from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome, end
 
+T = TypeVar("T")
 MAX_REFS_BYTES: Final = 32 << 20
 """Of what a remote says of its refs: a quarter of a million of them. Read bit by bit, and not kept."""
 MAX_REPORT_BYTES: Final = 64 << 10
@@ -112,6 +113,42 @@ def _mark(path: str) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+async def start_and_make(git: GitRunner, path: str, make: Callable[[], Awaitable[T]]) -> tuple[trio.Process, T]:
+    """Start the remote's `git receive-pack`, and make what it is to be told while it starts. The caller ends it (`end`).
+
+    Raises:
+        GitFailedError: it can't be started, or what is wanted can't be made.
+    """
+    process: trio.Process | None = None
+    made: list[T] = []
+    failures: list[GitFailedError] = []
+
+    async def start() -> None:
+        nonlocal process
+        try:
+            process = await git.serve(path)
+        except GitFailedError as failure:
+            failures.append(failure)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            for _ in range(2):  # once it has begun, a thread does the rest
+                await trio.lowlevel.checkpoint()
+            try:
+                made.append(await make())
+            except GitFailedError as failure:
+                failures.append(failure)
+        if failures:
+            raise failures[0]
+    except BaseException:
+        if process is not None:
+            await end(process)
+        raise
+    assert process is not None
+    return process, made[0]
 
 
 class Wanted(NamedTuple):
