@@ -9,10 +9,12 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
 import psutil
+from tests.conformance.git_bench import http_server
 from tests.e2e.swarm import Member, at_once, background, remote_of, soon, swarm
 
 from benchmarks.between import hold_many, raw_round_trip
@@ -25,9 +27,10 @@ from sudocode_coordination.model import Resource
 PEERS: Final = (0, 3, 10)
 HELD: Final = (0, 100, 1_000, 10_000)
 SAMPLES: Final = 40
-STRICT_SAMPLES: Final = 12
+STRICT_SAMPLES: Final = 30
 """Each of them is a push, and another one for its release."""
 STRICT_HELD: Final = 1_000
+STRICT_SIZES: Final = (0, 1_000, 10_000)
 AGENTS: Final = 20
 """Who ask for strict leases at the same moment."""
 SETTINGS: Final = ("--lease-ttl", "1h", "--timeout", "55s")
@@ -228,6 +231,26 @@ def _strict(asking: _Asking, where: str, options: Options) -> Iterator[Figure]:
     yield Figure(name=f"strict acquire, {where}", value=middle(acquired), unit="ms", note=tail(acquired))
     yield Figure(name=f"strict acquire / bare push, {where}", value=middle(acquired) / push, unit="x", goal=GOAL_STRICT)
     yield Figure(name=f"strict release, {where}", value=middle(released), unit="ms", note=f"pushed afterwards; {tail(released)}")
+
+
+def strict(options: Options) -> Iterator[Figure]:
+    """Strict acquires of one daemon alone, over a path and over http, with so many strict leases of its own in the table."""
+    sizes = STRICT_SIZES[:1] if options.quick else STRICT_SIZES
+    for scheme in ("path", "http"):
+        with swarm(NAMES[0], settings=SETTINGS, meeting_s=MEETING_S) as members, ExitStack() as stack:
+            bare = remote_of(members[0])
+            if scheme == "http":
+                subprocess.run(["git", "config", "http.receivepack", "true"], cwd=bare, check=True)
+                server = stack.enter_context(http_server(bare.parent))
+                members[0].clone.git("remote", "set-url", "origin", f"{server.url}/{bare.name}")
+            asking = _Asking(members)
+            held = 0
+            for size in sizes:
+                if size > held:
+                    hold_many(asking.rival, size - held, first=held, folder="strict", strict=True)
+                    held = size
+                _settled(members[0])
+                yield from _strict(asking, f"{scheme}, {size} in the table", options)
 
 
 def _strict_held(asking: _Asking, options: Options) -> Iterator[Figure]:

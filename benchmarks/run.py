@@ -25,6 +25,7 @@ BENCHMARKS: Final[dict[str, Benchmark]] = {
     "rest": processes.rest,
     "leases": leases.leases,
     "cycles": inside.lease_cycles,
+    "strict": leases.strict,
     "swap": strict_push.strict_push,
 }
 

@@ -15,9 +15,10 @@ from sudocode_coordination.api.requests import (
     PreparePush,
     PushDone,
     ReleaseLease,
+    RenewLease,
 )
 from sudocode_coordination.core.io import BuildTable, RequestCancelled, SwapTable
-from sudocode_coordination.errors import HeldError, RemoteError
+from sudocode_coordination.errors import HeldError, RemoteError, UsageError
 from sudocode_coordination.model import Resource
 
 FILE = (Resource("file", "a.py"),)
@@ -147,6 +148,49 @@ def test_what_its_agent_does_not_have_yet_is_not_told_to_be_renewed() -> None:
     swarm.settles(3 * TTL)
     assert not swarm.answered("ann", asked)
     assert not swarm.heard("ann", "lease-renewed")
+
+
+def test_others_are_told_of_it_when_it_has_its_token() -> None:
+    swarm = NodeSwarm("ann", "ben")
+    swarm["ann"].how = swarm["ben"].how = "down"
+    asked = swarm.puts("ann", AcquireLease(resources=FILE, strict=True, wait_ms=0))
+    swarm.settles(5_000)
+    assert [lease.state for lease in swarm.asks("ben", ListLeases(everyone=True))] == ["pending"]
+    assert not swarm.heard("ben", "lease-acquired")
+    swarm["ann"].how = swarm["ben"].how = "well"
+    swarm.settles(60_000)
+    assert swarm.answer("ann", asked)
+    (event,) = swarm.heard("ben", "lease-acquired")
+    assert event.data["lease"]["token"] == 1
+    swarm.asks("ann", ReleaseLease(resources=FILE))
+    swarm.settles(1_000)
+    assert len(swarm.heard("ben", "lease-released")) == 1
+
+
+def test_others_are_told_nothing_of_one_that_never_got_there() -> None:
+    swarm = NodeSwarm("ann", "ben")
+    swarm["ann"].how = swarm["ben"].how = "down"
+    asked = swarm.puts("ann", AcquireLease(resources=FILE, strict=True, wait_ms=20_000))
+    swarm.settles(60_000)
+    assert not swarm.answer("ann", asked)
+    assert not swarm.asks("ben", ListLeases(everyone=True))
+    assert not swarm.heard("ben", "lease-acquired")
+    assert not swarm.heard("ben", "lease-released")
+
+
+def test_its_ttl_stays_as_it_is_in_the_table() -> None:
+    swarm = NodeSwarm("ann")
+    swarm.asks("ann", STRICT)
+    swarm.asks("ann", AcquireLease(resources=OTHER))
+    with pytest.raises(UsageError, match="the ttl of a strict lease"):
+        swarm.asks("ann", RenewLease(resources=FILE + OTHER, ttl_ms=2 * TTL))
+    assert swarm.asks("ann", AcquireLease(resources=FILE, strict=True, ttl_ms=2 * TTL)).lease.ttl_ms == TTL
+    before = {lease.resources: lease.ttl_ms for lease in swarm.asks("ann", ListLeases())}
+    assert before[FILE] == TTL
+    assert before[OTHER] != 2 * TTL, "nothing of what was refused is done"
+    assert [lease.ttl_ms for lease in swarm.asks("ann", RenewLease(resources=FILE, ttl_ms=TTL))] == [TTL]
+    swarm.settles(TTL)
+    assert [entry.ttl_ms for entry in swarm.chain.table().entries.values()] == [TTL]
 
 
 def test_it_is_reentrant_but_a_fast_one_is_not_enough() -> None:

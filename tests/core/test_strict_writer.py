@@ -249,7 +249,7 @@ def test_a_failed_read_of_a_prepared_push_is_told() -> None:
 
 
 def test_the_times_of_askings_are_bounded_and_the_latest_are_kept() -> None:
-    own = OwnStrict(StrictWanted(claim=body_of("a", 1, "x.py"), decide_by=None, waits=True), Now(BIRTH, WALL))
+    own = OwnStrict(StrictWanted(claim=body_of("a", 1, "x.py"), decide_by=None, waits=True), Now(BIRTH, WALL), {})
     for n in range(ASKS_KEPT + 5):
         own.note_ask(BIRTH + n)
     assert len(own.asks) == ASKS_KEPT

@@ -13,14 +13,17 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar, assert_never
 
 import trio
 
+from sudocode_coordination.adapters.gitdirect import Wanted, Way, find_way, push_directly, start_and_make
 from sudocode_coordination.adapters.gitobjects import EMPTY, Made, Snapshot, UnfitError, make_commit, write_loose
-from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner
+from sudocode_coordination.adapters.gitpack import pack_of
+from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push, with_grace
+from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, end
 from sudocode_coordination.adapters.gittree import ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.adapters.table_home import TIP_REF, TableHome
@@ -68,6 +71,7 @@ class _Read(NamedTuple):
     whole: bool
 
 
+T = TypeVar("T")
 _Job: TypeAlias = _Read | SwapTable | BuildTable
 
 
@@ -112,6 +116,9 @@ class GitTable:
         self._delivered: str | None = None
         """The commit of what the core was told last."""
         self._trees = TableTrees(self._home)
+        self._way: Way | None = None
+        """Past `git push`."""
+        self._way_known = False
         self._given_up: deque[str] = deque(maxlen=MAX_GIVEN_UP)
 
     # --- the port: returns at once ------------------------------------------------------------------------------------------
@@ -202,6 +209,7 @@ class GitTable:
         if self._runner is None:
             self._baseline = self._home.tip()
         if self._runner is None or anew:
+            self._way, self._way_known = None, False
             self._runner = GitRunner(self._home.folder, await self._clone.folder(), self._remote, self._timeout_s)
 
     def _begin_anew(self) -> None:
@@ -219,17 +227,33 @@ class GitTable:
         if old is None:
             base, old = None, EMPTY
         changed = await self._trees.changed(self._git, old, snapshot)
-        self._settle(tip)
+        await self._settle(tip)
         return TableRead(commit=tip, base=base, changed=changed, ref=self._ref or "", rewound=rewound)
 
-    def _settle(self, tip: str | None) -> None:
-        """The core is told of this one."""
+    async def _settle(self, tip: str | None, made: Made | None = None, *, nobody_waits: bool = False) -> None:
+        """The core is told of this one; `made`: not written yet. In a thread: now the core and its clients have their turn."""
         self._delivered = self._baseline = tip
+        home = self._home
+
+        def work() -> None:
+            if made is not None:
+                write_loose(home.objects, made.objects)
+            home.set_tip(tip)
+            if nobody_waits:
+                home.spread()
+
         try:
-            self._home.set_tip(tip)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(work)
         except GitFailedError as failure:
             # Only the next process would use it, to see a rewind.
             log.warning("%s", failure.reason)
+        except OSError as error:
+            log.warning("the lease table can't be kept in %s: %s", home.folder, error.strerror)
+            self._begin_anew()
+        else:
+            if made is not None:
+                self._trees.keep(made.snapshot)
 
     async def _latest(self) -> Snapshot:
         """The table as the remote has it.
@@ -318,6 +342,7 @@ class GitTable:
             self._home.cut_past(self._delivered)
             packed = await self._git.run("-c", "gc.packRefs=false", "gc", "--quiet", "--prune=2.hours.ago")
             packed.checked("gc")
+            self._home.gathered()
         except GitFailedError as failure:
             log.warning("the lease table's objects could not be packed: %s", failure.reason)
             self._begin_anew()
@@ -332,31 +357,30 @@ class GitTable:
             UnfitError: it can't be made at all.
             GitFailedError: it can't be made now.
         """
+        parent = EMPTY if change.parent is None else await self._parent(change.parent)
+        made = await self._work(change, lambda: self._made(change, parent))
+        try:
+            await self._work(change, lambda: write_loose(self._home.objects, made.objects))
+        except OSError as error:
+            raise GitFailedError(f"the lease table can't be kept in {self._home.folder}: {error.strerror}") from None
+        self._trees.keep(made.snapshot)
+        return made
+
+    def _made(self, change: TableChange, parent: Snapshot) -> Made:
         too_large = [path for path, content in change.changes.items() if content is not None and len(content) > MAX_FILE_BYTES]
         if too_large:
             raise UnfitError(f"{too_large[0]!r} is larger than {MAX_FILE_BYTES} bytes")
-        parent = EMPTY if change.parent is None else await self._parent(change.parent)
-        message = f"Change leases\n\nNonce: {change.nonce}\n"
-        home = self._home
+        return make_commit(
+            parent,
+            change.changes,
+            message=f"Change leases\n\nNonce: {change.nonce}\n",
+            wall_ms=change.wall_ms,
+            algorithm=self._home.algorithm,
+            sha_size=self._home.sha_size,
+        )
 
-        def work() -> Made:
-            made = make_commit(
-                parent,
-                change.changes,
-                message=message,
-                wall_ms=change.wall_ms,
-                algorithm=home.algorithm,
-                sha_size=home.sha_size,
-            )
-            write_loose(home.objects, made.objects)
-            return made
-
-        try:
-            made = work() if len(change.changes) <= FEW_CHANGES else await trio.to_thread.run_sync(work)
-        except OSError as error:
-            raise GitFailedError(f"the lease table can't be kept in {home.folder}: {error.strerror}") from None
-        self._trees.keep(made.snapshot)
-        return made
+    async def _work(self, change: TableChange, work: Callable[[], T]) -> T:
+        return work() if len(change.changes) <= FEW_CHANGES else await trio.to_thread.run_sync(work)
 
     async def _parent(self, commit: str) -> Snapshot:
         try:
@@ -370,15 +394,23 @@ class GitTable:
             raise _Moved("the table has just moved on") from None
 
     async def _swap(self, job: SwapTable) -> None:
+        if await self._swap_directly(job):
+            return
         commit = (await self._make(job)).snapshot.commit
         assert commit is not None
         if job.parent is None or self._ref is None:
             outcome = await self._push_first(commit, job.parent)
         else:
             outcome = await self._push(commit, self._ref, job.parent)
+        await self._pushed(job, commit, outcome)
+        if isinstance(outcome, Landed) and not self._way_known:
+            # Nobody waits any more: the next one may go faster.
+            self._way, self._way_known = await find_way(self._git, self._remote), True
+
+    async def _pushed(self, job: SwapTable, commit: str, outcome: Pushed, unwritten: Made | None = None) -> None:
         if isinstance(outcome, Landed):
             self._deliver(TableSwapped(ticket=job.ticket, commit=commit))
-            self._settle(commit)
+            await self._settle(commit, unwritten, nobody_waits=True)
             return
         if outcome.kind != "moved":
             self._home.doubt()
@@ -388,6 +420,43 @@ class GitTable:
             if _DAMAGED.search(outcome.reason):
                 self._begin_anew()
         self._fail(job, outcome.reason, outcome.kind)
+
+    async def _swap_directly(self, job: SwapTable) -> bool:
+        """Without `git push`, if the remote is on this machine and all is known that it takes. False: nothing was sent."""
+        parent = None if job.parent is None else self._trees.snapshot(job.parent)
+        if self._way is None or job.parent is None or parent is None or self._ref is None:
+            return False
+        if not self._way.holds:
+            self._way, self._way_known = None, False
+            return False
+        home, ref = self._home, self._ref
+        done: bool | Lost = Lost("unknown", "cut off")
+
+        async def make() -> tuple[Made, Wanted]:
+            made = await self._work(job, lambda: self._made(job, parent))
+            commit, pack = made.snapshot.commit, await self._work(job, lambda: pack_of(made, parent, home.algorithm))
+            assert commit is not None
+            return made, Wanted(commit, ref, job.parent or "", home.algorithm, pack)
+
+        process, (made, wanted) = await start_and_make(self._git, self._way.path, make)
+        try:
+
+            async def answered(outcome: Pushed) -> None:
+                await self._pushed(job, wanted.commit, outcome, made)
+
+            async def speak() -> None:
+                nonlocal done
+                done = await push_directly(process, wanted, limit_s=self._timeout_s, answered=answered)
+
+            await with_grace(speak, STOP_GRACE_S)
+        finally:
+            await end(process)
+        if isinstance(done, Lost):
+            await self._pushed(job, wanted.commit, done)
+            return True
+        if not done:
+            self._way = None  # until settings change: git's own push knows what to do, and what to say
+        return done
 
     async def _push_first(self, commit: str, parent: str | None) -> Pushed:
         """Push without knowing where the table is: look, and if there is none, find out which of the two refs is taken."""

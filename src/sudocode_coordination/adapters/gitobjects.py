@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,8 @@ from sudocode_coordination.adapters.gitrun import GitFailedError
 TREE: Final = b"40000"
 BLOB: Final = b"100644"
 PLAIN_FILES: Final = frozenset((BLOB, b"100755"))
+_LINES: Final = {size: re.compile(rb"([^ \0]*) ([^\0]*)\0(.{%d})" % size, re.DOTALL) for size in (20, 32)}
+"""A tree's entries, by the size of ids."""
 MAX_DEPTH: Final = 4
 """Folders below one another in a table; ours has one level. What lies deeper is kept and not read."""
 _STORED: Final = 0
@@ -56,10 +59,14 @@ EMPTY: Final = Snapshot(None, None, {})
 
 
 class Made(NamedTuple):
-    """A commit that was made, and the objects that are new with it: id in hex -> (type, content)."""
+    """A commit that was made, and the objects that are new with it: id in hex -> (type, content).
+
+    `before`: what was at the place of a folder in the parent, id -> id, both in bytes.
+    """
 
     snapshot: Snapshot
     objects: dict[str, tuple[str, bytes]]
+    before: dict[bytes, bytes]
 
 
 def object_id(kind: str, content: bytes, algorithm: str) -> bytes:
@@ -73,17 +80,11 @@ def parse_tree(raw: bytes, sha_size: int) -> dict[bytes, Entry]:
     Raises:
         GitFailedError: it is malformed; fetching does not check that.
     """
-    entries: dict[bytes, Entry] = {}
-    at, end = 0, len(raw)
-    while at < end:
-        space = raw.find(b" ", at)
-        nul = raw.find(b"\0", space)
-        if space < 0 or nul < 0 or nul + 1 + sha_size > end:
-            raise GitFailedError("the lease table has a malformed folder")
-        name_end = nul + 1 + sha_size
-        entries[raw[space + 1 : nul]] = Entry(raw[at:space].lstrip(b"0"), raw[nul + 1 : name_end])
-        at = name_end
-    return entries
+    found = _LINES[sha_size].findall(raw)
+    # What is no entry was skipped.
+    if sum(len(mode) + len(name) for mode, name, _ in found) + len(found) * (2 + sha_size) != len(raw):
+        raise GitFailedError("the lease table has a malformed folder")
+    return {name: Entry(mode.lstrip(b"0"), sha) for mode, name, sha in found}
 
 
 def tree_of(raw: bytes, sha_size: int) -> Tree:
@@ -171,6 +172,7 @@ def make_commit(
         GitFailedError: what the parent has at a path can't be read.
     """
     objects: dict[str, tuple[str, bytes]] = {}
+    before: dict[bytes, bytes] = {}
     trees = dict(parent.trees)
 
     def add(kind: str, content: bytes) -> bytes:
@@ -201,6 +203,8 @@ def make_commit(
         raw = write_tree(entries)
         made = add("tree", raw)
         trees[made] = _tree(raw, entries)
+        if sha is not None:
+            before[made] = sha
         return made
 
     root = edit(parent.root, {split_path(path): content for path, content in changes.items()})
@@ -213,7 +217,7 @@ def make_commit(
     date = max(0, wall_ms // 1000)
     lines += [b"%s %s %d +0000" % (who, _IDENTITY, date) for who in (b"author", b"committer")]
     commit = add("commit", b"\n".join(lines) + b"\n\n" + message.encode())
-    return Made(Snapshot(commit.hex(), root, reachable(root, trees)), objects)
+    return Made(Snapshot(commit.hex(), root, reachable(root, trees)), objects, before)
 
 
 def reachable(root: bytes, trees: Mapping[bytes, Tree]) -> dict[bytes, Tree]:

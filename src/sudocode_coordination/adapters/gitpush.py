@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import trio
@@ -49,9 +50,37 @@ async def push(git: GitRunner, remote: str, commit: str, ref: str, expected: str
         expected: what the remote has to have there.
         grace_s: how long it may go on when it is cancelled: cut off, it might land or not, or leave a lock at the remote.
     """
-    scope = trio.CancelScope(shield=grace_s > 0)
     outcome: Outcome | None = None
     lost = "cut off"
+
+    async def go() -> None:
+        nonlocal outcome, lost
+        try:
+            outcome = await git.run(
+                "push",
+                "--porcelain",
+                "--quiet",
+                "--no-verify",
+                "--no-follow-tags",
+                "--no-signed",
+                "--recurse-submodules=no",
+                f"--force-with-lease={ref}:{expected or ''}",
+                "--",
+                remote,
+                f"{commit}:{ref}",
+            )
+        except GitFailedError as failure:
+            lost = failure.reason
+
+    await with_grace(go, grace_s)
+    if outcome is None:
+        return Lost("unknown", lost)
+    return Landed() if outcome.code == 0 else verdict(outcome)
+
+
+async def with_grace(go: Callable[[], Awaitable[None]], grace_s: float) -> None:
+    """Run it to its end; cancelled, it has so many seconds for that."""
+    scope = trio.CancelScope(shield=grace_s > 0)
 
     async def hurry() -> None:
         try:
@@ -62,26 +91,8 @@ async def push(git: GitRunner, remote: str, commit: str, ref: str, expected: str
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hurry)
         with scope:
-            try:
-                outcome = await git.run(
-                    "push",
-                    "--porcelain",
-                    "--quiet",
-                    "--no-verify",
-                    "--no-follow-tags",
-                    "--no-signed",
-                    "--recurse-submodules=no",
-                    f"--force-with-lease={ref}:{expected or ''}",
-                    "--",
-                    remote,
-                    f"{commit}:{ref}",
-                )
-            except GitFailedError as failure:
-                lost = failure.reason
+            await go()
         nursery.cancel_scope.cancel()
-    if outcome is None:
-        return Lost("unknown", lost)
-    return Landed() if outcome.code == 0 else verdict(outcome)
 
 
 def verdict(outcome: Outcome) -> Lost:

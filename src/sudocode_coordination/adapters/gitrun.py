@@ -49,6 +49,8 @@ _DROPPED: Final = frozenset(
     )
 )
 """What a hook or an alias that started us has in its environment: it points to another repository or index."""
+_OF_A_REPOSITORY: Final = frozenset(("GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS", "GIT_NO_REPLACE_OBJECTS", "GIT_PROTOCOL"))
+"""What git itself besides those keeps from a program that it starts in another repository on this machine."""
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
     "core.logAllRefUpdates=false",
@@ -201,21 +203,37 @@ class GitRunner:
         environment.update(extra)
         return environment
 
-    async def _run(self, arguments: tuple[str, ...], stdin: bytes, limit: int, extra: Mapping[str, str]) -> Outcome:
-        settings = [part for setting in (*_SETTINGS, f"remote.{self._remote}.mirror=false") for part in ("-c", setting)]
-        command = ["git", "--no-pager", f"--git-dir={self._git_dir}", *settings, *arguments]
+    async def serve(self, path: str) -> trio.Process:
+        """Start `git receive-pack` in a repository on this machine, as `git push` would; whoever calls this ends it (`end`).
+
+        Args:
+            path: of that repository, from where commands run.
+
+        Raises:
+            GitFailedError: git can't be started.
+        """
+        await self.folder()
+        environment = {k: v for k, v in self._environment({}).items() if k not in _OF_A_REPOSITORY}
+        return await self._open(["git", "receive-pack", path], environment, stderr=subprocess.DEVNULL)
+
+    async def _open(self, command: list[str], environment: Mapping[str, str], *, stderr: int) -> trio.Process:
         try:
-            process = await trio.lowlevel.open_process(
+            return await trio.lowlevel.open_process(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=stderr,
                 start_new_session=True,
                 cwd=self._cwd,
-                env=self._environment(extra),
+                env=environment,
             )
         except OSError as error:
             raise GitFailedError(f"git can't be started: {error.strerror or error}") from None
+
+    async def _run(self, arguments: tuple[str, ...], stdin: bytes, limit: int, extra: Mapping[str, str]) -> Outcome:
+        settings = [part for setting in (*_SETTINGS, f"remote.{self._remote}.mirror=false") for part in ("-c", setting)]
+        command = ["git", "--no-pager", f"--git-dir={self._git_dir}", *settings, *arguments]
+        process = await self._open(command, self._environment(extra), stderr=subprocess.PIPE)
         try:
             with trio.move_on_after(self._timeout_s) as scope:
                 outcome = await _converse(process, stdin, limit)
@@ -223,8 +241,7 @@ class GitRunner:
                 raise GitFailedError(f"no answer within {self._timeout_s:g} s (git {arguments[0]})")
             return outcome
         finally:
-            with trio.CancelScope(shield=True):
-                await _end(process)
+            await end(process)
 
 
 @cache
@@ -280,15 +297,16 @@ async def _converse(process: trio.Process, stdin: bytes, limit: int) -> Outcome:
     return Outcome(process.returncode or 0, bytes(output), complaints.decode("utf-8", "replace"))
 
 
-async def _end(process: trio.Process) -> None:
-    """End the process and its children if it still runs, reap it, close the pipes."""
-    if process.poll() is None:
-        # Not reaped yet, so the id is still its own; it leads its process group. A remote on this machine runs in that group, too:
-        # asked to end, it takes its locks away; killed, it leaves them, and nobody can push any more.
-        os.killpg(process.pid, signal.SIGTERM)
-        await trio.sleep(_GENTLY_S)
-        os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            await pipe.aclose()
+async def end(process: trio.Process) -> None:
+    """End the process and its children if it still runs, reap it, close the pipes; also when cancelled."""
+    with trio.CancelScope(shield=True):
+        if process.poll() is None:
+            # Not reaped yet, so the id is still its own; it leads its process group. A remote on this machine runs in that group,
+            # too: asked to end, it takes its locks away; killed, it leaves them, and nobody can push any more.
+            os.killpg(process.pid, signal.SIGTERM)
+            await trio.sleep(_GENTLY_S)
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                await pipe.aclose()

@@ -23,6 +23,10 @@ _SECTIONS: Final = frozenset(("url", "http", "credential", "protocol", "ssh"))
 _CORE: Final = frozenset(("sshcommand", "gitproxy", "askpass"))
 _REMOTE: Final = frozenset(("proxy", "proxyauthmethod", "uploadpack", "receivepack", "vcs", "serveroption"))
 _NAME = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_FOLDERS: Final = 256
+"""For loose objects, by the first byte of their ids."""
+_AT_ONCE: Final = 16
+"""Of them, made ahead: one takes up to half a millisecond, and a swap needs six of which most are not there at first."""
 _MANY_LOOSE: Final = 8
 """Loose objects in one of 256 folders: about 2,000 in all."""
 
@@ -47,6 +51,8 @@ class TableHome:
         self.lives = 0
         """How often it was made; not counting those that are found."""
         self._copied: tuple[object, ...] | None = None
+        self._folders = 0
+        """So many of those for objects have been made."""
 
     @property
     def objects(self) -> Path:
@@ -92,6 +98,7 @@ class TableHome:
         """Something in it is damaged: begin anew. All of it can be had from the remote."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._copied = None
+        self.gathered()
 
     def tip(self) -> str | None:
         """The last tip that was fetched, landed or read, also by an earlier process."""
@@ -114,6 +121,20 @@ class TableHome:
                 _replace(self.folder / TIP_REF, commit.encode() + b"\n")
         except OSError as error:
             raise GitFailedError(f"the lease table can't be kept in {self.folder}: {error.strerror}") from None
+
+    def spread(self) -> None:
+        """Make some of the folders for objects that are not there yet: for when nobody waits.
+
+        Raises:
+            OSError: they can't be made.
+        """
+        for number in range(self._folders, min(_FOLDERS, self._folders + _AT_ONCE)):
+            (self.objects / f"{number:02x}").mkdir(exist_ok=True)
+            self._folders = number + 1
+
+    def gathered(self) -> None:
+        """Folders without objects may be gone."""
+        self._folders = 0
 
     def cut_past(self, commit: str | None) -> None:
         """From now on, this commit has no parents here. What git does when it fetches with a depth, without asking the remote.

@@ -97,6 +97,7 @@ class Known:
         "timer_at",
         "token",
         "told_round",
+        "untold",
     )
 
     def __init__(self, body: ClaimBody, source: Source, expiry: Instant, since: str) -> None:
@@ -126,6 +127,8 @@ class Known:
         self.strict = False
         """By the document: it is to be in the strict table, too; with the fencing token that it has there."""
         self.token: int | None = None
+        self.untold = False
+        """Another's: it was let through by the peers and is not in the strict table yet; who listens here has not heard of it."""
 
 
 class StoredClaim(msgspec.Struct, frozen=True, array_like=True):

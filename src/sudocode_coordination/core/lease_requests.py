@@ -13,7 +13,7 @@ from sudocode_coordination.core.resources import all_covered, name_of, normalise
 from sudocode_coordination.core.strict_part import StrictPart
 from sudocode_coordination.core.waiting import who
 from sudocode_coordination.core.wire import MAX_AGED, MAX_LAMPORT
-from sudocode_coordination.errors import ResourceError
+from sudocode_coordination.errors import ResourceError, UsageError
 from sudocode_coordination.model import AgentId, Instant, Lease, LeaseMode, Now, Resource
 
 DECIDE_MS: Final = 12_000
@@ -84,8 +84,12 @@ class LeaseRequests(StrictPart):
 
         Raises:
             ResourceError: a name that can't be leased.
+            UsageError: another ttl for a strict one. The others go by the one in the table, and nothing is changed.
         """
         held = [h for h in self._held_on(agent, normalise_all(resources), now.instant) if h.granted]
+        if ttl_ms is not None and any(h.strict and h.ttl_ms != self._ttl_of(ttl_ms) for h in held):
+            hint = "renew it without another ttl, or release it and lease it with the ttl that it is to have"
+            raise UsageError("the ttl of a strict lease is in the table on the remote, and stays as it was asked for", hint=hint)
         out: list[Output] = []
         for holding in held:
             if ttl_ms is not None:
@@ -172,12 +176,13 @@ class LeaseRequests(StrictPart):
         return None
 
     def _confirm(self, held: Holding, request: AcquireLease, ticket: Ticket | None, now: Now) -> list[Output]:
-        """The agent has it already, and is told at once. A longer ttl and another note take effect; a shorter ttl and a lower
-        priority don't: another process of the agent may count on what it has (`renew` shortens)."""
+        """The agent has it already, and is told at once. A longer ttl and another note take effect (of a strict one, whose ttl is
+        in the table, the note alone); a shorter ttl and a lower priority don't: another process of the agent may count on what it
+        has (`renew` shortens)."""
         agent, resources = held.body.agent, normalise_all(request.resources)
         out: list[Output] = []
         ttl_ms = min(request.ttl_ms or 0, self._config.max_lease_ttl_ms)
-        if ttl_ms > held.ttl_ms:
+        if ttl_ms > held.ttl_ms and not held.strict:
             held.ttl_ms = ttl_ms
             self._dirty[held.body.id] = None
             out += self._refresh(held, now)

@@ -454,7 +454,10 @@ class LeaseManager(LeaseRequests):
         known.granted, known.grade = True, granted.grade
         self.claims.changes += news
         self._wake(known.body, now)
-        if not news:
+        on_its_way = known.strict and known.token is None and granted.grade != "strict"
+        to_tell = not on_its_way and (news or known.untold)
+        known.untold = on_its_way and (news or known.untold)
+        if not to_tell:
             return []
         data = {"lease": msgspec.to_builtins(self.describe(known, now.instant))}
         return [Notify(type="lease-acquired", agent_id=known.body.agent, data=data)]
@@ -467,7 +470,7 @@ class LeaseManager(LeaseRequests):
             self.claims.forget(known.body.id)
         self._wake(known.body, now)
         out: list[Output] = [Persist(operations=(ForgottenValue(space="claims", key=known.body.id),))]
-        if known.granted:
+        if known.granted and not known.untold:
             kind: Literal["lease-expired", "lease-released"] = "lease-expired" if reason == "expired" else "lease-released"
             data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))

@@ -22,6 +22,7 @@ from sudocode_coordination.core.facts import Output, Say, StrictDropped, StrictG
 from sudocode_coordination.core.fenced import FencedPushes, LostLease
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import DiskContents, Persist, RequestError, StoredValue
+from sudocode_coordination.core.strict_agenda import Agenda
 from sudocode_coordination.core.strict_own import OwnStrict, conflicts_with
 from sudocode_coordination.core.strict_post import StrictPost
 from sudocode_coordination.core.strict_table import fits, id_of, short_id
@@ -79,7 +80,6 @@ class StrictLeases(StrictPost):
         self._unwanted: dict[ClaimId, None] = {}
         """To be taken out of the table."""
         self._releasing: set[ClaimId] = set()
-        self._renewing: set[ClaimId] = set()
         self.fenced = FencedPushes(self.writer)
         self._release_at: Instant = 0
         self._stored = _Stored(0, False)
@@ -87,7 +87,8 @@ class StrictLeases(StrictPost):
         self._looks_twice = False
         self._second_look_at: Instant | None = None
         """When to see what of the life before has come since."""
-        self._waiting: list[OwnStrict] = []
+        self._waiting: dict[ClaimId, OwnStrict] = {}
+        self._agenda = Agenda(self._due_of)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -122,20 +123,18 @@ class StrictLeases(StrictPost):
         times = [sent.answer_by for sent in self._sent.values() if sent.to is not None]
         if self._unwanted:
             times.append(self._release_at)
-        for own in self._own.values() if not self._stopping else ():
-            match own.state:
-                case "held":
-                    if own.told:
-                        times.append(own.valid_until)
-                    if own.claim.id not in self._renewing and not own.preempted:
-                        times.append(own.renew_at)
-                case "waiting":
-                    times.append(own.look_at)
-                case "asking":
-                    pass
-            if not own.told and own.decide_by is not None:
-                times.append(own.decide_by)
+        first = self._agenda.first()
+        if first is not None and not self._stopping:
+            times.append(first)
         return min(times, default=None)
+
+    def _due_of(self, claim: ClaimId) -> Instant | None:
+        own = self._own.get(claim)
+        if own is not None and own.state == "waiting":
+            self._waiting[claim] = own
+        else:
+            self._waiting.pop(claim, None)
+        return None if own is None else own.due()
 
     def problems(self) -> list[str]:
         """What a person should know."""
@@ -160,7 +159,7 @@ class StrictLeases(StrictPost):
         if (held := self._own.get(given.claim.id)) is not None:
             held.renew_at = now.instant
             return []
-        own = self._own[given.claim.id] = OwnStrict(given, now)
+        own = self._own[given.claim.id] = OwnStrict(given, now, self._agenda.stirred)
         self._ask(own, now)
         return self._store(own=True)
 
@@ -176,6 +175,7 @@ class StrictLeases(StrictPost):
         self._dirty = True
         name = own.claim.id
         del self._own[name]
+        self._agenda.stirred[name] = None
         self._outbox = [op for op in self._outbox if id_of(op) != name]
         self._sent.pop(name, None)
         certain = self.writer.withdraw(name) and not own.loose
@@ -214,9 +214,10 @@ class StrictLeases(StrictPost):
         out = self._look_at_touched(now)
         if self._dirty or (self._due is not None and self._due <= now.instant):
             self._dirty = True
-            out += self._run_out(now)
+            due = self._agenda.due(now.instant)
+            out += self._run_out(list(self._own) if self._stopping else due, now)
             if not self._stopping:
-                self._renew(now)
+                self._renew(due, now)
         if not self._stopping:
             self._look_again(now)
         self._release(now)
@@ -231,7 +232,6 @@ class StrictLeases(StrictPost):
             out += self.fenced.made(commit)
         if self._dirty or out:
             self._dirty = False
-            self._waiting = [own for own in self._own.values() if own.state == "waiting"]
             self._due = self._own_due()
         return out + self._remember()
 
@@ -261,11 +261,11 @@ class StrictLeases(StrictPost):
                 out.append(StrictGranted(claim=claim, token=own.token, valid_until=own.valid_until))
         return out
 
-    def _run_out(self, now: Now) -> list[Output]:
+    def _run_out(self, due: list[ClaimId], now: Now) -> list[Output]:
         """Leases that are over, agents that have waited long enough, peers that did not answer."""
         out: list[Output] = []
         self._tired_of_waiting(now)
-        for own in list(self._own.values()):
+        for own in [self._own[claim] for claim in due]:
             if own.told and now.instant >= own.valid_until:
                 out += self._lose(own, "expired", "")
             elif not own.told and own.decide_by is not None and now.instant >= own.decide_by:
@@ -279,7 +279,7 @@ class StrictLeases(StrictPost):
 
     def _look_again(self, now: Now) -> None:
         """Whether what was in the way of those who wait is still there."""
-        for own in self._waiting:
+        for own in list(self._waiting.values()):
             if own.state != "waiting" or own.claim.id not in self._own:
                 continue
             there = self.writer.table.conflicting(own.claim) if self.writer.known else []
@@ -296,15 +296,16 @@ class StrictLeases(StrictPost):
                 poll_ms = self._rare_ms if here else self._poll_ms  # who is connected says itself when it ends
                 own.look_at = min([now.instant + poll_ms, *later])
 
-    def _renew(self, now: Now) -> None:
+    def _renew(self, due: list[ClaimId], now: Now) -> None:
         """All at once, as soon as one is due."""
-        held = [own for own in self._own.values() if own.state == "held" and not own.preempted]
-        held = [own for own in held if own.claim.id not in self._renewing]
-        if not any(own.renew_at <= now.instant for own in held):
+        if not any(own.renews and own.renew_at <= now.instant for claim in due if (own := self._own.get(claim)) is not None):
             return
+        held = [own for own in self._own.values() if own.renews]
         for start in range(0, len(held), MAX_STRICT_CLAIMS):
-            claims = tuple(own.claim.id for own in held[start : start + MAX_STRICT_CLAIMS])
-            self._renewing.update(claims)
+            part = held[start : start + MAX_STRICT_CLAIMS]
+            for own in part:
+                own.renewing = True
+            claims = tuple(own.claim.id for own in part)
             self._outbox.append(StrictRenew(self._name(), claims))
 
     def _release(self, now: Now) -> None:
@@ -338,11 +339,12 @@ class StrictLeases(StrictPost):
                 own = self._own.get(name)
                 return [] if own is None or own.state != "asking" else self._answer(own, done, now)
             case StrictRenew(claims=claims):
-                self._renewing.difference_update(claims)
-                if done.result is None or sent is None:
-                    for claim in claims:
-                        if (own := self._own.get(claim)) is not None:
+                for claim in claims:
+                    if (own := self._own.get(claim)) is not None:
+                        own.renewing = False
+                        if done.result is None or sent is None:
                             own.renew_at = now.instant + RENEW_AGAIN_MS
+                if done.result is None or sent is None:
                     return []
                 self._renewed(claims, sent.at, now, out, but=done.result)
             case StrictRelease(claims=claims):

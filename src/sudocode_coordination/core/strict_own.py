@@ -9,7 +9,7 @@ from sudocode_coordination.core.facts import StrictWanted
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.strict_writer import TableWriter
 from sudocode_coordination.core.wire import ClaimBody, InTheWay, StrictOp
-from sudocode_coordination.model import Conflict, Instant, Now, PeerId, iso_from_ms
+from sudocode_coordination.model import ClaimId, Conflict, Instant, Now, PeerId, iso_from_ms
 
 ASKS_KEPT: Final = 64
 """Askings of one claim whose times are remembered. One that is older and got through is renewed before it counts."""
@@ -19,7 +19,7 @@ LEAST_RENEW_MS: Final = 1_000
 
 
 class OwnStrict:
-    """A strict lease of an agent of this peer, or one on its way."""
+    """A strict lease of an agent of this peer, or one on its way. Whatever changes in it, it says so in `stirred`."""
 
     __slots__ = (
         "answered_at",
@@ -33,16 +33,21 @@ class OwnStrict:
         "loose",
         "preempted",
         "renew_at",
+        "renewing",
         "since",
         "state",
+        "stirred",
         "token",
         "told",
         "valid_until",
         "waits",
     )
 
-    def __init__(self, wanted: StrictWanted, now: Now) -> None:
-        self.claim = wanted.claim
+    def __init__(self, wanted: StrictWanted, now: Now, stirred: dict[ClaimId, None]) -> None:
+        object.__setattr__(self, "stirred", stirred)
+        object.__setattr__(self, "claim", wanted.claim)
+        self.stirred: dict[ClaimId, None]
+        self.claim: ClaimBody
         self.decide_by = wanted.decide_by
         self.waits = wanted.waits
         self.state: Literal["asking", "waiting", "held"] = "asking"
@@ -56,12 +61,37 @@ class OwnStrict:
         self.asked_at: Instant = 0
         self.valid_until: Instant = 0
         self.renew_at: Instant = 0
+        self.renewing = False
         self.told = False
         """Its agent has been told that it holds it."""
         self.preempted = False
         self.holders: tuple[InTheWay, ...] = ()
         self.answered_at: Instant = 0
         self.look_at: Instant = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Change it."""
+        object.__setattr__(self, name, value)
+        self.stirred[self.claim.id] = None
+
+    @property
+    def renews(self) -> bool:
+        """It is to be renewed at its time: who has it, no renewal is under way, and nobody wants it who goes before."""
+        return self.state == "held" and not self.renewing and not self.preempted
+
+    def due(self) -> Instant | None:
+        """When it needs something although nothing happens."""
+        times: list[Instant] = []
+        if self.state == "held":
+            if self.told:
+                times.append(self.valid_until)
+            if self.renews:
+                times.append(self.renew_at)
+        elif self.state == "waiting":
+            times.append(self.look_at)
+        if not self.told and self.decide_by is not None:
+            times.append(self.decide_by)
+        return min(times, default=None)
 
     def note_ask(self, now: Instant) -> None:
         """It is asked for once more."""
