@@ -58,6 +58,8 @@ class DiskContents(msgspec.Struct, frozen=True, kw_only=True):
     envelopes: tuple[StoredEnvelope, ...] = ()
     values: tuple[StoredValue, ...] = ()
     intact: bool = False
+    lost: str = ""
+    """What was damaged and is not among them, for people; empty if nothing was."""
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------------

@@ -283,6 +283,8 @@ class Node:
         for key in sorted(RESERVED):
             if getattr(self._config, key):
                 self.desk.trouble(f"{key} is set, but has no effect in this version")
+        if given.contents.lost:
+            self.desk.trouble(given.contents.lost)
         out = self.sync.started(given.contents, now)
         incarnation = self.sync.incarnation
         ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)

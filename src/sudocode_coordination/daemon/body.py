@@ -239,6 +239,8 @@ class Daemon:
         disk = self._surroundings.disk()
         try:
             contents = disk.load()
+            if contents.lost:
+                log.warning("%s", contents.lost)
             network = LateNetwork()
             server = self._server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
             self._git = self._surroundings.git(self._deliver)
