@@ -120,8 +120,8 @@ def _path_of(shown: str) -> str:
 
 
 def states(changes: list[Change], *, every_byte: bool = False) -> Iterator[State]:
-    """The folder before the first call, after each, and in the midst of each write: after its first byte, half of it, and all but its
-    last, or after each byte. File modes are as asked for: the recorded process has a umask of 0."""
+    """The folder before the first call, after each, and in the midst of each write: after its first byte, half of it, and all but
+    its last, or after each byte. File modes are as asked for: the recorded process has a umask of 0."""
     files: dict[str, bytes] = {}
     modes: dict[str, int] = {}
     told: tuple[str, ...] = ()

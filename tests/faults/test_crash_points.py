@@ -1,5 +1,5 @@
-"""Killed at any point: what the disk code writes is recorded, and each prefix of it must open to a state that is legal: all that was
-told as done, and of what was under way all or nothing."""
+"""Killed at any point: what the disk code writes is recorded, and each prefix of it must open to a state that is legal: all that
+was told as done, and of what was under way all or nothing."""
 
 from __future__ import annotations
 

@@ -172,8 +172,8 @@ class SqliteDisk:
             self._upgrade(connection)
         elif version != SCHEMA_VERSION:
             raise _CorruptError(f"schema version {version}, this is {SCHEMA_VERSION}")
-        tables = {name: sql for name, sql in connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")}
-        if tables != {sql.split()[2]: sql for sql in _TABLES}:
+        tables = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")}
+        if tables != set(_TABLES):
             raise _CorruptError("its tables are not those of this program")
         # At once, rather than at the first write: is it writable, and not open elsewhere?
         connection.execute("BEGIN IMMEDIATE")
@@ -283,8 +283,8 @@ class SqliteDisk:
             case ForgottenEpochs(owner=owner, below=below):
                 connection.execute("DELETE FROM envelopes WHERE owner = ? AND epoch < ?", (owner, below))
             case StoredValue(space=space, key=key, data=data):
-                row = (space, key, _checksum(data, space, key), data)
-                connection.execute("INSERT OR REPLACE INTO vals VALUES (?, ?, ?, ?)", row)
+                named = (space, key, _checksum(data, space, key), data)
+                connection.execute("INSERT OR REPLACE INTO vals VALUES (?, ?, ?, ?)", named)
             case ForgottenValue(space=space, key=key):
                 connection.execute("DELETE FROM vals WHERE space = ? AND key = ?", (space, key))
             case _:
