@@ -254,6 +254,7 @@ class Daemon:
                 table,
                 emit=server.emit,
                 reply=server.reply,
+                taken=server.taken,
                 journal=self._journal,
             )
             newborn = self._surroundings.newborn

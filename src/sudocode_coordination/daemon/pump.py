@@ -96,6 +96,7 @@ class Pump:
         *,
         emit: Callable[[Event], None],
         reply: Callable[[Reply], None],
+        taken: Callable[[int], None] | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._node = node
@@ -106,6 +107,8 @@ class Pump:
         self._table = table
         self._emit = emit
         self._reply = reply
+        self._taken = taken
+        """Told of the client whose request has left the inbox."""
         self._journal = journal
         self._inbox: deque[Input] = deque()
         self._wake = trio.Event()
@@ -174,8 +177,10 @@ class Pump:
                     self._frames[peer] = (count - 1, size - len(frame))
             case GossipReceived() | PeerRefused():
                 self._hints -= 1
-            case RequestReceived():
+            case RequestReceived(client=client):
                 self._requests -= 1
+                if self._taken is not None:
+                    self._taken(client)
             case _:
                 pass
         return given
