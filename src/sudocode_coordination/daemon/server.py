@@ -1,7 +1,8 @@
 """The daemon's socket: many clients, each with many calls in flight, answered as they finish. `api/codec.py` has the format.
 
 Nothing here waits for a client: what it does not read gathers in its backlog up to a limit, then its events end (`overflow`),
-then its connection. One that asks faster than its share is read more slowly, so that the others are answered. Only this user may connect: the socket is 0600 in a 0700 folder, and the peer's uid is asked for.
+then its connection. One that asks faster than its share is read more slowly, so that the others are answered. Only this user
+may connect: the socket is 0600 in a 0700 folder, and the peer's uid is asked for.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ class _Connection:
         self._queued -= 1
         self._room.set()
 
-    async def pace(self) -> None:
-        """After each line: wait until this client may be heard again."""
+    async def pace(self) -> bool:
+        """After each line: wait until this client may be heard again; False if it is no longer there."""
         while self._queued >= MAX_QUEUED_CALLS and not self.closing:
             self._room = trio.Event()
             await self._room.wait()
@@ -127,6 +128,7 @@ class _Connection:
         self._allowed_at = now
         if self._allowed < 0 and not self.closing:
             await trio.sleep(-self._allowed / CALLS_PER_S)
+        return not self.closing
 
     def send(self, line: bytes, answers: int | None = None) -> None:
         """Queue a line; too many unread end the connection. `answers`: the internal id of the call that it answers."""
@@ -337,8 +339,7 @@ class Server:
                 searched = 0
                 if line.strip():
                     self._handle_line(connection, line)
-                await connection.pace()
-                if connection.closing:
+                if not await connection.pace():
                     return
             searched = len(buffer)
             if searched > MAX_REQUEST_BYTES:
