@@ -37,12 +37,12 @@ WAL_LIMIT_BYTES: Final = 4 << 20
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
-SMALLEST_PAGE: Final = 512
-"""Bytes; a database has at least one page."""
+PAGE_BYTES: Final = 1_024
+"""Little is stored, in many tables and indexes: small pages, and no free ones, waste less."""
 _FORMATS: Final = slice(18, 20)
 _NEWEST_FORMAT: Final = 2
 """Where SQLite's header has the versions needed to write and to read; 2 is write-ahead logging."""
-_COMES_BACK: Final = "what other peers have of it comes back from them, drafts and the like do not"
+_COMES_BACK: Final = "what others shared comes back from them; own updates, lease history and drafts do not"
 _TABLES: Final = (
     "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE envelopes (owner TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, crc INTEGER NOT NULL,
@@ -152,8 +152,7 @@ class SqliteDisk:
         self._connection = connection
         connection.text_factory = _text
         if self._is_new():
-            # Little is stored, in many tables and indexes: small pages, and no free ones, waste less.
-            connection.execute("PRAGMA page_size = 1024")
+            connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
             connection.execute("PRAGMA auto_vacuum = FULL")
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -183,10 +182,10 @@ class SqliteDisk:
     def _is_new(self) -> bool:
         """Whether the file is empty. What SQLite would take for something else than damage shows in the first bytes."""
         with self._path.open("rb") as file:
-            header = file.read(SMALLEST_PAGE)
-        if 0 < len(header) < SMALLEST_PAGE and not self._path.with_name(self._path.name + "-journal").exists():
+            header = file.read(PAGE_BYTES)
+        if 0 < len(header) < PAGE_BYTES and not self._path.with_name(self._path.name + "-journal").exists():
             raise _CorruptError(f"{len(header)} bytes are no database")  # an empty one, to SQLite
-        if len(header) == SMALLEST_PAGE and max(header[_FORMATS]) > _NEWEST_FORMAT:
+        if len(header) == PAGE_BYTES and max(header[_FORMATS]) > _NEWEST_FORMAT:
             raise _CorruptError("its format is of a future SQLite")  # a read-only one
         return not header
 

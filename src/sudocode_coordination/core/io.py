@@ -234,6 +234,10 @@ class DiskFailed(Item, frozen=True, kw_only=True):
     reason: str
 
 
+class DiskWorks(Item, frozen=True, kw_only=True):
+    """After `DiskFailed`: a write has succeeded."""
+
+
 class StopRequested(Item, frozen=True, kw_only=True):
     """End all leases, remove the records, say goodbye; then `Stopped` comes out."""
 
@@ -261,6 +265,7 @@ Input: TypeAlias = (
     | RequestCancelled
     | ClientGone
     | DiskFailed
+    | DiskWorks
     | StopRequested
 )
 

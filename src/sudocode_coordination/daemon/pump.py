@@ -24,6 +24,7 @@ from sudocode_coordination.core.io import (
     BuildTable,
     Dial,
     DiskFailed,
+    DiskWorks,
     Effect,
     Emit,
     FrameReceived,
@@ -119,6 +120,7 @@ class Pump:
         self._frame_bytes = 0
         self._cut: set[PeerId] = set()
         """Peers of whom a frame was dropped: nothing more from them until they are disconnected."""
+        self._disk_failing = False
         self.dropped_hints = 0
         self.stopped = False
         self.record_left = ""
@@ -259,7 +261,12 @@ class Pump:
                 try:
                     self._disk.write(operations)
                 except StorageError as error:
+                    self._disk_failing = True
                     return failure or error.message
+                if self._disk_failing:
+                    self._disk_failing = False
+                    log.warning("disk: works again")
+                    self.deliver(DiskWorks())
             case Send(peer=peer, frame=frame):
                 if failure is None:
                     self._network.send(peer, frame)
