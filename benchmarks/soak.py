@@ -61,7 +61,7 @@ PEEK_S: Final = 0.05
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One moment. Of each daemon that ran: memory in bytes (RSS, and what is its own alone), descriptors, threads, disk in bytes."""
+    """One moment. Of each daemon that ran: memory in bytes (RSS, and what it alone has), descriptors, threads, disk in bytes."""
 
     at_s: float
     phase: str
