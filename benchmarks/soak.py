@@ -52,8 +52,8 @@ MESH_S: Final = 600.0
 """For all to be connected to all; each looks at the branch once a minute, or when it is knocked at."""
 SEEN_S: Final = 60.0
 """Until a burst that is not seen by all counts as lost."""
-CALM_S: Final = 20.0
-"""After a phase, before rest counts: answers and beats that it caused."""
+RESTARTS_S: Final = 10.0
+"""Between two restarts while it churns, if it churns for long enough."""
 SAMPLES: Final = 240
 """Over the whole run: one every so often, at least every second."""
 PEEK_S: Final = 0.05
@@ -158,9 +158,12 @@ class Member:
 class Soak:
     """One run; see the module."""
 
-    def __init__(self, members: list[Member], seconds: float, burst: int, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, members: list[Member], say: Callable[[str], None], *, seconds: float, burst: int, seed: int, calm: float
+    ) -> None:
         self.members = members
         self.seconds = seconds
+        self.calm = calm
         self.result = Result(
             daemons=len(members),
             minutes=round(seconds / 60, 1),
@@ -191,7 +194,7 @@ class Soak:
     def _all_phases(self) -> None:
         self._form_mesh()
         self._burst()
-        part = max(10.0, self.seconds / 5)
+        part = self.seconds / 5
         self._rest(part)
         self._churn(self.seconds - 2 * part)
         self._rest(part)
@@ -249,7 +252,7 @@ class Soak:
         self._phase = "calm"
         for member in self.members:
             member.hang_up()
-        time.sleep(CALM_S)
+        time.sleep(self.calm)
         self._phase = "rest"
         pushes, cpu = self._pushes(), self._cpu_now()
         for member in self.members:
@@ -271,7 +274,7 @@ class Soak:
         while time.monotonic() < until:
             member = self._random.choice(self.members)
             try:
-                if time.monotonic() - restarted > 10:
+                if time.monotonic() - restarted > min(RESTARTS_S, seconds / 4):
                     kill = self._random.random() < 0.3
                     member.end(signal.SIGKILL if kill else signal.SIGTERM)
                     member.start()
@@ -441,6 +444,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--daemons", type=int, default=10, help=f"2 to {MAX_DAEMONS} (10)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of rest and churn (5); the mesh takes its own time before")
     parser.add_argument("--burst", type=int, default=500, help="leases at once (500)")
+    parser.add_argument(
+        "--calm", type=float, default=20.0, help="seconds before rest counts, for what the phase before caused (20)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of what is done while it churns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the samples go")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="where the plot goes, as SVG")
@@ -450,7 +456,7 @@ def main(arguments: Sequence[str]) -> int:
     isolate()
     signal.signal(signal.SIGTERM, _interrupt)
     with running(options.daemons) as members:
-        soak = Soak(members, options.minutes * 60, options.burst, options.seed, say)
+        soak = Soak(members, say, seconds=options.minutes * 60, burst=options.burst, seed=options.seed, calm=options.calm)
         try:
             soak.run()
         finally:
