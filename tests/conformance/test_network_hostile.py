@@ -62,7 +62,7 @@ def ends_the_link(data: bytes, reason: str, **options: Any) -> None:
 
 
 def test_an_announced_frame_that_is_too_large_ends_the_link() -> None:
-    ends_the_link(b"\xff\xff\xff\xff", "allowed")
+    ends_the_link(b"\xff\xff\xff\xfe", "allowed")
 
 
 def test_a_frame_that_never_ends_ends_the_link() -> None:

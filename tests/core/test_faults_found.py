@@ -7,7 +7,7 @@ from tests.core.discovery_bench import record
 from tests.core.lease_bench import Bench, file
 from tests.core.node_bench import ANN, NodeBench
 
-from sudocode_coordination.api.requests import AcquireLease, ListIssues, ListLeases, UpdateIssue
+from sudocode_coordination.api.requests import AcquireLease, ListIssues, ListLeases, ReleaseLease, UpdateIssue
 from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.agents import HybridClock
 from sudocode_coordination.core.claims import MAX_OWNER_CLAIMS
@@ -18,8 +18,11 @@ from sudocode_coordination.core.io import (
     DialFailed,
     DiskContents,
     DiskFailed,
+    Effect,
     Listening,
+    Persist,
     Reply,
+    RequestReceived,
     Send,
     Started,
     Stopped,
@@ -35,6 +38,7 @@ from sudocode_coordination.core.wire import (
     Bye,
     Claim,
     ClaimBody,
+    End,
     Heads,
     Renew,
     RenewAck,
@@ -407,6 +411,26 @@ def test_a_lease_whose_grant_could_not_be_told_is_not_held() -> None:
     assert bench.answer(asked) is not None
     bench.gives(DiskFailed(reason="full"))  # of that very step: the client has had an error instead
     assert bench.node.leases.holdings() == []
+
+
+def test_others_learn_that_a_claim_has_ended_though_the_disk_is_full() -> None:
+    bench = NodeBench()
+    bench.reads(ann=ANN)
+    bench.connects(ANN)
+
+    def ends_before_a_write(step: list[Effect]) -> list[str]:
+        writes = [number for number, effect in enumerate(step) if isinstance(effect, Persist)]
+        sent = [
+            effect for effect in step[: min(writes, default=len(step))] if isinstance(effect, Send) and effect.peer == ANN.peer_id
+        ]
+        return [message.id for effect in sent for message in decode_frame(effect.frame) if isinstance(message, End)]
+
+    bench.puts(AcquireLease(resources=(file("f"),)))
+    (claim,) = [message for message in bench.said(ANN) if isinstance(message, Claim)]
+    bench.hears(ANN, Ack(id=claim.claim.id, round=claim.round))
+    released = bench.gives(RequestReceived(client=1, request_id=99, request=ReleaseLease(resources=(file("f"),))))
+    assert ends_before_a_write(released) == [], "as a rule writes come first"
+    assert ends_before_a_write(bench.gives(DiskFailed(reason="full"))) == [claim.claim.id]
 
 
 def test_a_lease_of_an_earlier_step_outlives_a_full_disk() -> None:

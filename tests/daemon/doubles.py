@@ -182,7 +182,10 @@ class ThreadedServer:
             stop=lambda: self.pump.deliver(StopRequested()),
         )
         ports = self.ports
-        self.pump = Pump(self.node, HandClock(), ports, ports, ports, ports, emit=self.server.emit, reply=self.server.reply)
+        server = self.server
+        self.pump = Pump(
+            self.node, HandClock(), ports, ports, ports, ports, emit=server.emit, reply=server.reply, taken=server.taken
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.server.run, listener)
             self._up.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -26,8 +27,9 @@ from sudocode_coordination.api.codec import (
     Overflowed,
 )
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.core.io import Reply
+from sudocode_coordination.core.io import Effect, Input, Reply, RequestReceived
 from sudocode_coordination.daemon import server as server_module
+from sudocode_coordination.model import Now
 
 
 @pytest.fixture
@@ -245,6 +247,42 @@ def test_who_reads_no_answers_is_disconnected(served: ThreadedServer, monkeypatc
             for _ in range(100_000):
                 deaf.call(1, "x" * 200)
         wait_for(served.gone, "the end of the connection")
+    still_answers(served)
+
+
+def test_a_flood_of_one_client_holds_up_the_others_by_a_few_calls(served: ThreadedServer) -> None:
+    desk = served.node.script
+
+    def slowly(given: Input, now: Now) -> list[Effect]:
+        if isinstance(given, RequestReceived) and given.client == 1:
+            time.sleep(0.002)
+        return desk(given, now)
+
+    served.node.script = slowly
+    with RawClient(served.path) as flood, RawClient(served.path) as other:
+        assert isinstance(flood.hear(), Hello)
+        flood.say(b"".join(b'{"jsonrpc":"2.0","id":%d,"method":"peers"}\n' % number for number in range(800)))
+        flood.answer()
+        for number in range(5):
+            other.call(number, "check", resources=[["file", "a.py"]])
+            assert other.answer().id == number
+        handled = sum(isinstance(given, RequestReceived) and given.client == 1 for given in served.node.got)
+        assert handled < 500, "the others waited for most of the flood"
+        assert [flood.answer().id for _ in range(799)] == list(range(1, 800)), "it lost nothing by that"
+
+
+def test_a_client_that_asks_too_often_is_slowed_and_refused_nothing(
+    served: ThreadedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "BURST", 10)
+    monkeypatch.setattr(server_module, "CALLS_PER_S", 100)
+    with RawClient(served.path) as client:
+        assert isinstance(client.hear(), Hello)
+        began = time.monotonic()
+        for number in range(70):
+            client.call(number, "ping")
+        assert [client.answer() for _ in range(70)] == [Answered(number, b"{}") for number in range(70)]
+        assert time.monotonic() - began > 0.5
     still_answers(served)
 
 

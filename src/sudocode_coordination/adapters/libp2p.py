@@ -468,7 +468,7 @@ class Libp2pNetwork:
             last = now
             self._refusals_left = _MAX_REFUSALS_PER_SECOND
             for link in list(self._links.values()):
-                reason = link.tick(now, paused if paused > _TICK_SECONDS else 0.0)
+                reason = link.tick(now, paused if paused > _TICK_SECONDS else 0.0, len(self._links))
                 if reason is not None:
                     self._forget(link, reason)
                     link.close_nowait(reason)

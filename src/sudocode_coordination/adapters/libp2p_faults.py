@@ -75,6 +75,7 @@ class Closings:
     inbound_tokens: bool = True
     fresh_gossip_ids: bool = True
     gossip_rate: bool = True
+    quiet_mesh: bool = True
     gate: bool = True
 
 
@@ -293,6 +294,9 @@ def make_pubsub(
         eclipse_protection_enabled=False,
         adaptive_gossip_enabled=False,
     )
+    # Fault: scores make it graft, prune and replace neighbours at every heartbeat for ever. Who may take part is decided elsewhere.
+    if closings.quiet_mesh:
+        router.scorer = None
     # Fault: with adaptation off this list grows with every message, read by nobody.
     patched_router: Any = router
     patched_router.recent_message_deliveries = defaultdict(lambda: deque(maxlen=1))

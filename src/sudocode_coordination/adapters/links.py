@@ -2,12 +2,18 @@
 
 On the wire, after the stream protocol `/sudocode/sync/1.0.0` was agreed on:
 
-    hello   4 bytes length · magic `SCSY` · version · kind · 8 bytes instance · 8 bytes number  (once, in both directions)
+    hello   4 bytes length · magic `SCSY` · version · kind · 8 bytes instance · 8 bytes number · features   (both sides, once)
     frame   4 bytes length · that many bytes                                                  (0 bytes: keepalive)
+    probe   4 bytes of ones                                                                   (answered by a keepalive)
 
 All numbers are big-endian. The opener's hello is `OPEN`, the answer `ACCEPT` or `DUPLICATE`. `instance` is drawn at random
 when a host starts; `number` counts the hellos of an instance. By them a peer knows whether a stream that comes in while
 another one is up is newer than it (the other side has lost it: replace it) or a leftover of both dialling at once (refuse).
+`features` is a byte that older versions neither send nor look at; bit 0: it answers probes.
+
+A peer that does not answer is given up `silence` seconds after something was sent to it. What is sent is answered sooner or
+later by itself, else a probe asks. An idle link is probed the more rarely the more of them there are: with keepalives of fifty
+peers to fifty peers a machine would have nothing else to do. To a peer that answers no probes, keepalives go all the time.
 """
 
 from __future__ import annotations
@@ -27,6 +33,11 @@ SYNC_PROTOCOL: Final = "/sudocode/sync/1.0.0"
 OPEN: Final = 1
 ACCEPT: Final = 2
 DUPLICATE: Final = 3
+ANSWERS_PROBES: Final = 1
+PROBE: Final = 0xFFFF_FFFF
+"""In place of a frame's length."""
+IDLE_PER_LINK_S: Final = 2.0
+"""How long a link may be idle, for each link that there is: a daemon sends and answers about one probe a second at most."""
 _MAGIC: Final = b"SCSY"
 _VERSION: Final = 1
 _HELLO: Final = struct.Struct(">4sBB8sQ")
@@ -61,11 +72,13 @@ class Hello(NamedTuple):
     kind: int
     instance: bytes
     number: int
+    features: int = ANSWERS_PROBES
 
 
 def encode_hello(hello: Hello) -> bytes:
     """With its length in front."""
-    return _LENGTH.pack(_HELLO.size) + _HELLO.pack(_MAGIC, _VERSION, hello.kind, hello.instance, hello.number)
+    body = _HELLO.pack(_MAGIC, _VERSION, hello.kind, hello.instance, hello.number) + bytes((hello.features,))
+    return _LENGTH.pack(len(body)) + body
 
 
 async def read_hello(stream: Stream) -> Hello:
@@ -77,10 +90,11 @@ async def read_hello(stream: Stream) -> Hello:
     (length,) = _LENGTH.unpack(await _read_exactly(stream, _LENGTH.size))
     if not _HELLO.size <= length <= _MAX_HELLO_BYTES:
         raise ProtocolError(f"hello of {length} bytes")
-    magic, version, kind, instance, count = _HELLO.unpack_from(await _read_exactly(stream, length))
+    body = await _read_exactly(stream, length)
+    magic, version, kind, instance, count = _HELLO.unpack_from(body)
     if magic != _MAGIC or version != _VERSION:
         raise ProtocolError(f"hello is not of this protocol: {magic!r}, version {version}")
-    return Hello(kind, instance, count)
+    return Hello(kind, instance, count, features=body[_HELLO.size] if length > _HELLO.size else 0)
 
 
 async def _read_exactly(stream: Stream, size: int) -> bytes:
@@ -97,9 +111,9 @@ class LinkLimits(NamedTuple):
     """Of one link; times in seconds."""
 
     keepalive: float = 2.5
-    """A side that has sent nothing for this long sends an empty frame."""
+    """Nothing heard for this long after something was sent: a probe asks for an answer. A link may be idle for so long at least."""
     silence: float = 7.0
-    """A peer that nothing was heard of for this long is frozen or gone: two keepalives and some delay."""
+    """A peer that has not answered for this long is frozen or gone: a probe, its answer, and some delay."""
     frame: float = 30.0
     """A started frame must be there in whole: 1 MB at 35 KB/s."""
     write: float = 10.0
@@ -145,6 +159,9 @@ class Link:
         now = trio.current_time()
         self._last_heard = now
         self._last_sent = now
+        self._unheard_since: float | None = None
+        """Since when something was sent, and nothing heard."""
+        self._probed = False
         self._frame_since: float | None = None
         self._write_since: float | None = None
 
@@ -152,10 +169,15 @@ class Link:
         """Queue a frame; False if the queue is full, and the caller should give the peer up."""
         if self._queued_bytes + len(frame) > self._limits.queue_bytes:
             return False
-        self._queue.append(_LENGTH.pack(len(frame)) + frame)
-        self._queued_bytes += len(frame) + _LENGTH.size
-        self._wake.set()
+        self._put(_LENGTH.pack(len(frame)) + frame)
+        if frame and self._unheard_since is None:
+            self._unheard_since = trio.current_time()
         return True
+
+    def _put(self, data: bytes) -> None:
+        self._queue.append(data)
+        self._queued_bytes += len(data)
+        self._wake.set()
 
     def close_nowait(self, reason: str) -> None:
         """End at once; what is queued is lost."""
@@ -169,27 +191,50 @@ class Link:
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + self._limits.goodbye)
         self._wake.set()
 
-    def tick(self, now: float, paused: float) -> str | None:
-        """Called about every second: sends keepalives, and tells why the link should end, if it should.
+    def tick(self, now: float, paused: float, links: int = 1) -> str | None:
+        """Called about every second: asks a silent peer whether it lives, and tells why the link should end, if it should.
 
-        `paused`: seconds for which this process did not run; they are nobody's silence.
+        Args:
+            now: `trio.current_time()`.
+            paused: seconds for which this process did not run; they are nobody's silence.
+            links: how many there are.
         """
         if paused:
             self._last_heard += paused
             self._last_sent += paused
+            if self._unheard_since is not None:
+                self._unheard_since += paused
             if self._frame_since is not None:
                 self._frame_since += paused
             if self._write_since is not None:
                 self._write_since += paused
-        if now - self._last_heard > self._limits.silence:
-            return f"silent for {now - self._last_heard:.0f} s"
         if self._frame_since is not None and now - self._frame_since > self._limits.frame:
             return f"a frame did not arrive within {self._limits.frame:.0f} s"
         if self._write_since is not None and now - self._write_since > self._limits.write:
             return f"took nothing for {self._limits.write:.0f} s"
+        if self.remote.features & ANSWERS_PROBES:
+            return self._ask(now, max(self._limits.keepalive, IDLE_PER_LINK_S * links))
+        if now - self._last_heard > self._limits.silence:
+            return f"silent for {now - self._last_heard:.0f} s"
         if now - self._last_sent >= self._limits.keepalive and not self._queue and not self._finishing:
             self.send_nowait(b"")
         return None
+
+    def _ask(self, now: float, idle: float) -> str | None:
+        since = self._unheard_since
+        if since is None:
+            if now - self._last_heard >= idle:
+                self._probe(now)
+        elif now - since > self._limits.silence:
+            return f"silent for {now - self._last_heard:.0f} s"
+        elif now - since >= self._limits.keepalive and not self._probed:
+            self._probe(since)
+        return None
+
+    def _probe(self, since: float) -> None:
+        if not self._finishing:
+            self._probed, self._unheard_since = True, since
+            self._put(_LENGTH.pack(PROBE))
 
     async def run(self) -> None:
         """Carry frames until the link ends. Resets the stream; leaves the connection to the caller. Never raises."""
@@ -224,12 +269,18 @@ class Link:
                 return
             now = trio.current_time()
             self._last_heard = now
+            self._unheard_since, self._probed = None, False
             if self._finishing:
                 continue
             buffer += data
             start = 0
             while len(buffer) - start >= 4:
                 (length,) = _LENGTH.unpack_from(buffer, start)
+                if length == PROBE:
+                    if not self._queue:  # what waits there is an answer, too
+                        self.send_nowait(b"")
+                    start += _LENGTH.size
+                    continue
                 if length > MAX_FRAME_BYTES:
                     raise ProtocolError(f"announced a frame of {length} bytes, {MAX_FRAME_BYTES} allowed")
                 end = start + 4 + length

@@ -31,6 +31,8 @@ OLDEST_GIT: Final = (2, 29)
 """`fetch --no-write-fetch-head`: without it the user's FETCH_HEAD would be overwritten."""
 IDENTITY_BYTES: Final = 36
 """Of the identity file, as `adapters.identity` writes it, which is too costly to import; a test compares them."""
+ASIDE_PREFIX: Final = "state.db.corrupt-"
+"""Of files that `adapters.disk` keeps for whoever wants to look into it."""
 LITTLE_SPACE_BYTES: Final = 100 * 1024 * 1024
 """Less, and git and SQLite soon fail to write."""
 CLOCK_TOLERANCE: Final = timedelta(minutes=2)
@@ -142,6 +144,10 @@ def _disk(clone: Clone) -> Iterator[DoctorFinding]:
         yield _finding("disk", f"no inodes left at {folder}", "remove files", ok=False)
     else:
         yield _finding("disk", f"{free / 1_000_000_000:.1f} GB free")
+    aside = sorted(name for name in os.listdir(folder) if name.startswith(ASIDE_PREFIX)) if folder == clone.state_dir else []  # noqa: PTH208
+    if aside:
+        hint = f"if nobody wants to look into it: rm {folder}/{ASIDE_PREFIX}*"
+        yield _finding("damaged", f"a damaged database was set aside: {', '.join(aside)}", hint)
 
 
 def _identity(clone: Clone) -> Iterator[DoctorFinding]:

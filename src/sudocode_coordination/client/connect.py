@@ -39,6 +39,8 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 """For every call that has no wait of its own: the daemon answers in milliseconds, reading the remote may take twenty seconds."""
 CONNECT_TIMEOUT_S: Final = 5.0
 """For connecting, and for the daemon to take a request out of the kernel's buffer."""
+LAST_WORDS_S: Final = 1.0
+"""Once the daemon has closed: until what it said before (why it refuses this client) has been read."""
 READ_BYTES: Final = 256 << 10
 
 Heard: TypeAlias = Callable[[Event | None, CoordinationError | None], None]
@@ -167,6 +169,8 @@ class Connection:
             except TimeoutError:
                 error: CoordinationError = DaemonBusyError("the daemon takes no requests", hint="see daemon.log; `coord stop`")
             except OSError:
+                if threading.current_thread() is not self._thread:
+                    self._thread.join(LAST_WORDS_S)
                 error = self._end or no_daemon(self.clone)
             else:
                 return

@@ -58,6 +58,8 @@ class DiskContents(msgspec.Struct, frozen=True, kw_only=True):
     envelopes: tuple[StoredEnvelope, ...] = ()
     values: tuple[StoredValue, ...] = ()
     intact: bool = False
+    lost: str = ""
+    """What was damaged and is not among them, for people; empty if nothing was."""
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------------
@@ -232,6 +234,10 @@ class DiskFailed(Item, frozen=True, kw_only=True):
     reason: str
 
 
+class DiskWorks(Item, frozen=True, kw_only=True):
+    """After `DiskFailed`: a write has succeeded."""
+
+
 class StopRequested(Item, frozen=True, kw_only=True):
     """End all leases, remove the records, say goodbye; then `Stopped` comes out."""
 
@@ -259,6 +265,7 @@ Input: TypeAlias = (
     | RequestCancelled
     | ClientGone
     | DiskFailed
+    | DiskWorks
     | StopRequested
 )
 

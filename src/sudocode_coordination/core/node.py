@@ -45,6 +45,7 @@ from sudocode_coordination.core.io import (
     Dial,
     DialFailed,
     DiskFailed,
+    DiskWorks,
     Effect,
     Emit,
     FrameReceived,
@@ -159,6 +160,8 @@ class Node:
         self._done = False
         self._view_stale = False
         """This step may change who counts; the mere passing of time is the electorate's deadline."""
+        self._ends: list[Say] = []
+        """What the last step said of ended claims."""
         self._times: tuple[Instant | None, ...] | None = None
         """Deadlines of the machines, and the first of `_greet_by`: from the end of one step to the next."""
         self._first: Instant | None = None
@@ -177,6 +180,8 @@ class Node:
         self._now = now
         self._view_stale = not isinstance(given, _QUIET)
         step = Step()
+        untold = self._ends
+        self._ends = []
         if not isinstance(given, DiskFailed):
             self.leases.begin_step()
         if not isinstance(given, Started):
@@ -191,7 +196,13 @@ class Node:
         if self.stopping and not self._done and (over or now.instant >= (self._stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
-        return step.finish()
+        if not isinstance(given, DiskFailed):
+            return step.finish()
+        # That a claim has ended needs no disk to vouch for it, and others wait for it: in the last step it was not said.
+        first = Step()
+        for end in dict.fromkeys((*untold, *self._ends)):
+            first.say(end.peer, end.message)
+        return first.finish() + step.finish()
 
     def deadline(self) -> Instant | None:
         """When it wants a `Ticked`; None: it waits for inputs only."""
@@ -293,6 +304,9 @@ class Node:
                 self.strict.disk_failed()
                 self.electorate.disk_failed()
                 return self.leases.disk_failed(now)
+            case DiskWorks():
+                self.disk_trouble = None
+                return []
             case StopRequested():
                 return self._stop(now)
             case _:
@@ -304,6 +318,8 @@ class Node:
         for key in sorted(RESERVED):
             if getattr(self._config, key):
                 self.desk.trouble(f"{key} is set, but has no effect in this version")
+        if given.contents.lost:
+            self.desk.trouble(given.contents.lost)
         out = self.sync.started(given.contents, now)
         incarnation = self.sync.incarnation
         ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)
@@ -467,6 +483,8 @@ class Node:
         for output in outputs:
             match output:
                 case Say(peer=peer, message=message):
+                    if isinstance(message, End):
+                        self._ends.append(output)
                     step.say(peer, message)
                 case Persist(operations=operations):
                     step.operations.extend(operations)

@@ -239,6 +239,8 @@ class Daemon:
         disk = self._surroundings.disk()
         try:
             contents = disk.load()
+            if contents.lost:
+                log.warning("%s", contents.lost)
             network = LateNetwork()
             server = self._server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
             self._git = self._surroundings.git(self._deliver)
@@ -252,6 +254,7 @@ class Daemon:
                 table,
                 emit=server.emit,
                 reply=server.reply,
+                taken=server.taken,
                 journal=self._journal,
             )
             newborn = self._surroundings.newborn

@@ -54,8 +54,8 @@ LOG_FILE: Final = "daemon.log"
 AGENT_ID_FILE: Final = "agent-id"
 MAX_LOG_BYTES: Final = 1 << 20
 """Of each of the two log files."""
-BACKLOG: Final = 128
-"""Connections that the kernel keeps waiting for accept."""
+BACKLOG: Final = 512
+"""Connections that the kernel keeps waiting for accept; beyond it they fail at once. Twice as many as are served."""
 _NO_SOCKETS_HERE: Final = (errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EINVAL, errno.EACCES)
 """What file systems say that hold no sockets (shared folders of virtual machines, some network ones)."""
 

@@ -24,6 +24,7 @@ from sudocode_coordination.core.io import (
     BuildTable,
     Dial,
     DiskFailed,
+    DiskWorks,
     Effect,
     Emit,
     FrameReceived,
@@ -96,6 +97,7 @@ class Pump:
         *,
         emit: Callable[[Event], None],
         reply: Callable[[Reply], None],
+        taken: Callable[[int], None] | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._node = node
@@ -106,6 +108,8 @@ class Pump:
         self._table = table
         self._emit = emit
         self._reply = reply
+        self._taken = taken
+        """Told of the client whose request has left the inbox."""
         self._journal = journal
         self._inbox: deque[Input] = deque()
         self._wake = trio.Event()
@@ -116,6 +120,7 @@ class Pump:
         self._frame_bytes = 0
         self._cut: set[PeerId] = set()
         """Peers of whom a frame was dropped: nothing more from them until they are disconnected."""
+        self._disk_failing = False
         self.dropped_hints = 0
         self.stopped = False
         self.record_left = ""
@@ -174,8 +179,10 @@ class Pump:
                     self._frames[peer] = (count - 1, size - len(frame))
             case GossipReceived() | PeerRefused():
                 self._hints -= 1
-            case RequestReceived():
+            case RequestReceived(client=client):
                 self._requests -= 1
+                if self._taken is not None:
+                    self._taken(client)
             case _:
                 pass
         return given
@@ -254,7 +261,12 @@ class Pump:
                 try:
                     self._disk.write(operations)
                 except StorageError as error:
+                    self._disk_failing = True
                     return failure or error.message
+                if self._disk_failing:
+                    self._disk_failing = False
+                    log.warning("disk: works again")
+                    self.deliver(DiskWorks())
             case Send(peer=peer, frame=frame):
                 if failure is None:
                     self._network.send(peer, frame)

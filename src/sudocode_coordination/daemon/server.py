@@ -1,7 +1,8 @@
 """The daemon's socket: many clients, each with many calls in flight, answered as they finish. `api/codec.py` has the format.
 
 Nothing here waits for a client: what it does not read gathers in its backlog up to a limit, then its events end (`overflow`),
-then its connection. Only this user may connect: the socket is 0600 in a 0700 folder, and the peer's uid is asked for.
+then its connection. One that asks faster than its share is read more slowly, so that the others are answered. Only this user
+may connect: the socket is 0600 in a 0700 folder, and the peer's uid is asked for.
 """
 
 from __future__ import annotations
@@ -49,6 +50,13 @@ MAX_CLIENTS: Final = 256
 """Connections at a time: every agent, hook and view of one clone, many times over. Bounded by file descriptors (often 1,024)."""
 MAX_CALLS: Final = 1_024
 """Calls in flight of one client: a burst of leases that all wait."""
+MAX_QUEUED_CALLS: Final = 16
+"""Calls of one client that wait for the node; no more are read until it has taken one. So a flood of one holds up the others by
+as many calls, and those of all clients together always have room (`pump.MAX_QUEUED_REQUESTS`)."""
+CALLS_PER_S: Final = 1_000
+"""Calls of one client, in the long run: more than any agent needs, and less than the node can do. It is read more slowly then."""
+BURST: Final = 2_048
+"""Calls of one client that may come at once, before it is slowed: twice what may be in flight."""
 MAX_EVENT_BACKLOG_BYTES: Final = 1 << 20
 """Unread bytes beyond which a client's events end: thousands of events, seconds behind a busy swarm."""
 MAX_BACKLOG_BYTES: Final = MAX_ANSWER_BYTES + MAX_EVENT_BACKLOG_BYTES
@@ -90,12 +98,37 @@ class _Connection:
         self._unsent = 0
         self._wake = trio.Event()
         self._drained = trio.Event()
+        self._queued = 0
+        self._room = trio.Event()
+        self._allowed = float(BURST)
+        self._allowed_at = trio.current_time()
 
     def next_request(self, call_id: CallId) -> int:
         """A fresh internal id for a call."""
         self._last_request += 1
         self.calls[self._last_request] = call_id
         return self._last_request
+
+    def queued(self) -> None:
+        """A call was handed to the node's inbox."""
+        self._queued += 1
+
+    def taken(self) -> None:
+        """The node has taken one."""
+        self._queued -= 1
+        self._room.set()
+
+    async def pace(self) -> bool:
+        """After each line: wait until this client may be heard again; False if it is no longer there."""
+        while self._queued >= MAX_QUEUED_CALLS and not self.closing:
+            self._room = trio.Event()
+            await self._room.wait()
+        now = trio.current_time()
+        self._allowed = min(BURST, self._allowed + (now - self._allowed_at) * CALLS_PER_S) - 1
+        self._allowed_at = now
+        if self._allowed < 0 and not self.closing:
+            await trio.sleep(-self._allowed / CALLS_PER_S)
+        return not self.closing
 
     def send(self, line: bytes, answers: int | None = None) -> None:
         """Queue a line; too many unread end the connection. `answers`: the internal id of the call that it answers."""
@@ -124,6 +157,7 @@ class _Connection:
         self.closing = True
         self._backlog.clear()
         self._wake.set()
+        self._room.set()
         self.stream.socket.close()
 
     async def drained(self) -> None:
@@ -192,6 +226,12 @@ class Server:
             self._answer(connection, call_id, error=error)
         else:
             self._answer(connection, call_id, effect.value, number=effect.request_id)
+
+    def taken(self, client: int) -> None:
+        """The node has taken a request of this client out of its inbox."""
+        connection = self._connections.get(client)
+        if connection is not None:
+            connection.taken()
 
     def emit(self, event: Event) -> None:
         """An event for all who listen, and for those who will ask for a replay."""
@@ -299,6 +339,8 @@ class Server:
                 searched = 0
                 if line.strip():
                     self._handle_line(connection, line)
+                if not await connection.pace():
+                    return
             searched = len(buffer)
             if searched > MAX_REQUEST_BYTES:
                 error = RpcError(INVALID_REQUEST, "the line is too long", ErrorData("usage", f"at most {MAX_REQUEST_BYTES} bytes"))
@@ -337,7 +379,9 @@ class Server:
             return
         number = connection.next_request(call.id)
         given = RequestReceived(client=connection.number, request_id=number, request=call.request)  # type: ignore[arg-type]
-        if not self._request(given):
+        if self._request(given):
+            connection.queued()
+        else:
             del connection.calls[number]
             error = RpcError(FAILED, "the daemon has too much to do", ErrorData("daemon-busy", "try again in a moment"))
             self._answer(connection, call.id, error=error)
