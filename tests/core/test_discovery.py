@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from tests.core.discovery_bench import HIGH, INTERVAL, ME, OTHER, TTL, WALL, Bench, kinds, record
 
-from sudocode_coordination.core.discovery import KNOCK_BURST, RETRY_MS, BranchHealth
+from sudocode_coordination.core.discovery import KNOCK_BURST, PUBLISH_GAP_MS, RETRY_MS, BranchHealth
 from sudocode_coordination.core.facts import Notify, RosterChanged
 from sudocode_coordination.core.io import (
     BranchRead,
@@ -16,6 +16,7 @@ from sudocode_coordination.core.io import (
     ReadBranch,
 )
 from sudocode_coordination.core.peer_view import CLOCK_SKEW_MS, MAX_RECORDS, BranchView
+from sudocode_coordination.core.wire import RecordOffer
 from sudocode_coordination.model import Now
 from sudocode_coordination.sim.identity import SimKeyring
 
@@ -203,6 +204,65 @@ def test_a_deleted_branch_does_not_tear_the_swarm_but_a_peer_that_left_is_gone()
     assert list(bench.machine.known) == [OTHER.peer_id]
     bench.do(bench.machine.connected_changed(frozenset(), bench.now()))
     assert not bench.machine.known
+
+
+def _in_a_swarm(*peers: SimKeyring) -> Bench:
+    """Settled, with these on the branch and connected."""
+    bench = Bench().settled()
+    bench.branch = {**(bench.branch or {}), **{f"agent-{n}.json": record(peer, str(n)) for n, peer in enumerate(peers)}}
+    bench.wait(80_000)
+    bench.do(bench.machine.connected_changed(frozenset(peer.peer_id for peer in peers), bench.now()))
+    return bench
+
+
+def test_a_record_that_is_removed_shuts_its_connected_peer_out() -> None:
+    bench = _in_a_swarm(OTHER, HIGH)
+    assert bench.branch is not None
+    del bench.branch["agent-0.json"]
+    assert RosterChanged() in bench.wait(80_000)
+    assert list(bench.machine.known) == [HIGH.peer_id]
+    assert OTHER.peer_id not in bench.machine.roster
+
+
+def test_who_has_another_record_is_not_shut_out() -> None:
+    bench = _in_a_swarm(OTHER, OTHER)
+    assert bench.branch is not None
+    del bench.branch["agent-0.json"]
+    bench.wait(80_000)
+    assert list(bench.machine.known[OTHER.peer_id].agents) == ["1"]
+
+
+def test_after_a_reset_of_the_branch_peers_have_some_minutes_to_be_there_again() -> None:
+    bench = _in_a_swarm(OTHER, HIGH)
+    bench.branch = {}
+    bench.wait(2 * INTERVAL)
+    assert sorted(bench.branch) == ["agent-me.json"], "it has put back its own record, and no other"
+    assert len(bench.machine.known) == 2
+    bench.branch["agent-0.json"] = record(OTHER, "0", wall_ms=WALL + 1)
+    bench.wait(4 * INTERVAL + 60_000)
+    assert list(bench.machine.known) == [OTHER.peer_id]
+    del bench.branch["agent-0.json"]
+    bench.wait(80_000)
+    assert not bench.machine.known, "a removal after that is one"
+
+
+def test_nobody_is_put_back_by_others() -> None:
+    bench = _in_a_swarm(OTHER)
+    assert bench.machine.roster[0] == ME.peer_id, "it publishes for both"
+    assert bench.branch is not None
+    for name, agent in (("agent-0.json", "0"), ("agent-more.json", "more")):
+        offer = RecordOffer(records=(record(OTHER, agent, wall_ms=WALL + 500_000, address="/dns/moved/tcp/1"),))
+        bench.do(bench.machine.offered(OTHER.peer_id, offer, bench.now()))
+        push = next(o for o in bench.wait(PUBLISH_GAP_MS + 1_000, auto=False) if isinstance(o, Publish))
+        assert push.beside == {name: bench.machine._view.names_of(OTHER.peer_id)}
+        bench.landed(push)
+        bench.wait(10_000)
+    bench.branch = {"agent-me.json": bench.branch["agent-me.json"]}
+    bench.wait(80_000)
+    offer = RecordOffer(records=(record(OTHER, "0", wall_ms=WALL + 900_000),))
+    bench.do(bench.machine.offered(OTHER.peer_id, offer, bench.now()))
+    bench.wait(TTL)
+    assert sorted(bench.branch) == ["agent-me.json"]
 
 
 def test_an_older_record_put_back_is_no_sign_of_life() -> None:

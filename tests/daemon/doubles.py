@@ -6,9 +6,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -96,8 +97,15 @@ class Log:
     def read_branch(self) -> None:
         self.calls.append(("read_branch",))
 
-    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
-        self.calls.append(("publish", ticket, changes, final))
+    def publish(
+        self,
+        ticket: int,
+        changes: dict[str, bytes | None],
+        *,
+        beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        final: bool = False,
+    ) -> None:
+        self.calls.append(("publish", ticket, changes, final, *([beside] if beside else [])))
 
     def read_table(self, *, whole: bool = False) -> None:
         self.calls.append(("read_table", whole))

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 import trio
@@ -23,7 +25,7 @@ from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Out
 from sudocode_coordination.adapters.gittree import PEERS_PATH, PLAIN_FILES, GitTrees, ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed
-from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
+from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name, to_write
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings along hide trio's own
@@ -63,6 +65,7 @@ class _Read(NamedTuple):
 class _Publish(NamedTuple):
     ticket: int
     changes: dict[str, bytes | None]
+    beside: Mapping[str, tuple[str, ...]]
     final: bool
 
 
@@ -125,9 +128,16 @@ class GitCli:
             return
         self._enqueue(_Read())
 
-    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
-        """Write (bytes) or remove (None) files under `peers/`. A final one goes before all that waits and ends what runs."""
-        job = _Publish(ticket, dict(changes), final)
+    def publish(
+        self,
+        ticket: int,
+        changes: dict[str, bytes | None],
+        *,
+        beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        final: bool = False,
+    ) -> None:
+        """As `ports.GitRemote` has it. A final one goes before all that waits and ends what runs."""
+        job = _Publish(ticket, dict(changes), dict(beside), final)
         if not final:
             self._enqueue(job)
             return
@@ -304,7 +314,7 @@ class GitCli:
             while True:
                 attempt += 1
                 try:
-                    commit = await self._try_publish(job.changes, may_reuse=attempt == 1)
+                    commit = await self._try_publish(job, may_reuse=attempt == 1)
                 except ObjectsMissingError as missing:
                     if attempt > 3:
                         raise
@@ -320,7 +330,7 @@ class GitCli:
                 return BranchPublished(ticket=job.ticket, commit=commit or "")
         raise GitFailedError(f"not published within {limit:g} s: {lost}")
 
-    async def _try_publish(self, changes: dict[str, bytes | None], *, may_reuse: bool) -> str | None:
+    async def _try_publish(self, job: _Publish, *, may_reuse: bool) -> str | None:
         """The commit that has the changes; None if there is no branch and nothing to write."""
         known = self._tip_read
         if may_reuse and known is not None and trio.current_time() - known[1] < FRESH_TIP_S:
@@ -328,7 +338,8 @@ class GitCli:
         else:
             tip = await self._fetched_tip()
         trees = await self._trees.read(tip)
-        tree = await self._trees.write(trees, changes)
+        there = {name.decode("utf-8", "backslashreplace") for name in trees[-1]}
+        tree = await self._trees.write(trees, to_write(job.changes, job.beside, there))
         if tree is None:
             return tip
         if tip is not None and await self._wants_squash(tip):

@@ -3,8 +3,11 @@
 Laws
 - A peer is *fresh* while its record changes: it is stale once a read finds the record unchanged for its ttl on our own clock
   since we first saw it, or if at first sight it was older than its ttl by the wall clocks (60 s are allowed for, and a record
-  from the future counts as seen now). While the remote can't be read nobody ages. Connected peers are fresh whatever the
-  branch says, and stay known when their record vanishes (somebody deleted the branch) until they disconnect.
+  from the future counts as seen now). While the remote can't be read nobody ages. Connected peers are fresh for as long as
+  the branch has a record of theirs.
+- Only whoever may push lets a peer in: a peer whose records are gone from the branch is known no more, connected or not, and
+  nobody but itself puts them back. If the own record is gone as well, the branch was deleted or reset: connected peers have
+  some minutes then to be there again.
 - The roster is this peer and all fresh ones.
 - Own records come first to the branch by this peer itself, at once: nobody lets it in before. After that the swarm pushes
   through one *publisher*, the connected peer with the lowest id: the others offer it their signed records when a third of the
@@ -78,6 +81,7 @@ class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
     peer: PeerId
+    owner: PeerId
     data: bytes
     last_seen_ms: WallMs
     due: Instant
@@ -100,7 +104,7 @@ class Discovery:
         self._rng = rng
         self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
         self._connected: frozenset[PeerId] = frozenset()
-        self._view = BranchView(keyring)
+        self._view = BranchView(keyring, config.peer_discovery_interval_ms)
         self._offers: dict[str, _Offer] = {}
         self._commit: str | None = None
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
@@ -268,8 +272,10 @@ class Discovery:
         self._commit = read.commit
         own = self._view.take(read, self._connected, now, asked)
         self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant)
-        for name in [n for n, offer in self._offers.items() if self._view.has(n, offer.last_seen_ms)]:
-            del self._offers[name]  # somebody else pushed it
+        for name, offer in list(self._offers.items()):
+            # Somebody else pushed it, or somebody removed its peer.
+            if self._view.has(name, offer.last_seen_ms) or not self._view.names_of(offer.owner):
+                del self._offers[name]
         self._note_health(now)
         return self._act(now)
 
@@ -396,8 +402,8 @@ class Discovery:
         if isinstance(record, str) or peer_of(record) == self._self:
             return
         owner = peer_of(record)
-        if owner != peer and owner not in self._known:
-            return  # only its own, or those of peers that the branch has introduced
+        if not self._view.names_of(owner):
+            return  # it is not for us to let anybody in who can't, or may not, push
         last_seen_ms = parse_wall(record.last_seen) or 0
         waiting = self._offers.get(name)
         if waiting is not None and waiting.last_seen_ms >= last_seen_ms:
@@ -408,7 +414,7 @@ class Discovery:
         due = now.instant + (record.ttl // 6 if renewal else PUBLISH_GAP_MS)
         if waiting is not None:
             due = min(due, waiting.due)
-        self._offers[name] = _Offer(peer=peer, data=data, last_seen_ms=last_seen_ms, due=due)
+        self._offers[name] = _Offer(peer=peer, owner=owner, data=data, last_seen_ms=last_seen_ms, due=due)
 
     def _publish_due(self) -> Instant | None:
         """When to push next; None if there is nothing to push, or something else has to happen first."""
@@ -438,11 +444,13 @@ class Discovery:
             self._look(now.instant)
             return []
         changes: dict[str, bytes | None] = dict.fromkeys(stale)
+        beside: dict[str, tuple[str, ...]] = {}
         if leads:
-            changes.update((name, offer.data) for name, offer in sorted(self._offers.items()))
+            for name, offer in sorted(self._offers.items()):
+                changes[name], beside[name] = offer.data, self._view.names_of(offer.owner)
         changes.update(self._own.changes(now))
         self._ticket += 1
-        self._in_flight = Publish(ticket=self._ticket, changes=changes)
+        self._in_flight = Publish(ticket=self._ticket, changes=changes, beside=beside)
         return [self._in_flight]
 
     def _offer_due(self) -> Instant | None:
@@ -479,7 +487,7 @@ class Discovery:
         known = self._view.known(self._connected)
         self._removable = self._view.removable(self._connected)
         # Who pushes for the connected swarm. A peer that is not on the branch itself leads nobody.
-        candidates = {p for p in known if p in self._connected}
+        candidates = {p for p in known if p in self._connected and self._view.names_of(p)}
         if self._own.ever_published:
             candidates.add(self._self)
         self._publisher = min(candidates, default=self._self)

@@ -310,10 +310,14 @@ class ReadBranch(Item, frozen=True, kw_only=True):
 
 
 class Publish(Item, frozen=True, kw_only=True):
-    """Change files under `peers/` on the branch, everything else kept: file name -> bytes, or None to remove it."""
+    """Change files under `peers/` on the branch, everything else kept: file name -> bytes, or None to remove it.
+
+    `beside`: a file that is written only if one of these is on the branch still: records of others are renewed, never put back.
+    """
 
     ticket: int
     changes: dict[str, bytes | None]
+    beside: dict[str, tuple[str, ...]] = {}
     final: bool = False
     """The last one before the process ends: not to be put off."""
 

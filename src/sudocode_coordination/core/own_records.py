@@ -224,6 +224,10 @@ class OwnRecords:
             if name in self.conflicts:
                 continue
             due = self._due(mine)
+            if self.ever_published and not self._introduced:
+                # Somebody deleted the branch, or removed this peer: nobody else puts it back. Not all of a swarm at once.
+                times.append(due + mine.fallback_ms % MISSING_MS)
+                continue
             if leads or not self.ever_published:
                 times.append(due)
                 continue
@@ -263,8 +267,13 @@ class OwnRecords:
             mine.offered_to, mine.offered_at, mine.offered = publisher, now.instant, self._content(mine)
         return tuple(records)
 
+    @property
+    def _introduced(self) -> bool:
+        """Whether the branch has a record of this peer, so that others may bring more."""
+        return any(mine.on_branch is not None for mine in self._mine.values())
+
     def _offerable(self) -> list[tuple[str, _Mine]]:
-        if not (self.ever_published and self.ready):
+        if not (self.ever_published and self.ready and self._introduced):
             return []
         return [(name, mine) for name, mine in self._mine.items() if name not in self.conflicts]
 

@@ -22,6 +22,8 @@ MAX_SKIPPED: Final = 500
 """Files that are told as skipped."""
 CLOCK_SKEW_MS: Final = 60_000
 """By which wall clocks of two machines may differ before a record counts as stale at first sight."""
+RESET_SLACK_MS: Final = 60_000
+"""For who has to put its record back after somebody deleted the branch: two reads of its own, a spread, and a push with retries."""
 
 
 class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,19 +46,30 @@ class _Seen(msgspec.Struct, kw_only=True):
     since: Instant
     """When it was first seen as it is, by the clock here."""
     born_stale: bool
-    listed: bool = True
-    """Whether the latest read still had it."""
+    missing_since: Instant | None = None
+    """Reads have not had it since then; they have not had our own either at first."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether the latest read still had it."""
+        return self.missing_since is None
 
 
 class BranchView:
     """What the branch says of others.
 
+    A record that a read does not show any more shuts its peer out, be it connected. Only if the read does not show our own record
+    either, somebody has deleted or reset the branch, which says nothing of anybody: who is connected has some time then
+    to put its record back.
+
     Args:
         keyring: verifies signatures, and says who we are.
+        interval_ms: between two reads of a peer.
     """
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, interval_ms: int = 60_000) -> None:
         self._keyring = keyring
+        self._grace_ms = 3 * interval_ms + RESET_SLACK_MS
         self._seen: dict[str, _Seen] = {}
         self._own: dict[str, tuple[bytes, PeerRecord]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
@@ -77,7 +90,7 @@ class BranchView:
                 break
             before = self._seen.get(name)
             if before is not None and before.data == data:
-                before.listed = True
+                before.missing_since = None
                 foreign[name] = before
                 continue
             mine = self._own.get(name)
@@ -95,8 +108,11 @@ class BranchView:
             else:
                 foreign[name] = self._sight(before, record, data, now)
         for name, seen in self._seen.items():
-            if name not in foreign and name not in own and seen.peer in connected:
-                seen.listed = False
+            if name in foreign or name in own or seen.peer not in connected:
+                continue
+            if seen.missing_since is None and not own:
+                seen.missing_since = asked
+            if seen.missing_since is not None and asked - seen.missing_since < self._grace_ms:
                 foreign[name] = seen
         self._seen, self._own, self._refused, self.skipped = foreign, own, refused, skipped
         return own
@@ -107,7 +123,7 @@ class BranchView:
         last_seen_ms = parse_wall(record.last_seen) or 0
         if before is not None and before.peer == peer and last_seen_ms <= before.last_seen_ms:
             # An older one was put back, by who rewrote the branch: no sign of life, and nothing that we do not know better.
-            before.listed = True
+            before.missing_since = None
             before.data = data
             return before
         # One that was renewed between two reads here is fresh, whatever the two clocks say.
@@ -119,6 +135,10 @@ class BranchView:
         """Whether the branch has that file, as old as that or newer."""
         seen = self._seen.get(name)
         return seen is not None and seen.listed and seen.last_seen_ms >= last_seen_ms
+
+    def names_of(self, peer: PeerId) -> tuple[str, ...]:
+        """The files of that peer that the latest read had: whoever may push has let it in by them."""
+        return tuple(name for name, seen in sorted(self._seen.items()) if seen.peer == peer and seen.listed)
 
     def would_renew(self, name: str, owner: PeerId, last_seen_ms: WallMs, connected: frozenset[PeerId]) -> bool:
         """Whether such a record of `owner` is news: newer than its own, or in place of another peer's stale one."""
@@ -154,7 +174,7 @@ class BranchView:
         ]
 
     def known(self, connected: frozenset[PeerId]) -> dict[PeerId, KnownPeer]:
-        """The other peers, sorted by id. A peer whose record has vanished stays while it is connected."""
+        """The other peers, sorted by id. One whose record is gone with our own stays for a while if it is connected."""
         self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in connected}
         by_peer: dict[PeerId, list[_Seen]] = {}
         for _, seen in sorted(self._seen.items()):

@@ -13,6 +13,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
@@ -81,6 +82,13 @@ def parse_wall(text: str) -> WallMs | None:
         return (datetime.fromisoformat(text) - _EPOCH) // timedelta(milliseconds=1)
     except ValueError:  # the 31st of June, hour 25
         return None
+
+
+def to_write(
+    changes: Mapping[str, bytes | None], beside: Mapping[str, tuple[str, ...]], there: Container[str]
+) -> dict[str, bytes | None]:
+    """Of the changes of a `io.Publish` those that are to be made, if the branch has the files `there`."""
+    return {name: data for name, data in changes.items() if name not in beside or any(other in there for other in beside[name])}
 
 
 def is_multiaddr(text: str) -> bool:
