@@ -120,7 +120,9 @@ class Handle:
         assert isinstance(given, BranchRead | BranchReadFailed)
         return given
 
-    def start_publish(self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False) -> int:
+    def start_publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> int:
         self.tickets += 1
         ticket = self.tickets
         self.loop.call(lambda: self.cli.publish(ticket, changes, beside=beside, final=final))
@@ -131,7 +133,9 @@ class Handle:
         assert isinstance(given, BranchPublished | BranchPublishFailed)
         return given
 
-    def publish(self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False) -> BranchPublished | BranchPublishFailed:
+    def publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> BranchPublished | BranchPublishFailed:
         return self.outcome(self.start_publish(changes, beside=beside, final=final))
 
 

@@ -21,9 +21,13 @@ class Clone(Protocol):
     """One user of the remote."""
 
     def read(self) -> BranchRead | BranchReadFailed: ...
-    def start_publish(self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False) -> int: ...
+    def start_publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> int: ...
     def outcome(self, ticket: int) -> BranchPublished | BranchPublishFailed: ...
-    def publish(self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False) -> BranchPublished | BranchPublishFailed: ...
+    def publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> BranchPublished | BranchPublishFailed: ...
 
 
 class World(Protocol):
@@ -90,7 +94,9 @@ class SimClone:
     def _reads(self) -> list[BranchRead | BranchReadFailed]:
         return [i for i in self.got if isinstance(i, BranchRead | BranchReadFailed)]
 
-    def start_publish(self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False) -> int:
+    def start_publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> int:
         self.tickets += 1
         self.port.publish(self.tickets, changes, beside=beside, final=final)
         return self.tickets
@@ -102,7 +108,9 @@ class SimClone:
         assert self.scheduler.run_while(lambda: not self._outcomes(ticket), limit=self.scheduler.instant + 120_000)
         return self._outcomes(ticket)[0]
 
-    def publish(self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False) -> BranchPublished | BranchPublishFailed:
+    def publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> BranchPublished | BranchPublishFailed:
         return self.outcome(self.start_publish(changes, beside=beside, final=final))
 
 

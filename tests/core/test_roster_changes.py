@@ -277,6 +277,7 @@ def _who_says_that_it_is_new_outvotes_the_others(patch: pytest.MonkeyPatch) -> N
 
 
 def _connected_ones_are_on_the_branch(patch: pytest.MonkeyPatch) -> None:
+    _connected_ones_stay(patch)
     patch.setattr(Discovery, "on_branch", property(lambda self: frozenset(self.roster) - {self._self}))
 
 
@@ -298,9 +299,10 @@ def test_no_two_quorum_leases_are_valid_together(schedule: Callable[[], Grade | 
     assert schedule() != "quorum"
 
 
-def test_nor_are_they_if_the_vanished_stay_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schedule", [voice_of_the_vanished, connected_ones])
+def test_nor_are_they_if_the_vanished_stay_connected(schedule: Callable[[], Grade | None], monkeypatch: pytest.MonkeyPatch) -> None:
     _connected_ones_stay(monkeypatch)
-    assert voice_of_the_vanished() != "quorum"
+    assert schedule() != "quorum"
 
 
 @pytest.mark.parametrize(("schedule", "without"), SCHEDULES, ids=NAMES)
