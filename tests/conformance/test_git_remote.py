@@ -7,10 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 import pytest
 from tests.conformance.git_bench import PEERS, Handle, Loop, files_on, git, make_remote, paths_on, running_loop, write_branch
 
 from sudocode_coordination.adapters import ports
+from sudocode_coordination.core.admission import Rules
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed, Input
 from sudocode_coordination.core.records import MAX_RECORD_BYTES
 from sudocode_coordination.sim.remote import SimGitPort, SimGitRemote
@@ -147,9 +149,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 def read(clone: Clone) -> BranchRead:
+    """What is on the branch; at which commit of the default branch the rules were read is not the port's business."""
     given = clone.read()
     assert isinstance(given, BranchRead), given
-    return given
+    return msgspec.structs.replace(given, rules=Rules())
 
 
 def test_no_branch_reads_as_none(world: World) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tests.core.discovery_bench import HIGH, INTERVAL, ME, OTHER, TTL, WALL, Bench, kinds, record
+from tests.core.discovery_bench import ADDRESS, HIGH, INTERVAL, ME, OTHER, TTL, WALL, Bench, kinds, record
 
+from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.discovery import KNOCK_BURST, PUBLISH_GAP_MS, RETRY_MS, BranchHealth
 from sudocode_coordination.core.facts import Notify, RosterChanged
 from sudocode_coordination.core.io import (
@@ -80,18 +81,18 @@ def test_a_failed_read_is_tried_again_soon_and_then_less_often() -> None:
 def test_a_knock_of_a_stranger_makes_it_look_soon() -> None:
     bench = Bench().settled()
     bench.wait(5_000)
-    assert kinds(bench.do(bench.machine.knocked(OTHER.peer_id, bench.now())), ReadBranch)
+    assert kinds(bench.do(bench.machine.knocked(OTHER.peer_id, ADDRESS[0], bench.now())), ReadBranch)
     bench.read({**(bench.branch or {}), "agent-x.json": record(OTHER, "x")})
     assert OTHER.peer_id in bench.machine.known
     bench.wait(5_000)
-    assert not bench.machine.knocked(OTHER.peer_id, bench.now()), "known by now"
+    assert not bench.machine.knocked(OTHER.peer_id, ADDRESS[0], bench.now()), "known by now"
 
 
 def test_a_port_scan_is_no_flood_of_fetches() -> None:
     bench = Bench().settled()
     bench.outputs.clear()
     for n in range(600):
-        for output in bench.do(bench.machine.knocked(SimKeyring(f"stranger-{n}").peer_id, bench.now())):
+        for output in bench.do(bench.machine.knocked(SimKeyring(f"stranger-{n}").peer_id, "", bench.now())):
             if isinstance(output, ReadBranch):
                 bench.read()
         bench.wait(100)
@@ -291,7 +292,7 @@ def test_what_is_no_record_is_told_and_hurts_nothing() -> None:
 
 
 def test_too_many_records_are_told() -> None:
-    view = BranchView(ME)
+    view = BranchView(ME, Admission())
     records = {f"agent-{n:05}.json": b"x" for n in range(MAX_RECORDS + 5)}
     view.take(BranchRead(commit="c", records=records), frozenset(), Now(0, WALL), 0)
     assert not view.known(frozenset())

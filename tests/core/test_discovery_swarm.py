@@ -50,7 +50,7 @@ class Swarm:
             for other in sorted(others):
                 theirs = self.nodes[other]
                 if peer not in theirs.machine.known and node.running:
-                    theirs.act(theirs.machine.knocked(peer, self.scheduler.now()))
+                    theirs.act(theirs.machine.knocked(peer, "", self.scheduler.now()))
             mutual = frozenset(p for p in others if peer in self.nodes[p].machine.known)
             if mutual != node.connected and node.running:
                 node.connected = mutual

@@ -14,7 +14,6 @@ from sudocode_coordination.api.requests import (
     ClearWork,
     CoreRequest,
     DetachAgent,
-    DoctorFinding,
     GetFindings,
     GetStatus,
     LeaseHistory,
@@ -42,6 +41,7 @@ from sudocode_coordination.api.requests import (
     method_of,
 )
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
@@ -283,7 +283,7 @@ class Desk:
             case AttachAgent():
                 return next(a for a in self._agents(now) if a.agent_id == request.agent)
             case GetFindings():
-                return self._findings(now)
+                return findings(node, self._config, self._problems(now), now)
             case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():
@@ -386,69 +386,15 @@ class Desk:
 
     def _problems(self, now: Now) -> list[str]:
         node = self._node
-        found = [*node.discovery.clashes(now.instant), *self._troubles, *node.sync.problems(), *node.strict.problems()]
+        found = [
+            *own_admission(node),
+            *node.discovery.clashes(now.instant),
+            *self._troubles,
+            *node.sync.problems(),
+            *node.strict.problems(),
+        ]
         if node.disk_trouble:
             found.append(f"the disk failed, {node.disk_trouble}")
         if node.agents.unreadable_drafts:
             found.append(f"{node.agents.unreadable_drafts} drafts on disk can't be read")
         return found
-
-    def _findings(self, now: Now) -> tuple[DoctorFinding, ...]:
-        node = self._node
-        health = node.discovery.health
-        problems = self._problems(now)
-        found = [
-            DoctorFinding(
-                name="remote",
-                ok=health.state != "unreachable",
-                message=f"git remote {self._config.git_remote}: {health.state}" + (f" ({health.reason})" if health.reason else ""),
-                hint=f"try: git ls-remote {self._config.git_remote}" if health.state == "unreachable" else "",
-            ),
-            DoctorFinding(
-                name="listening",
-                ok=bool(node.listening),
-                message=", ".join(node.listening) or "no address to listen on",
-                hint="" if node.listening else "check listen_addresses and the firewall",
-            ),
-            DoctorFinding(
-                name="record",
-                # Pushes are few by design: a record that is not there yet is no fault, one that can't be pushed is.
-                ok=node.discovery.published or health.state != "unreachable",
-                message="own records are on the branch"
-                if node.discovery.published
-                else "own records are not all on the branch yet",
-                hint="" if node.discovery.published else "if it stays so: check that you may push to the coordination branch",
-            ),
-        ]
-        for peer_id in node.leases.view.roster:
-            peer = node.membership.peer(peer_id)
-            if peer is not None and not peer.connected:
-                agents = ", ".join(sorted(node.discovery.known[peer_id].agents)) if peer_id in node.discovery.known else peer_id
-                found.append(
-                    DoctorFinding(
-                        name="peer",
-                        ok=True,  # people switch their machines off
-                        message=f"{agents}: not connected" + (f" ({peer.reason})" if peer.reason else ""),
-                        hint="it may be off, or a firewall or NAT may be between you; its record ages out by itself",
-                    )
-                )
-        found += [
-            DoctorFinding(
-                name="record-skipped",
-                ok=True,  # nothing here is broken by it
-                message=f"{name}: {reason}",
-                hint="remove it from the branch if it is yours",
-            )
-            for name, reason in sorted(node.discovery.skipped.items())
-            if reason not in problems  # told below
-        ]
-        found += [DoctorFinding(name="problem", ok=False, message=problem) for problem in problems]
-        if not node.leases.remembers(now.instant):
-            found.append(
-                DoctorFinding(
-                    name="memory",
-                    ok=True,
-                    message="state was lost or the machine has restarted: this peer is no voice of a quorum for a while",
-                )
-            )
-        return tuple(found)

@@ -22,11 +22,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.facts import Notify, Output, RosterChanged, Say
 from sudocode_coordination.core.io import (
     BranchPublished,
@@ -39,7 +40,7 @@ from sudocode_coordination.core.io import (
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.own_records import OwnRecords
-from sudocode_coordination.core.peer_view import BranchView, KnownPeer, shape
+from sudocode_coordination.core.peer_view import BranchHealth, BranchView, HealthState, KnownPeer, shape
 from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of, record_name
 from sudocode_coordination.core.wire import RecordOffer
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs, earliest
@@ -67,17 +68,6 @@ MANY_STALE: Final = 50
 
 __all__ = ["BranchHealth", "Discovery", "KnownPeer"]
 
-HealthState = Literal["unknown", "ok", "unreachable"]
-
-
-class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """How it stands with the git remote, for people."""
-
-    state: HealthState
-    since_ms: WallMs
-    """Wall time of the change to this state."""
-    reason: str = ""
-
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
     peer: PeerId
@@ -104,7 +94,9 @@ class Discovery:
         self._rng = rng
         self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
         self._connected: frozenset[PeerId] = frozenset()
-        self._view = BranchView(keyring, config.peer_discovery_interval_ms)
+        self.admission = Admission()
+        """Who may join, and who was refused."""
+        self._view = BranchView(keyring, self.admission, config.peer_discovery_interval_ms)
         self._offers: dict[str, _Offer] = {}
         self._commit: str | None = None
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
@@ -240,8 +232,9 @@ class Discovery:
             self._look(now.instant + LOST_PEER_LOOK_MS)
         return self._act(now)
 
-    def knocked(self, peer: PeerId, now: Now) -> list[Output]:
+    def knocked(self, peer: PeerId, address: str, now: Now) -> list[Output]:
         """A peer that is not let in tried to connect: it may have published since the last look."""
+        self.admission.knocked(peer, address, now)
         known = self._known.get(peer)
         if (known is None or not known.fresh) and self._spend_knock(now.instant):
             self._look(now.instant)

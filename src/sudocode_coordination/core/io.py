@@ -8,6 +8,7 @@ import msgspec
 
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import CoreRequest
+from sudocode_coordination.core.admission import Rules
 from sudocode_coordination.model import Json, PeerId
 
 
@@ -136,6 +137,10 @@ class BranchRead(Item, frozen=True, kw_only=True):
     records: dict[str, bytes]
     skipped: dict[str, str] = {}
     """File name -> why it was not even read (too large, no plain file)."""
+    rules: Rules = Rules()
+    """Who may join, as the repository says."""
+    vouched: tuple[PeerId, ...] | None = None
+    """Peers whom a signed commit has introduced; None: the rules do not ask for that."""
 
 
 class BranchReadFailed(Item, frozen=True, kw_only=True):

@@ -251,8 +251,8 @@ class Node:
                 return out + self.discovery.connected_changed(self.membership.connected_peers, now)
             case DialFailed():
                 return self.membership.dial_failed(given, now)
-            case PeerRefused(peer=peer):
-                return self.discovery.knocked(peer, now)
+            case PeerRefused(peer=peer, address=address):
+                return self.discovery.knocked(peer, address, now)
             case FrameReceived(peer=peer, frame=frame):
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):

@@ -7,10 +7,11 @@ while the remote can't be read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.io import BranchRead
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.records import parse_record, parse_wall, peer_of
@@ -24,6 +25,18 @@ CLOCK_SKEW_MS: Final = 60_000
 """By which wall clocks of two machines may differ before a record counts as stale at first sight."""
 RESET_SLACK_MS: Final = 60_000
 """For who has to put its record back after somebody deleted the branch: two reads of its own, a spread, and a push with retries."""
+
+
+HealthState = Literal["unknown", "ok", "unreachable"]
+
+
+class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with the git remote, for people."""
+
+    state: HealthState
+    since_ms: WallMs
+    """Wall time of the change to this state."""
+    reason: str = ""
 
 
 class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,11 +77,13 @@ class BranchView:
 
     Args:
         keyring: verifies signatures, and says who we are.
+        admission: whose sound records count.
         interval_ms: between two reads of a peer.
     """
 
-    def __init__(self, keyring: Keyring, interval_ms: int = 60_000) -> None:
+    def __init__(self, keyring: Keyring, admission: Admission, interval_ms: int = 60_000) -> None:
         self._keyring = keyring
+        self._admission = admission
         self._grace_ms = 3 * interval_ms + RESET_SLACK_MS
         self._seen: dict[str, _Seen] = {}
         self._own: dict[str, tuple[bytes, PeerRecord]] = {}
@@ -80,6 +95,9 @@ class BranchView:
     def take(self, read: BranchRead, connected: frozenset[PeerId], now: Now, asked: Instant) -> dict[str, tuple[bytes, PeerRecord]]:
         """Take in a read that was asked for at `asked`; our own records are handed back."""
         self._read_at = asked
+        self._admission.rules = read.rules
+        self._admission.vouched = None if read.vouched is None else frozenset(read.vouched)
+        barred: dict[PeerId, AgentId] = {}
         skipped = dict(sorted(read.skipped.items())[:MAX_SKIPPED])
         refused: dict[str, tuple[bytes, str]] = {}
         own: dict[str, tuple[bytes, PeerRecord]] = {}
@@ -89,26 +107,35 @@ class BranchView:
                 skipped.setdefault(name, f"more than {MAX_RECORDS} records")
                 break
             before = self._seen.get(name)
-            if before is not None and before.data == data:
-                before.missing_since = None
-                foreign[name] = before
-                continue
             mine = self._own.get(name)
             if mine is not None and mine[0] == data:
                 own[name] = mine
                 continue
             earlier = self._refused.get(name)
-            record = earlier[1] if earlier is not None and earlier[0] == data else parse_record(name, data, self._keyring)
+            if before is not None and before.data == data:
+                record: PeerRecord | str = before.record
+            elif earlier is not None and earlier[0] == data:
+                record = earlier[1]
+            else:
+                record = parse_record(name, data, self._keyring)
             if isinstance(record, str):
                 refused[name] = (data, record)
                 if len(skipped) < MAX_SKIPPED:
                     skipped[name] = record
             elif peer_of(record) == self._keyring.peer_id:
                 own[name] = (data, record)
+            elif why := self._admission.refuses(peer_of(record)):
+                barred.setdefault(peer_of(record), record.agent_id)
+                if len(skipped) < MAX_SKIPPED:
+                    skipped[name] = f"peer {peer_of(record)} may not join: {why}"
+            elif before is not None and before.data == data:
+                before.missing_since = None
+                foreign[name] = before
             else:
                 foreign[name] = self._sight(before, record, data, now)
+        self._admission.barred = barred
         for name, seen in self._seen.items():
-            if name in foreign or name in own or seen.peer not in connected:
+            if name in foreign or name in own or seen.peer not in connected or self._admission.refuses(seen.peer):
                 continue
             if seen.missing_since is None and not own:
                 seen.missing_since = asked

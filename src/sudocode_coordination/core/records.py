@@ -149,6 +149,12 @@ def parse_record(name: str, data: bytes, keyring: Keyring) -> PeerRecord | str:
         return "nested too deeply"
 
 
+def peer_in(name: str, data: bytes, keyring: Keyring) -> PeerId | None:
+    """The peer whose valid record a file is."""
+    record = parse_record(name, data, keyring)
+    return None if isinstance(record, str) else peer_of(record)
+
+
 def _parse(name: str, data: bytes, keyring: Keyring) -> PeerRecord:
     agent_id = agent_of_name(name)
     if agent_id is None:

@@ -28,7 +28,7 @@ from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
 from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
-from sudocode_coordination.place import IDENTITY_FILE, TABLE_FOLDER, Clone
+from sudocode_coordination.place import IDENTITY_FILE, RULES_FOLDER, TABLE_FOLDER, Clone
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and they hide trio's own types
@@ -116,10 +116,22 @@ class RealSurroundings:
 
     def git(self, deliver: Deliver) -> RunningGit:
         from sudocode_coordination.adapters.git import GitCli
+        from sudocode_coordination.core.admission import local_rules
+        from sudocode_coordination.core.records import peer_in
 
         work_tree = None if self._clone.work_tree is None else Path(self._clone.work_tree)
         common_dir, config = Path(self._clone.common_dir), self._config
-        return GitCli(common_dir, config.git_remote, config.coordination_branch, deliver, work_tree=work_tree)
+        return GitCli(
+            common_dir,
+            config.git_remote,
+            config.coordination_branch,
+            deliver,
+            work_tree=work_tree,
+            rules=local_rules(config),
+            rules_folder=Path(self._clone.state_file(RULES_FOLDER)),
+            me=self._identity.peer_id,
+            peer_in=lambda name, data: peer_in(name, data, self._identity),
+        )
 
     def table(self, deliver: Deliver) -> RunningTable:
         from sudocode_coordination.adapters.git_table import GitTable

@@ -31,6 +31,7 @@ from sudocode_coordination.config import (
     CoordinationConfig,
     generate_agent_id,
     load_config,
+    names_host,
     read_config_file,
     read_environment,
 )
@@ -211,9 +212,10 @@ def settle_config(clone: Clone, flags: Mapping[str, Any], environment: Mapping[s
     """
     root = Path(clone.root)
     given = (flags, read_environment(environment), read_config_file(root / CONFIG_FILE))
+    config = load_config(root, flags, environment)
     if any(layer.get("agent_id") is not None for layer in given):
-        return load_config(root, flags, environment)
-    return load_config(root, {**flags, "agent_id": _kept_agent_id(clone)}, environment)
+        return config
+    return msgspec.structs.replace(config, agent_id=_kept_agent_id(clone, with_host=config.host_in_agent_id))
 
 
 def with_case_rule(clone: Clone, config: CoordinationConfig) -> CoordinationConfig:
@@ -225,18 +227,19 @@ def with_case_rule(clone: Clone, config: CoordinationConfig) -> CoordinationConf
     return msgspec.structs.replace(config, ignore_case=answer.text == "true")
 
 
-def _kept_agent_id(clone: Clone) -> str:
+def _kept_agent_id(clone: Clone, *, with_host: bool) -> str:
     path = Path(clone.state_file(AGENT_ID_FILE))
     try:
         kept = path.read_text("ascii").strip()
-        if AGENT_ID_PATTERN.match(kept):
+        if not AGENT_ID_PATTERN.match(kept):
+            log.warning("%s holds no agent id: a new one is made", path)
+        elif with_host or not names_host(kept):
             return kept
-        log.warning("%s holds no agent id: a new one is made", path)
     except FileNotFoundError:
         pass
     except (OSError, UnicodeError) as error:
         log.warning("%s: %s: a new agent id is made", path, error)
-    made = generate_agent_id()
+    made = generate_agent_id(with_host=with_host)
     write_private(path, made.encode() + b"\n")
     return made
 
