@@ -106,7 +106,7 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     allowed_signers: Annotated[str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\s][^\x00-\x1f]{0,250}$")] = (
         ".sudocode/allowed_signers"
     )
-    """File in the repository with the keys that may sign, as `ssh-keygen` has it (ALLOWED SIGNERS). Read where `allowed_peers` is."""
+    """File in the repository with the keys that may sign, as `ssh-keygen` has it (ALLOWED SIGNERS). Read as `allowed_peers` is."""
     host_in_agent_id: bool = True
     """Whether a generated agent id has this machine's name in it: it is published on the branch."""
 
