@@ -52,19 +52,19 @@ class CommittedRules:
         self._signers: bytes | None = None
 
     async def at(self, head: str | None) -> Rules:
-        """Those of that commit; None: the remote has no default branch, so there is none but the own.
+        """Those of that commit; None: the remote has no default branch, so there are none but the own. If they can't be understood,
+        the last ones that could stay in force.
 
         Raises:
-            GitFailedError: they can't be read, and no earlier ones are known.
+            GitFailedError: they can't be read.
         """
         if head == self._read_at and self._sound is not None and not self.now.trouble:
             return self.now
         try:
             found, signers = await self._read(head)
         except GitFailedError as failure:
-            # Older rules are better than none, and than no discovery at all: what this process or the clone knows of them.
-            found, signers = (self._sound, self._signers) if self._sound is not None else await self._fetched_before(failure)
-            found = msgspec.structs.replace(found, trouble=failure.reason)
+            reason = f"who may join can't be read on the default branch (git fetch may help): {failure.reason}"
+            raise GitFailedError(reason) from None
         if found.closed and self._sound is not None:
             found, signers = msgspec.structs.replace(self._sound, trouble=found.trouble), self._signers
         if not found.trouble:
@@ -103,14 +103,6 @@ class CommittedRules:
             missing = f"signed commits are required, and {found.signers} is not on the default branch"
             found = msgspec.structs.replace(found, trouble=missing, closed=True)
         return found, signers
-
-    async def _fetched_before(self, failure: GitFailedError) -> tuple[Rules, bytes | None]:
-        """By the default branch as the user has fetched it."""
-        known = await self._clone.run("rev-parse", "--verify", "--quiet", f"refs/remotes/{self._remote}/HEAD^{{commit}}")
-        commit = known.stdout.decode("ascii", "replace").strip()
-        if known.code != 0 or not commit:
-            raise GitFailedError(f"who may join can't be read on the default branch: {failure.reason}")
-        return await self._read(commit)
 
     # --- reading ------------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """None: everyone."""
     denied: tuple[PeerId, ...] = ()
     signed: SigningRule = "off"
-    signers: str = ""
+    signers: str = ".sudocode/allowed_signers"
     """Path of the file with the keys that may sign, in the repository."""
     commit: str | None = None
     """Of the default branch, that they were read at."""
