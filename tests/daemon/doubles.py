@@ -187,7 +187,7 @@ class ThreadedServer:
         self.server = Server(
             request=lambda given: self.pump.request(given),
             deliver=lambda given: self.pump.deliver(given),
-            stop=lambda: self.pump.deliver(StopRequested()),
+            stop=lambda hand_over: self.pump.deliver(StopRequested(hand_over=hand_over)),
         )
         ports = self.ports
         self.pump = Pump(self.node, HandClock(), ports, ports, ports, ports, emit=self.server.emit, reply=self.server.reply)

@@ -210,8 +210,10 @@ def test_who_cannot_sign_is_told_and_asked_nothing(repo: Repo) -> None:
     assert isinstance(ann.join(), BranchPublishFailed)
     # To leave needs no signature: nobody is let in by it.
     repo.rules(ann, text="")
-    ann.join()
+    assert ann.read().rules.signed == "off"
+    assert isinstance(ann.join(), BranchPublished)
     repo.rules(ann)
+    assert ann.read().rules.signed == "require"
     assert isinstance(ann.handle.publish({ann.file: None}, final=True), BranchPublished)
     assert repo.files() == []
 

@@ -379,6 +379,12 @@ class Stop(Request[StopOutcome], frozen=True, kw_only=True, tag="stop"):
     answer = StopOutcome
 
 
+class HandOver(Request[StopOutcome], frozen=True, kw_only=True, tag="stop.hand-over"):
+    """Stop the daemon because the clone gets a new key: leases are released; the next start replaces the records."""
+
+    answer = StopOutcome
+
+
 class Ping(Request[Nothing], frozen=True, kw_only=True, tag="ping"):
     answer = Nothing
 
@@ -409,7 +415,7 @@ CoreRequest: TypeAlias = (
     | GetFindings
     | ReadBranchNow
 )
-ServerRequest: TypeAlias = Subscribe | Stop | Ping
+ServerRequest: TypeAlias = Subscribe | Stop | HandOver | Ping
 
 
 def method_of(request: type[Request[Any]] | Request[Any]) -> str:

@@ -102,6 +102,14 @@ def _add_daemon_commands(commands: Any) -> None:
     start.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait until it is active (30s)")
     stop = _command(commands, "stop", "release all leases, remove the peer record, stop the daemon", run="stop")
     stop.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait for it (30s)")
+    rotate = _command(
+        commands,
+        "rotate-key",
+        "give this clone a new key and peer id; leases are released, a running daemon is started again",
+        run="rotate-key",
+        examples=["coord rotate-key", "coord rotate-key --json        the old and the new peer id, for allowed_peers"],
+    )
+    rotate.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait for each step (30s)")
     _command(commands, "status", "state, agents, peers, active work, leases, git remote", run="status")
     _command(commands, "peers", "who else is there, and how they are connected", run="peers")
 

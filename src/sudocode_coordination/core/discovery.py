@@ -24,8 +24,6 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-import msgspec
-
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.facts import Notify, Output, RosterChanged, Say
@@ -39,14 +37,13 @@ from sudocode_coordination.core.io import (
     ReadBranch,
 )
 from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.offers import Offers
 from sudocode_coordination.core.own_records import OwnRecords
 from sudocode_coordination.core.peer_view import BranchHealth, BranchView, HealthState, KnownPeer, shape
-from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of, record_name
+from sudocode_coordination.core.records import Succession, record_name
 from sudocode_coordination.core.wire import RecordOffer
-from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs, earliest
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, earliest
 
-MAX_OFFERS: Final = 2_000
-"""Records that wait to be published for others: as many as are read."""
 PUBLISH_GAP_MS: Final = 15_000
 """Between two pushes of this peer: four a minute at most; hosts ask for no more than six in a repository."""
 RETRY_MS: Final = 2_000
@@ -69,14 +66,6 @@ MANY_STALE: Final = 50
 __all__ = ["BranchHealth", "Discovery", "KnownPeer"]
 
 
-class _Offer(msgspec.Struct, frozen=True, kw_only=True):
-    peer: PeerId
-    owner: PeerId
-    data: bytes
-    last_seen_ms: WallMs
-    due: Instant
-
-
 class Discovery:
     """The machine. Methods take what happened and return what is to be done; times are `Now`, so both clocks.
 
@@ -97,7 +86,7 @@ class Discovery:
         self.admission = Admission()
         """Who may join, and who was refused."""
         self._view = BranchView(keyring, self.admission, config.peer_discovery_interval_ms)
-        self._offers: dict[str, _Offer] = {}
+        self._offers = Offers(keyring, self._view, PUBLISH_GAP_MS)
         self._commit: str | None = None
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
         self._changed = True
@@ -105,6 +94,7 @@ class Discovery:
         self._roster: tuple[PeerId, ...] = (self._self,)
         self._publisher = self._self
         self._removable: list[str] = []
+        self._rotated: frozenset[tuple[PeerId, PeerId]] = frozenset()
         self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
         # reading
         self._acts_at: Instant | None = None
@@ -197,9 +187,13 @@ class Discovery:
 
     # --- what happens ------------------------------------------------------------------------------------------------------
 
-    def started(self, now: Now, contents: DiskContents) -> list[Output]:
-        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory."""
+    def started(self, now: Now, contents: DiskContents, formerly: tuple[Succession, ...] = ()) -> list[Output]:
+        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory. `formerly`: the ids that this
+        peer had before, the latest first."""
         del contents
+        self._view.formerly = frozenset(former.peer for former in formerly)
+        if formerly:
+            self._own.rotated(formerly[0])
         self._health = BranchHealth(state="unknown", since_ms=now.wall_ms)
         self._next_read = now.instant
         self._knocks_at = now.instant
@@ -226,8 +220,7 @@ class Discovery:
         lost = self._connected - connected
         self._changed = self._changed or connected != self._connected
         self._connected = connected
-        # The record of a peer that stopped must not come back through us.
-        self._offers = {name: offer for name, offer in self._offers.items() if offer.peer in connected}
+        self._offers.keep(connected)
         if lost and self._spend_knock(now.instant):
             self._look(now.instant + LOST_PEER_LOOK_MS)
         return self._act(now)
@@ -249,8 +242,8 @@ class Discovery:
 
     def offered(self, peer: PeerId, offer: RecordOffer, now: Now) -> list[Output]:
         """A connected peer asks to have its records published."""
-        for data in offer.records:
-            self._take_offer(peer, data, now)
+        for data in () if self._stopping else offer.records:
+            self._offers.take(peer, data, self._connected, now)
         return self._act(now)
 
     def branch_read(self, read: BranchRead, now: Now) -> list[Output]:
@@ -264,13 +257,10 @@ class Discovery:
         self._changed = True
         self._commit = read.commit
         own = self._view.take(read, self._connected, now, asked)
-        self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant)
-        for name, offer in list(self._offers.items()):
-            # Somebody else pushed it, or somebody removed its peer.
-            if self._view.has(name, offer.last_seen_ms) or not self._view.names_of(offer.owner):
-                del self._offers[name]
+        self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant, self._view.former_names)
+        self._offers.branch_read()
         self._note_health(now)
-        return self._act(now)
+        return [*self._rotations(), *self._act(now)]
 
     def branch_read_failed(self, failure: BranchReadFailed, now: Now) -> list[Output]:
         """The remote could not be read; tried again sooner than after a success, but ever less often."""
@@ -297,10 +287,7 @@ class Discovery:
         self._commit = done.commit or None
         self._changed = True
         self._own.published_now(flight.changes, now.instant)
-        for name, data in flight.changes.items():
-            offer = self._offers.get(name)
-            if offer is not None and offer.data == data:
-                del self._offers[name]
+        self._offers.published(flight.changes)
         self._not_before = now.instant + PUBLISH_GAP_MS
         # Of two that published at the same time, the later one finds the other by this look.
         self._look(now.instant)
@@ -325,13 +312,14 @@ class Discovery:
         self._note_health(now)
         return self._act(now)
 
-    def stop(self, now: Now) -> list[Output]:
-        """Remove the own records, also what a push under way may still write. `stopped` tells when that is done."""
+    def stop(self, now: Now, *, keep_record: bool = False) -> list[Output]:
+        """Remove the own records, also what a push under way may still write. `stopped` tells when that is done.
+        `keep_record`: leave them to who comes after."""
         del now
         if self._stopping:
             return []
         self._stopping = True
-        names = self._own.names_to_remove()
+        names = () if keep_record else self._own.names_to_remove()
         if not names:
             self._stopped = True
             self.record_left = ""
@@ -339,6 +327,16 @@ class Discovery:
         self._ticket += 1
         self._in_flight = Publish(ticket=self._ticket, changes=dict.fromkeys(names), final=True)
         return [self._in_flight]
+
+    def _rotations(self) -> list[Output]:
+        """Tell of each peer that has a new key, once."""
+        news = self._view.superseded.items() - self._rotated
+        self._rotated = frozenset(self._view.superseded.items())
+        return [
+            Notify(type="peer-rotated", agent_id=agent, data={"peerId": peer, "formerPeerId": former})
+            for former, peer in sorted(news)
+            for agent in self._view.agents_of(peer)
+        ]
 
     # --- reading -----------------------------------------------------------------------------------------------------------
 
@@ -387,28 +385,6 @@ class Discovery:
 
     # --- publishing --------------------------------------------------------------------------------------------------------
 
-    def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
-        name = offered_name(data)
-        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
-            return
-        record = parse_record(name, data, self._keyring)
-        if isinstance(record, str) or peer_of(record) == self._self:
-            return
-        owner = peer_of(record)
-        if not self._view.names_of(owner):
-            return  # it is not for us to let anybody in who can't, or may not, push
-        last_seen_ms = parse_wall(record.last_seen) or 0
-        waiting = self._offers.get(name)
-        if waiting is not None and waiting.last_seen_ms >= last_seen_ms:
-            return
-        if not self._view.would_renew(name, owner, last_seen_ms, self._connected):
-            return
-        renewal = self._view.says_the_same(name, record)
-        due = now.instant + (record.ttl // 6 if renewal else PUBLISH_GAP_MS)
-        if waiting is not None:
-            due = min(due, waiting.due)
-        self._offers[name] = _Offer(peer=peer, owner=owner, data=data, last_seen_ms=last_seen_ms, due=due)
-
     def _publish_due(self) -> Instant | None:
         """When to push next; None if there is nothing to push, or something else has to happen first."""
         if self._stopping or self._in_flight is not None or self._waits_for_view or not self._own.ready:
@@ -418,7 +394,7 @@ class Discovery:
         leads = self._publisher == self._self
         times = self._own.publish_times(leads=leads, read_at=self._roster_read_at)
         if leads:
-            times.extend(offer.due for offer in self._offers.values())
+            times.extend(self._offers.times())
             if len(self._stale()) >= MANY_STALE:
                 times.append(self._not_before)
         earliest = min(times, default=None)
@@ -439,8 +415,8 @@ class Discovery:
         changes: dict[str, bytes | None] = dict.fromkeys(stale)
         beside: dict[str, tuple[str, ...]] = {}
         if leads:
-            for name, offer in sorted(self._offers.items()):
-                changes[name], beside[name] = offer.data, self._view.names_of(offer.owner)
+            offered, beside = self._offers.changes()
+            changes.update(offered)
         changes.update(self._own.changes(now))
         self._ticket += 1
         self._in_flight = Publish(ticket=self._ticket, changes=changes, beside=beside)

@@ -9,6 +9,7 @@ import msgspec
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import CoreRequest
 from sudocode_coordination.core.admission import Rules
+from sudocode_coordination.core.records import Succession
 from sudocode_coordination.model import Json, PeerId
 
 
@@ -70,6 +71,8 @@ class Started(Item, frozen=True, kw_only=True):
     contents: DiskContents
     seed: int
     """For all the dice the node needs: jitter, choice of a peer."""
+    formerly: tuple[Succession, ...] = ()
+    """The ids that this peer had before its key was changed, the latest first."""
     newborn: bool = False
     """The identity has just been made: this peer never said anything that it could have forgotten."""
 
@@ -238,7 +241,12 @@ class DiskFailed(Item, frozen=True, kw_only=True):
 
 
 class StopRequested(Item, frozen=True, kw_only=True):
-    """End all leases, remove the records, say goodbye; then `Stopped` comes out."""
+    """End all leases, remove the records, say goodbye; then `Stopped` comes out.
+
+    `hand_over`: the clone gets a new key. What it shares beyond leases is left to the next life on the disk, and its records on the
+    branch, to be replaced in one push."""
+
+    hand_over: bool = False
 
 
 Input: TypeAlias = (

@@ -34,6 +34,7 @@ from sudocode_coordination.core.facts import (
     StrictWanted,
     Write,
 )
+from sudocode_coordination.core.handing_over import leave_behind, take_over
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublished,
@@ -282,8 +283,8 @@ class Node:
                 self.strict.disk_failed()
                 self.electorate.disk_failed()
                 return self.leases.disk_failed(now)
-            case StopRequested():
-                return self._stop(now)
+            case StopRequested(hand_over=hand_over):
+                return self._stop(now, hand_over=hand_over)
             case _:
                 assert_never(given)
 
@@ -302,14 +303,15 @@ class Node:
                 out += self.sync.set(root, key, None, now)
         out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
         out += self.electorate.started(given.contents, now, newborn=given.newborn)
+        out += take_over(self.sync, given.contents, now)
         out += self.agents.started(given.contents)
         self.departed.started(given.contents)
         self.strict.started(incarnation, given.contents)
         out += self.membership.started(incarnation, now)
-        out += self.discovery.started(now, given.contents)
+        out += self.discovery.started(now, given.contents, given.formerly)
         return out + self.discovery.agents_changed(self.agents.local, now)
 
-    def _stop(self, now: Now) -> list[Output]:
+    def _stop(self, now: Now, *, hand_over: bool) -> list[Output]:
         if self.stopping:
             return []
         self.stopping = True
@@ -320,9 +322,11 @@ class Node:
         out = self.leases.stop(now) + self.electorate.stopping()
         for agent in self.agents.local:
             out += self.agents.clear_work(agent)
+        if hand_over:
+            out += leave_behind(self.sync, now)
         out += self.sync.flush(now)
         out += [Say(peer=peer, message=Bye(known=known, partial=not whole)) for peer in sorted(self.membership.connected_peers)]
-        return out + self.discovery.stop(now)
+        return out + self.discovery.stop(now, keep_record=hand_over)
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
         peer = given.peer

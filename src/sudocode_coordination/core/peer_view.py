@@ -14,7 +14,7 @@ import msgspec
 from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.io import BranchRead
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.records import parse_record, parse_wall, peer_of
+from sudocode_coordination.core.records import parse_record, parse_wall, peer_of, predecessor
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
 
 MAX_RECORDS: Final = 2_000
@@ -59,6 +59,8 @@ class _Seen(msgspec.Struct, kw_only=True):
     since: Instant
     """When it was first seen as it is, by the clock here."""
     born_stale: bool
+    former: PeerId | None = None
+    """Which id it had before: empty if it says so in vain, None if it was not looked at."""
     missing_since: Instant | None = None
     """Reads have not had it since then; they have not had our own either at first."""
 
@@ -89,6 +91,12 @@ class BranchView:
         self._own: dict[str, tuple[bytes, PeerRecord]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
         self._read_at: Instant = 0
+        self.formerly: frozenset[PeerId] = frozenset()
+        """Ids that this peer had before."""
+        self.former_names: tuple[str, ...] = ()
+        """Files that the latest read still had of them."""
+        self.superseded: dict[PeerId, PeerId] = {}
+        """Peers that gave way to another key -> that of their records which say so."""
         self.skipped: dict[str, str] = {}
         """Files that do not count -> why."""
 
@@ -102,6 +110,7 @@ class BranchView:
         refused: dict[str, tuple[bytes, str]] = {}
         own: dict[str, tuple[bytes, PeerRecord]] = {}
         foreign: dict[str, _Seen] = {}
+        former: list[str] = []
         for count, (name, data) in enumerate(sorted(read.records.items())):
             if count >= MAX_RECORDS:
                 skipped.setdefault(name, f"more than {MAX_RECORDS} records")
@@ -124,6 +133,8 @@ class BranchView:
                     skipped[name] = record
             elif peer_of(record) == self._keyring.peer_id:
                 own[name] = (data, record)
+            elif peer_of(record) in self.formerly:
+                former.append(name)
             elif why := self._admission.refuses(peer_of(record)):
                 barred.setdefault(peer_of(record), record.agent_id)
                 if len(skipped) < MAX_SKIPPED:
@@ -134,8 +145,12 @@ class BranchView:
             else:
                 foreign[name] = self._sight(before, record, data, now)
         self._admission.barred = barred
+        self.former_names = tuple(former)
+        self._supersede(foreign)
         for name, seen in self._seen.items():
             if name in foreign or name in own or seen.peer not in connected or self._admission.refuses(seen.peer):
+                continue
+            if seen.peer in self.superseded:
                 continue
             if seen.missing_since is None and not own:
                 seen.missing_since = asked
@@ -143,6 +158,15 @@ class BranchView:
                 foreign[name] = seen
         self._seen, self._own, self._refused, self.skipped = foreign, own, refused, skipped
         return own
+
+    def _supersede(self, foreign: dict[str, _Seen]) -> None:
+        """Who says that another key follows it has said its last word, whatever of it is still on the branch."""
+        for seen in foreign.values():
+            if "replaces" in seen.record.ext and seen.former is None:
+                seen.former = predecessor(seen.record, self._keyring) or ""
+        self.superseded = {seen.former: seen.peer for _, seen in sorted(foreign.items()) if seen.former}
+        for name in [name for name, seen in foreign.items() if seen.peer in self.superseded]:
+            del foreign[name]
 
     def _sight(self, before: _Seen | None, record: PeerRecord, data: bytes, now: Now) -> _Seen:
         """A record that is new or has changed."""
@@ -166,6 +190,10 @@ class BranchView:
     def names_of(self, peer: PeerId) -> tuple[str, ...]:
         """The files of that peer that the latest read had: whoever may push has let it in by them."""
         return tuple(name for name, seen in sorted(self._seen.items()) if seen.peer == peer and seen.listed)
+
+    def agents_of(self, peer: PeerId) -> tuple[AgentId, ...]:
+        """The agents whose records those are."""
+        return tuple(self._seen[name].record.agent_id for name in self.names_of(peer))
 
     def would_renew(self, name: str, owner: PeerId, last_seen_ms: WallMs, connected: frozenset[PeerId]) -> bool:
         """Whether such a record of `owner` is news: newer than its own, or in place of another peer's stale one."""

@@ -26,6 +26,8 @@ RECORD_VERSION: Final = 1
 """`ext.v` of the records written and understood here."""
 SIGNED_PREFIX: Final = b"sudocode-coordination peer record 1\n"
 """Keeps a record's signature from meaning anything elsewhere, and others from meaning anything here."""
+ROTATION_PREFIX: Final = b"sudocode-coordination key rotation 1\n"
+"""The same for the old key's signature over the peer id that follows it."""
 MAX_RECORD_BYTES: Final = 16_384
 """One file; also what fits into a `wire.RecordOffer`. A usual one has 700 bytes."""
 MAX_MULTIADDRS: Final = 32
@@ -50,6 +52,18 @@ _MULTIADDR = re.compile(r"/(?:ip4|ip6|ip6zone|dns|dns4|dns6|dnsaddr)/[A-Za-z0-9_
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|\+00:00)\Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIELDS: Final = frozenset(("agentId", "multiaddrs", "publicKey", "capabilities", "lastSeen", "ttl", "ext"))
+
+
+class Succession(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer's last word: another id follows it. `signature`: by its key, over `rotation_bytes` of that id."""
+
+    peer: PeerId
+    signature: bytes
+
+
+def rotation_bytes(successor: PeerId) -> bytes:
+    """What a key signs that gives way to another."""
+    return ROTATION_PREFIX + successor.encode()
 
 
 class _RefusedError(Exception):
@@ -109,8 +123,9 @@ def build_record(
     capabilities: tuple[str, ...],
     wall_ms: WallMs,
     ttl_ms: int,
+    replaces: Succession | None = None,
 ) -> bytes:
-    """The signed file for an agent of this peer.
+    """The signed file for an agent of this peer. `replaces`: which id it had before.
 
     Addresses and capabilities that others would refuse (too long, too many, not printable) are left out, so that one bad
     word does not hide the whole peer.
@@ -127,6 +142,9 @@ def build_record(
             "ttl": min(max(ttl_ms, MIN_TTL_MS), MAX_TTL_MS),
             "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id},
         }
+        if replaces is not None:
+            signature = base64.b64encode(replaces.signature).decode()
+            body["ext"]["replaces"] = {"peerId": replaces.peer, "signature": signature}
         body["ext"]["signature"] = base64.b64encode(keyring.sign(_signed_bytes(body))).decode()
         data = msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
         if len(data) <= MAX_RECORD_BYTES:
@@ -147,6 +165,18 @@ def parse_record(name: str, data: bytes, keyring: Keyring) -> PeerRecord | str:
         return str(refusal)
     except RecursionError:
         return "nested too deeply"
+
+
+def predecessor(record: PeerRecord, keyring: Keyring) -> PeerId | None:
+    """The id that this peer had before its key was changed, if that key says so."""
+    told = record.ext.get("replaces")
+    if not isinstance(told, dict) or not isinstance(told.get("peerId"), str) or not isinstance(told.get("signature"), str):
+        return None
+    former: PeerId = told["peerId"]
+    signature = _base64(told["signature"])
+    if former == peer_of(record) or not former.isascii() or len(former) > 200 or signature is None:
+        return None
+    return former if keyring.verify(former, rotation_bytes(peer_of(record)), signature) else None
 
 
 def peer_in(name: str, data: bytes, keyring: Keyring) -> PeerId | None:

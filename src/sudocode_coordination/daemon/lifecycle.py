@@ -2,7 +2,7 @@
 
 daemon.lock   locked (flock) for as long as the process lives, whatever ends it; its pid inside
 daemon.sock   the socket, or `socket-path` with the place of it
-daemon.json   {"pid", "version", "startedAt", "agentId", "socket"}
+daemon.json   {"pid", "version", "startedAt", "agentId", "socket", "flags"}
 daemon.log    what it had to say, bounded; daemon.log.1 before it
 agent-id      the default agent's generated id, kept over restarts
 home          where this folder was when the last daemon started
@@ -68,6 +68,8 @@ class Holding:
 
     def __init__(self, clone: Clone, lock: int) -> None:
         self.clone = clone
+        self.flags: Mapping[str, Any] = {}
+        """What the daemon was started with, so that it can be started again like this."""
         self._lock = lock
         self._socket_path: str | None = None
 
@@ -129,6 +131,7 @@ class Holding:
             "startedAt": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "agentId": config.agent_id,
             "socket": os.fsencode(self._socket_path or "").decode("utf-8", "backslashreplace"),
+            "flags": dict(self.flags),
         }
         write_private(Path(self.clone.state_file(INFO_FILE)), msgspec.json.encode(info) + b"\n")
 
