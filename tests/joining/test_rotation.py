@@ -7,17 +7,22 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.core.discovery_bench import HIGH, OTHER, Bench, kinds, record
+from tests.core.node_bench import NodeBench
 from tests.e2e.clones import connected, repository, wait_for
 from tests.joining.branch import SOON, Maintainer, findings, peer_id
 
 from sudocode_coordination.adapters import identity as identity_module
 from sudocode_coordination.adapters.identity import load_or_create_identity, replace_identity
+from sudocode_coordination.api.requests import ListIssues, ListSpecs, UpdateIssue, UpdateSpec
 from sudocode_coordination.cli import rotating
-from sudocode_coordination.core import handing_over, offers
+from sudocode_coordination.config import create_default_config
+from sudocode_coordination.core import handing_over
 from sudocode_coordination.core.facts import Notify
-from sudocode_coordination.core.io import DiskContents, Publish
+from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, Publish, StopRequested, StoredValue
+from sudocode_coordination.core.node import Node
 from sudocode_coordination.core.records import Succession, build_record, predecessor, rotation_bytes
 from sudocode_coordination.daemon.rotation import MAX_KEPT, ROTATED_FILE, former_lives, rotate
 from sudocode_coordination.errors import AlreadyRunningError, CoordinationError, StorageError, UsageError
@@ -77,7 +82,7 @@ def test_a_key_that_cannot_be_written_leaves_the_old_one(clone: Clone, monkeypat
     def no(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(identity_module.os, "fsync", no)
+    monkeypatch.setattr("os.fsync", no)
     with pytest.raises(StorageError, match="No space"):
         replace_identity(key_file(clone), identity_module.generate_identity())
     monkeypatch.undo()
@@ -170,8 +175,31 @@ def test_a_malformed_word_of_a_successor_is_none(replaces: Any) -> None:
     ext = {"v": 1, "peerId": HIGH.peer_id, "signature": "", "replaces": replaces}
     made = PeerRecord(agent_id="x", multiaddrs=(), public_key="", capabilities=(), last_seen="", ttl=1, ext=ext)
     assert predecessor(made, OTHER) is None
-    assert handing_over.SPACE
-    assert offers.MAX_OFFERS
+
+
+def test_what_was_shared_is_left_on_the_disk_and_taken_over_by_whoever_comes_next() -> None:
+    old = NodeBench()
+    old.asks(UpdateIssue(issue_id="#7", fields={"status": "in-progress"}))
+    old.asks(UpdateSpec(spec_path="specs/a.md", fields={"title": "A"}))
+    old.gives(StopRequested(hand_over=True))
+    assert not [e for e in old.effects if isinstance(e, Publish) and None in e.changes.values()], "the records stay"
+    contents = old.disk()
+    kept = [value for value in contents.values if value.space == handing_over.SPACE]
+    assert len(kept) == 2
+    new = NodeBench(start=False)
+    new.keyring = SimKeyring("another key")
+    new.node = Node(create_default_config("me"), new.keyring)
+    new.begins(msgspec.structs.replace(contents, values=(*contents.values, _unreadable())))
+    [issue] = new.asks(ListIssues())
+    assert (issue.issue_id, issue.fields["status"].value) == ("#7", "in-progress")
+    assert [spec.spec_path for spec in new.asks(ListSpecs())] == ["specs/a.md"]
+    operations = [operation for persist in new.of(Persist) for operation in persist.operations]
+    forgotten = [op.key for op in operations if isinstance(op, ForgottenValue) and op.space == handing_over.SPACE]
+    assert forgotten == ["0", "1", "later"]
+
+
+def _unreadable() -> StoredValue:
+    return StoredValue(space=handing_over.SPACE, key="later", data=b"{}")
 
 
 # --- real daemons ---------------------------------------------------------------------------------------------------------------
@@ -239,7 +267,7 @@ def test_a_stopped_clone_gets_a_new_key_and_a_killed_one_replaces_its_record() -
 
         def new_record() -> bool:
             files = maintainer.files()
-            return json.loads(files["agent-alice.json"])["ext"]["peerId"] == told["newPeerId"]
+            return bool(json.loads(files["agent-alice.json"])["ext"]["peerId"] == told["newPeerId"])
 
         wait_for("the record is replaced", new_record, 30)
 

@@ -173,6 +173,20 @@ class DoctorFinding(Answer, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class Published(Answer, frozen=True, kw_only=True):
+    """Answer to `GetPublished`: what leaves this clone now, beside its records on the branch."""
+
+    peer_id: PeerId
+    remote: str
+    branch: str
+    """Where the records are; what is in them is read there."""
+    table_ref: str
+    table: dict[str, str]
+    """Path in the table of strict leases -> content, of this clone's leases."""
+    peers: dict[str, dict[str, Json]]
+    """Map of the shared document -> key -> value, of this clone's entries: every connected peer has them."""
+
+
 # --- requests -----------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +371,12 @@ class GetFindings(Request[tuple[DoctorFinding, ...]], frozen=True, kw_only=True,
     answer = tuple[DoctorFinding, ...]
 
 
+class GetPublished(Request[Published], frozen=True, kw_only=True, tag="published"):
+    """What this clone publishes, for `coord doctor --published`."""
+
+    answer = Published
+
+
 class ReadBranchNow(Request[Nothing], frozen=True, kw_only=True, tag="refresh"):
     """Look at the coordination branch now; answered when it has been read."""
 
@@ -413,6 +433,7 @@ CoreRequest: TypeAlias = (
     | AttachAgent
     | DetachAgent
     | GetFindings
+    | GetPublished
     | ReadBranchNow
 )
 ServerRequest: TypeAlias = Subscribe | Stop | HandOver | Ping

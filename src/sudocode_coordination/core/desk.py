@@ -15,6 +15,7 @@ from sudocode_coordination.api.requests import (
     CoreRequest,
     DetachAgent,
     GetFindings,
+    GetPublished,
     GetStatus,
     LeaseHistory,
     ListDrafts,
@@ -45,6 +46,7 @@ from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
+from sudocode_coordination.core.published import published
 from sudocode_coordination.core.resources import name_of, normalise, normalise_all
 from sudocode_coordination.errors import CoordinationError, RemoteError, UsageError
 from sudocode_coordination.model import AgentId, IssueUpdate, Json, Now, PeerId, PeerInfo, Resource, SpecUpdate, WallMs, iso_from_ms
@@ -65,6 +67,7 @@ class Desk:
         self._node = node
         self._config = config
         self._waiting: list[Ticket] = []
+        self._waiting_for_table: list[Ticket] = []
         self._troubles: list[str] = []
         self._pushes = 0
         self._read_wall_ms: WallMs = 0
@@ -91,11 +94,13 @@ class Desk:
         """The client does not wait any more."""
         ticket = Ticket(client, request_id)
         self._waiting = [t for t in self._waiting if t != ticket]
+        self._waiting_for_table = [t for t in self._waiting_for_table if t != ticket]
         return self._node.leases.cancel(ticket, now)
 
     def client_gone(self, client: int, now: Now) -> list[Output]:
         """Its waiting claims end, and the agents that were bound to it leave."""
         self._waiting = [t for t in self._waiting if t.client != client]
+        self._waiting_for_table = [t for t in self._waiting_for_table if t.client != client]
         out = self._node.leases.client_gone(client, now)
         for agent in self._node.agents.leaving(client):
             out += self._detach(agent, now)
@@ -113,6 +118,14 @@ class Desk:
             message=f"the git remote can't be read: {failure}",
             hint=f"try: git ls-remote {self._config.git_remote}",
         )
+        return [Reply(client=t.client, request_id=t.request_id, error=error) for t in waiting]
+
+    def table_looked_at(self, failure: str | None) -> list[Output]:
+        """The same for the table of strict leases."""
+        waiting, self._waiting_for_table = self._waiting_for_table, []
+        if failure is None:
+            return [Respond(client=t.client, request_id=t.request_id, request=GetPublished()) for t in waiting]
+        error = RequestError(code=RemoteError.code, message=f"the table of strict leases can't be read: {failure}")
         return [Reply(client=t.client, request_id=t.request_id, error=error) for t in waiting]
 
     def pushed(self) -> None:
@@ -175,6 +188,13 @@ class Desk:
                     raise CoordinationError(f"{MAX_WAITING} requests wait for the git remote", hint="wait for one of them")
                 self._waiting.append(ticket)
                 return out + node.discovery.refresh_requested(now)
+            case GetPublished():
+                # Another peer may write the table for all: only a read shows what is in it of this one.
+                if len(self._waiting_for_table) >= MAX_WAITING:
+                    raise CoordinationError(f"{MAX_WAITING} requests wait for the git remote", hint="wait for one of them")
+                self._waiting_for_table.append(ticket)
+                node.strict.writer.wants_read = True
+                return out
             case (
                 GetStatus()
                 | ListPeers()
@@ -284,6 +304,8 @@ class Desk:
                 return next(a for a in self._agents(now) if a.agent_id == request.agent)
             case GetFindings():
                 return findings(node, self._config, self._problems(now), now)
+            case GetPublished():
+                return published(node, self._config)
             case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():

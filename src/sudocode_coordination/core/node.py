@@ -270,7 +270,10 @@ class Node:
             case BranchPublishFailed():
                 return self.discovery.branch_publish_failed(given, now)
             case TableRead() | TableReadFailed() | TableSwapped() | TableSwapFailed() | TableBuilt():
-                return self.strict.writer.took(given, now)
+                out = self.strict.writer.took(given, now)
+                if isinstance(given, TableRead | TableReadFailed) and not self.strict.writer.is_reading:
+                    out += self.desk.table_looked_at(given.reason if isinstance(given, TableReadFailed) else None)
+                return out
             case RequestReceived():
                 return self.desk.asked(given, now)
             case RequestCancelled(client=client, request_id=request_id):
