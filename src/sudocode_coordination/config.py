@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,9 +24,14 @@ ENVIRONMENT_PREFIX: Final = "COORD_"
 _NOT_CONFIG: Final = frozenset({"COORD_AGENT", "COORD_OVERRIDE"})
 """Variables with our prefix that are no configuration keys: who acts, and a guard's override."""
 
+RULE_KEYS: Final = frozenset(("allowed_peers", "denied_peers", "signed_commits", "allowed_signers"))
+"""Who may join (`core/admission.py`)."""
+
 WEEK_MS: Final = 7 * 24 * 3_600_000
 Ms = Annotated[int, Meta(ge=1, le=WEEK_MS)]
 Address = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/|$)")]
+PeerKey = Annotated[str, Meta(pattern=r"^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$")]
+SigningRule = Literal["off", "sign", "require"]
 _BRANCH: Final = r"^(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])$"
 """What git takes as a branch's name, of plain characters."""
 _MEANT: Final = {
@@ -34,6 +39,9 @@ _MEANT: Final = {
     "git_remote": "the name of a git remote, such as origin",
     "coordination_branch": "a branch name of letters, digits and . _ - /, such as coordination",
     "listen_addresses": "a list of addresses such as /ip4/0.0.0.0/tcp/0 or /ip4/0.0.0.0/tcp/4001/ws",
+    "allowed_peers": "a list of peer ids of 52 characters that begin with 12D3KooW, as `coord status --json` shows them",
+    "denied_peers": "a list of peer ids of 52 characters that begin with 12D3KooW, as `coord status --json` shows them",
+    "allowed_signers": "a path in the repository, such as .sudocode/allowed_signers",
     "announce_addresses": "a list of addresses such as /ip4/203.0.113.7/tcp/4001 or /dns4/example.org/tcp/4001/ws",
 }
 """What is allowed, where a pattern would say it badly."""
@@ -87,6 +95,20 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Share hunks of uncommitted work. Reserved: no effect yet."""
     max_peers: Annotated[int, Meta(ge=1, le=1_000)] = 200
     """Peers that are dialled or accepted at most."""
+    allowed_peers: Annotated[tuple[PeerKey, ...], Meta(max_length=1_000)] = ()
+    """Peer ids that may join; none listed: everyone who is on the branch. What counts is the file on the remote's default branch,
+    whatever is checked out; flags and environment can only narrow it (`docs/joining.md`)."""
+    denied_peers: Annotated[tuple[PeerKey, ...], Meta(max_length=1_000)] = ()
+    """Peer ids that may not join. Read where `allowed_peers` is; flags and environment can only add to it."""
+    signed_commits: SigningRule = "off"
+    """`sign`: commits on the coordination branch are signed with the user's SSH key for git. `require`: and peers that no commit
+    signed by a key in `allowed_signers` has introduced may not join. Read where `allowed_peers` is; flags can make it stricter."""
+    allowed_signers: Annotated[str, Meta(pattern=r"^(?!.*(^|/)\.{1,2}(/|$))[^/\s][^\x00-\x1f]{0,250}$")] = (
+        ".sudocode/allowed_signers"
+    )
+    """File in the repository with the keys that may sign, as `ssh-keygen` has it (ALLOWED SIGNERS). Read as `allowed_peers` is."""
+    host_in_agent_id: bool = True
+    """Whether a generated agent id has this machine's name in it: it is published on the branch."""
 
 
 def _readable_host() -> str:
@@ -94,9 +116,14 @@ def _readable_host() -> str:
     return host[:40] or "host"
 
 
-def generate_agent_id() -> str:
-    """A fresh id, `agent-<host>-<12 hex>`."""
-    return f"agent-{_readable_host()}-{secrets.token_hex(6)}"
+def generate_agent_id(*, with_host: bool = True) -> str:
+    """A fresh id, `agent-<host>-<12 hex>`, or without the host."""
+    return f"agent-{_readable_host()}-{secrets.token_hex(6)}" if with_host else f"agent-{secrets.token_hex(6)}"
+
+
+def names_host(agent_id: str) -> bool:
+    """Whether a generated id has this machine's name in it."""
+    return agent_id.startswith(f"agent-{_readable_host()}-")
 
 
 def _explain(error: msgspec.ValidationError, source: str) -> ConfigError:
@@ -197,5 +224,7 @@ def load_config(
     )
     for source, layer in layers:
         config_from_mapping(layer, source=source)
-        merged.update({k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()})
+        # Rules of who may join are read at the default branch: a checkout of an old branch must not open the door.
+        counting = {k: v for k, v in layer.items() if source != CONFIG_FILE or k not in RULE_KEYS}
+        merged.update({k: tuple(v) if isinstance(v, list) else v for k, v in counting.items()})
     return config_from_mapping(merged)

@@ -19,6 +19,8 @@ SOCKET_POINTER: Final = "socket-path"
 HOME_FILE: Final = "home"
 """File in the state folder that says where that folder was when a daemon last ran: how a copy is told from its original."""
 IDENTITY_FILE: Final = "identity.key"
+RULES_FOLDER: Final = "rules"
+"""Folder in the state folder: what was fetched of the remote's default branch to know who may join."""
 TABLE_FOLDER: Final = "leases.git"
 """Bare repository in the state folder: the table of strict leases, as far as this clone has it."""
 MAX_SOCKET_PATH_BYTES: Final = 100

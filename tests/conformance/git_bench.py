@@ -6,11 +6,12 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import psutil
@@ -119,10 +120,12 @@ class Handle:
         assert isinstance(given, BranchRead | BranchReadFailed)
         return given
 
-    def start_publish(self, changes: dict[str, bytes | None], *, final: bool = False) -> int:
+    def start_publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> int:
         self.tickets += 1
         ticket = self.tickets
-        self.loop.call(lambda: self.cli.publish(ticket, changes, final=final))
+        self.loop.call(lambda: self.cli.publish(ticket, changes, beside=beside, final=final))
         return ticket
 
     def outcome(self, ticket: int) -> BranchPublished | BranchPublishFailed:
@@ -130,8 +133,10 @@ class Handle:
         assert isinstance(given, BranchPublished | BranchPublishFailed)
         return given
 
-    def publish(self, changes: dict[str, bytes | None], *, final: bool = False) -> BranchPublished | BranchPublishFailed:
-        return self.outcome(self.start_publish(changes, final=final))
+    def publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> BranchPublished | BranchPublishFailed:
+        return self.outcome(self.start_publish(changes, beside=beside, final=final))
 
 
 class Worker(Protocol):

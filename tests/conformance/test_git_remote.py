@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
 import pytest
 from tests.conformance.git_bench import PEERS, Handle, Loop, files_on, git, make_remote, paths_on, running_loop, write_branch
 
 from sudocode_coordination.adapters import ports
+from sudocode_coordination.core.admission import Rules
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed, Input
 from sudocode_coordination.core.records import MAX_RECORD_BYTES
 from sudocode_coordination.sim.remote import SimGitPort, SimGitRemote
@@ -20,9 +23,13 @@ class Clone(Protocol):
     """One user of the remote."""
 
     def read(self) -> BranchRead | BranchReadFailed: ...
-    def start_publish(self, changes: dict[str, bytes | None], *, final: bool = False) -> int: ...
+    def start_publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> int: ...
     def outcome(self, ticket: int) -> BranchPublished | BranchPublishFailed: ...
-    def publish(self, changes: dict[str, bytes | None], *, final: bool = False) -> BranchPublished | BranchPublishFailed: ...
+    def publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> BranchPublished | BranchPublishFailed: ...
 
 
 class World(Protocol):
@@ -89,9 +96,11 @@ class SimClone:
     def _reads(self) -> list[BranchRead | BranchReadFailed]:
         return [i for i in self.got if isinstance(i, BranchRead | BranchReadFailed)]
 
-    def start_publish(self, changes: dict[str, bytes | None], *, final: bool = False) -> int:
+    def start_publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> int:
         self.tickets += 1
-        self.port.publish(self.tickets, changes, final=final)
+        self.port.publish(self.tickets, changes, beside=beside, final=final)
         return self.tickets
 
     def _outcomes(self, ticket: int) -> list[BranchPublished | BranchPublishFailed]:
@@ -101,8 +110,10 @@ class SimClone:
         assert self.scheduler.run_while(lambda: not self._outcomes(ticket), limit=self.scheduler.instant + 120_000)
         return self._outcomes(ticket)[0]
 
-    def publish(self, changes: dict[str, bytes | None], *, final: bool = False) -> BranchPublished | BranchPublishFailed:
-        return self.outcome(self.start_publish(changes, final=final))
+    def publish(
+        self, changes: dict[str, bytes | None], *, beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}), final: bool = False
+    ) -> BranchPublished | BranchPublishFailed:
+        return self.outcome(self.start_publish(changes, beside=beside, final=final))
 
 
 class SimWorld:
@@ -138,9 +149,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 def read(clone: Clone) -> BranchRead:
+    """What is on the branch; at which commit of the default branch the rules were read is not the port's business."""
     given = clone.read()
     assert isinstance(given, BranchRead), given
-    return given
+    return msgspec.structs.replace(given, rules=Rules())
 
 
 def test_no_branch_reads_as_none(world: World) -> None:
@@ -177,6 +189,19 @@ def test_only_the_named_files_change(world: World) -> None:
     assert isinstance(clone.publish({"agent-a.json": b"2", "agent-b.json": None, "agent-none.json": None}), BranchPublished)
     assert world.files() == {"agent-a.json": b"2", "agent-c.json": b"1"}
     assert read(clone).records == world.files()
+
+
+def test_a_record_of_another_is_written_only_beside_one_that_is_there(world: World) -> None:
+    clone = world.clone()
+    clone.publish({"agent-a.json": b"1", "agent-b.json": b"1"})
+    beside = {"agent-a.json": ("agent-a.json",), "agent-a2.json": ("agent-a.json",), "agent-c.json": ("agent-c.json",)}
+    changes: dict[str, bytes | None] = {"agent-a.json": b"2", "agent-a2.json": b"2", "agent-c.json": b"2", "agent-b.json": b"2"}
+    assert isinstance(clone.publish(changes, beside=beside), BranchPublished)
+    assert world.files() == {"agent-a.json": b"2", "agent-a2.json": b"2", "agent-b.json": b"2"}
+    world.clone().publish({"agent-a.json": None, "agent-a2.json": None})
+    changes = {"agent-a.json": b"3", "agent-a2.json": b"3"}
+    assert isinstance(clone.publish(changes, beside=beside), BranchPublished), "though the tip is not the one read last"
+    assert world.files() == {"agent-b.json": b"2"}
 
 
 def test_nothing_to_change_is_a_success_without_a_push(world: World) -> None:

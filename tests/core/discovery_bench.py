@@ -15,7 +15,7 @@ from sudocode_coordination.core.io import (
     Publish,
     ReadBranch,
 )
-from sudocode_coordination.core.records import build_record
+from sudocode_coordination.core.records import build_record, to_write
 from sudocode_coordination.model import Now
 from sudocode_coordination.sim.identity import SimKeyring
 
@@ -67,7 +67,7 @@ class Bench:
 
     def landed(self, publish: Publish) -> list[Output]:
         self.branch = dict(self.branch or {})
-        for name, data in publish.changes.items():
+        for name, data in to_write(publish.changes, publish.beside, set(self.branch)).items():
             if data is None:
                 self.branch.pop(name, None)
             else:

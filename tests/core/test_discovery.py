@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from tests.core.discovery_bench import HIGH, INTERVAL, ME, OTHER, TTL, WALL, Bench, kinds, record
+from tests.core.discovery_bench import ADDRESS, HIGH, INTERVAL, ME, OTHER, TTL, WALL, Bench, kinds, record
 
-from sudocode_coordination.core.discovery import KNOCK_BURST, RETRY_MS, BranchHealth
+from sudocode_coordination.core.admission import Admission
+from sudocode_coordination.core.discovery import KNOCK_BURST, PUBLISH_GAP_MS, RETRY_MS, BranchHealth
 from sudocode_coordination.core.facts import Notify, RosterChanged
 from sudocode_coordination.core.io import (
     BranchRead,
@@ -16,6 +17,7 @@ from sudocode_coordination.core.io import (
     ReadBranch,
 )
 from sudocode_coordination.core.peer_view import CLOCK_SKEW_MS, MAX_RECORDS, BranchView
+from sudocode_coordination.core.wire import RecordOffer
 from sudocode_coordination.model import Now
 from sudocode_coordination.sim.identity import SimKeyring
 
@@ -79,18 +81,18 @@ def test_a_failed_read_is_tried_again_soon_and_then_less_often() -> None:
 def test_a_knock_of_a_stranger_makes_it_look_soon() -> None:
     bench = Bench().settled()
     bench.wait(5_000)
-    assert kinds(bench.do(bench.machine.knocked(OTHER.peer_id, bench.now())), ReadBranch)
+    assert kinds(bench.do(bench.machine.knocked(OTHER.peer_id, ADDRESS[0], bench.now())), ReadBranch)
     bench.read({**(bench.branch or {}), "agent-x.json": record(OTHER, "x")})
     assert OTHER.peer_id in bench.machine.known
     bench.wait(5_000)
-    assert not bench.machine.knocked(OTHER.peer_id, bench.now()), "known by now"
+    assert not bench.machine.knocked(OTHER.peer_id, ADDRESS[0], bench.now()), "known by now"
 
 
 def test_a_port_scan_is_no_flood_of_fetches() -> None:
     bench = Bench().settled()
     bench.outputs.clear()
     for n in range(600):
-        for output in bench.do(bench.machine.knocked(SimKeyring(f"stranger-{n}").peer_id, bench.now())):
+        for output in bench.do(bench.machine.knocked(SimKeyring(f"stranger-{n}").peer_id, "", bench.now())):
             if isinstance(output, ReadBranch):
                 bench.read()
         bench.wait(100)
@@ -205,6 +207,65 @@ def test_a_deleted_branch_does_not_tear_the_swarm_but_a_peer_that_left_is_gone()
     assert not bench.machine.known
 
 
+def _in_a_swarm(*peers: SimKeyring) -> Bench:
+    """Settled, with these on the branch and connected."""
+    bench = Bench().settled()
+    bench.branch = {**(bench.branch or {}), **{f"agent-{n}.json": record(peer, str(n)) for n, peer in enumerate(peers)}}
+    bench.wait(80_000)
+    bench.do(bench.machine.connected_changed(frozenset(peer.peer_id for peer in peers), bench.now()))
+    return bench
+
+
+def test_a_record_that_is_removed_shuts_its_connected_peer_out() -> None:
+    bench = _in_a_swarm(OTHER, HIGH)
+    assert bench.branch is not None
+    del bench.branch["agent-0.json"]
+    assert RosterChanged() in bench.wait(80_000)
+    assert list(bench.machine.known) == [HIGH.peer_id]
+    assert OTHER.peer_id not in bench.machine.roster
+
+
+def test_who_has_another_record_is_not_shut_out() -> None:
+    bench = _in_a_swarm(OTHER, OTHER)
+    assert bench.branch is not None
+    del bench.branch["agent-0.json"]
+    bench.wait(80_000)
+    assert list(bench.machine.known[OTHER.peer_id].agents) == ["1"]
+
+
+def test_after_a_reset_of_the_branch_peers_have_some_minutes_to_be_there_again() -> None:
+    bench = _in_a_swarm(OTHER, HIGH)
+    bench.branch = {}
+    bench.wait(2 * INTERVAL)
+    assert sorted(bench.branch) == ["agent-me.json"], "it has put back its own record, and no other"
+    assert len(bench.machine.known) == 2
+    bench.branch["agent-0.json"] = record(OTHER, "0", wall_ms=WALL + 1)
+    bench.wait(4 * INTERVAL + 60_000)
+    assert list(bench.machine.known) == [OTHER.peer_id]
+    del bench.branch["agent-0.json"]
+    bench.wait(80_000)
+    assert not bench.machine.known, "a removal after that is one"
+
+
+def test_nobody_is_put_back_by_others() -> None:
+    bench = _in_a_swarm(OTHER)
+    assert bench.machine.roster[0] == ME.peer_id, "it publishes for both"
+    assert bench.branch is not None
+    for name, agent in (("agent-0.json", "0"), ("agent-more.json", "more")):
+        offer = RecordOffer(records=(record(OTHER, agent, wall_ms=WALL + 500_000, address="/dns/moved/tcp/1"),))
+        bench.do(bench.machine.offered(OTHER.peer_id, offer, bench.now()))
+        push = next(o for o in bench.wait(PUBLISH_GAP_MS + 1_000, auto=False) if isinstance(o, Publish))
+        assert push.beside == {name: bench.machine._view.names_of(OTHER.peer_id)}
+        bench.landed(push)
+        bench.wait(10_000)
+    bench.branch = {"agent-me.json": bench.branch["agent-me.json"]}
+    bench.wait(80_000)
+    offer = RecordOffer(records=(record(OTHER, "0", wall_ms=WALL + 900_000),))
+    bench.do(bench.machine.offered(OTHER.peer_id, offer, bench.now()))
+    bench.wait(TTL)
+    assert sorted(bench.branch) == ["agent-me.json"]
+
+
 def test_an_older_record_put_back_is_no_sign_of_life() -> None:
     bench = Bench().settled()
     bench.branch = {**(bench.branch or {}), "agent-x.json": record(OTHER, "x", wall_ms=WALL + 5, address="/dns/new/tcp/1")}
@@ -231,7 +292,7 @@ def test_what_is_no_record_is_told_and_hurts_nothing() -> None:
 
 
 def test_too_many_records_are_told() -> None:
-    view = BranchView(ME)
+    view = BranchView(ME, Admission())
     records = {f"agent-{n:05}.json": b"x" for n in range(MAX_RECORDS + 5)}
     view.take(BranchRead(commit="c", records=records), frozenset(), Now(0, WALL), 0)
     assert not view.known(frozenset())

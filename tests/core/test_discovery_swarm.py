@@ -50,7 +50,7 @@ class Swarm:
             for other in sorted(others):
                 theirs = self.nodes[other]
                 if peer not in theirs.machine.known and node.running:
-                    theirs.act(theirs.machine.knocked(peer, self.scheduler.now()))
+                    theirs.act(theirs.machine.knocked(peer, "", self.scheduler.now()))
             mutual = frozenset(p for p in others if peer in self.nodes[p].machine.known)
             if mutual != node.connected and node.running:
                 node.connected = mutual
@@ -108,8 +108,8 @@ class Node:
             match output:
                 case ReadBranch():
                     self.port.read_branch()
-                case Publish(ticket=ticket, changes=changes, final=final):
-                    self.port.publish(ticket, changes, final=final)
+                case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
+                    self.port.publish(ticket, changes, beside=beside, final=final)
                 case Say(peer=peer, message=RecordOffer() as offer):
                     self.swarm.scheduler.after(20, partial(self.swarm.nodes[peer].offered, self.peer, offer))
                 case _:

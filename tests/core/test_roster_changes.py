@@ -14,10 +14,11 @@ from sudocode_coordination.api.requests import AcquireLease
 from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.discovery import Discovery
 from sudocode_coordination.core.electorate import Electorate
-from sudocode_coordination.core.io import DiskContents, PeerRefused, Reply
+from sudocode_coordination.core.io import BranchRead, DiskContents, PeerRefused, Reply
+from sudocode_coordination.core.peer_view import BranchView
 from sudocode_coordination.core.records import record_name
 from sudocode_coordination.core.roster import Roster
-from sudocode_coordination.model import Grade, Resource
+from sudocode_coordination.model import Grade, Now, Resource
 from sudocode_coordination.sim.checkers import Violation, check_exclusion
 from sudocode_coordination.sim.network import NetworkFaults
 from sudocode_coordination.sim.world import SimNode, World
@@ -247,7 +248,21 @@ def _who_is_back_for_others_was_never_off(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Roster, "_was_long_off", lambda self, peer, read_at: peer == self._me and judged(self, peer, read_at))
 
 
+def _connected_ones_stay(patch: pytest.MonkeyPatch) -> None:
+    """Who vanished is disconnected by a rule of its own, which hides what the rules of the roster are for."""
+    take = BranchView.take
+
+    def patient(self: BranchView, read: BranchRead, connected: frozenset[str], now: Now, asked: int) -> Any:
+        self._grace_ms = WINDOW_MS * 10
+        for seen in self._seen.values():
+            seen.missing_since = asked if seen.missing_since is None else seen.missing_since
+        return take(self, read, connected, now, asked)
+
+    patch.setattr(BranchView, "take", patient)
+
+
 def _the_vanished_have_a_voice(patch: pytest.MonkeyPatch) -> None:
+    _connected_ones_stay(patch)
     patch.setattr(Roster, "voices", property(lambda self: frozenset(self.members)))
 
 
@@ -262,6 +277,7 @@ def _who_says_that_it_is_new_outvotes_the_others(patch: pytest.MonkeyPatch) -> N
 
 
 def _connected_ones_are_on_the_branch(patch: pytest.MonkeyPatch) -> None:
+    _connected_ones_stay(patch)
     patch.setattr(Discovery, "on_branch", property(lambda self: frozenset(self.roster) - {self._self}))
 
 
@@ -280,6 +296,12 @@ NAMES = [schedule.__name__ for schedule, _ in SCHEDULES]
 
 @pytest.mark.parametrize("schedule", [schedule for schedule, _ in SCHEDULES], ids=NAMES)
 def test_no_two_quorum_leases_are_valid_together(schedule: Callable[[], Grade | None]) -> None:
+    assert schedule() != "quorum"
+
+
+@pytest.mark.parametrize("schedule", [voice_of_the_vanished, connected_ones])
+def test_nor_are_they_if_the_vanished_stay_connected(schedule: Callable[[], Grade | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    _connected_ones_stay(monkeypatch)
     assert schedule() != "quorum"
 
 

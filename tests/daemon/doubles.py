@@ -6,9 +6,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -96,8 +97,15 @@ class Log:
     def read_branch(self) -> None:
         self.calls.append(("read_branch",))
 
-    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
-        self.calls.append(("publish", ticket, changes, final))
+    def publish(
+        self,
+        ticket: int,
+        changes: dict[str, bytes | None],
+        *,
+        beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        final: bool = False,
+    ) -> None:
+        self.calls.append(("publish", ticket, changes, final, *([beside] if beside else [])))
 
     def read_table(self, *, whole: bool = False) -> None:
         self.calls.append(("read_table", whole))
@@ -179,7 +187,7 @@ class ThreadedServer:
         self.server = Server(
             request=lambda given: self.pump.request(given),
             deliver=lambda given: self.pump.deliver(given),
-            stop=lambda: self.pump.deliver(StopRequested()),
+            stop=lambda hand_over: self.pump.deliver(StopRequested(hand_over=hand_over)),
         )
         ports = self.ports
         server = self.server

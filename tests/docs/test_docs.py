@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ RUN = [block for block in ALL_BLOCKS if block.language in EXECUTED and block.not
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("document", sorted({block.document for block in RUN}), ids=lambda path: str(path.relative_to(ROOT)))
 def test_document(document: Path, short_tmp: Path) -> None:
+    if "ssh-keygen -q" in document.read_text("utf-8") and shutil.which("ssh-keygen") is None:
+        pytest.skip("it signs with ssh-keygen (openssh-client)")
     scenario = Scenario(short_tmp)
     try:
         for block in RUN:

@@ -13,17 +13,24 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+import msgspec
 import trio
 
+from sudocode_coordination.adapters.git_rules import CommittedRules
+from sudocode_coordination.adapters.git_signed import PeerIn, SignedBranch, explain_signing, signing_options
 from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome
 from sudocode_coordination.adapters.gittree import PEERS_PATH, PLAIN_FILES, GitTrees, ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
+from sudocode_coordination.core.admission import Rules
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed
-from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
+from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name, to_write
+from sudocode_coordination.model import PeerId
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # the stubs that libp2p brings along hide trio's own
@@ -63,6 +70,7 @@ class _Read(NamedTuple):
 class _Publish(NamedTuple):
     ticket: int
     changes: dict[str, bytes | None]
+    beside: Mapping[str, tuple[str, ...]]
     final: bool
 
 
@@ -75,6 +83,10 @@ class GitCli:
         branch: name of the coordination branch, without `refs/heads/`.
         deliver: takes the outcomes.
         work_tree: where relative remote paths start from: the root of the main work tree. Derived if not given.
+        rules: of who may join, beyond those on the remote's default branch.
+        rules_folder: for what is fetched of that branch.
+        me: own peer id.
+        peer_in: reads records, for signed commits.
         command_timeout_s: limit of one `git` command; it is killed with all its children then.
         publish_timeout_s: limit of one publish with all its retries.
         final_timeout_s: the same for a final one: somebody waits for the program to end.
@@ -90,6 +102,10 @@ class GitCli:
         deliver: Deliver,
         *,
         work_tree: Path | None = None,
+        rules: Rules = Rules(),  # noqa: B008 - immutable
+        rules_folder: Path | None = None,
+        me: PeerId | None = None,
+        peer_in: PeerIn = lambda *_: None,
         command_timeout_s: float = 20.0,
         publish_timeout_s: float = 30.0,
         final_timeout_s: float = 8.0,
@@ -106,6 +122,11 @@ class GitCli:
         self._max_history = max_history
         self._git = GitRunner(git_dir, work_tree, remote, command_timeout_s)
         self._trees = GitTrees(self._git)
+        self._me = me
+        self._rules = CommittedRules(self._git, git_dir.absolute(), rules_folder, remote, rules)
+        self._signed = SignedBranch(self._git, self._trees, self._rules, peer_in)
+        self._head: str | None = None
+        """The commit of the remote's default branch, as last told."""
         self._waiting: deque[_Read | _Publish] = deque()
         self._wake = trio.Event()
         self._current: trio.CancelScope | None = None
@@ -125,9 +146,16 @@ class GitCli:
             return
         self._enqueue(_Read())
 
-    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
-        """Write (bytes) or remove (None) files under `peers/`. A final one goes before all that waits and ends what runs."""
-        job = _Publish(ticket, dict(changes), final)
+    def publish(
+        self,
+        ticket: int,
+        changes: dict[str, bytes | None],
+        *,
+        beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        final: bool = False,
+    ) -> None:
+        """As `ports.GitRemote` has it. A final one goes before all that waits and ends what runs."""
+        job = _Publish(ticket, dict(changes), dict(beside), final)
         if not final:
             self._enqueue(job)
             return
@@ -187,13 +215,14 @@ class GitCli:
     async def _read(self) -> BranchRead:
         for attempt in range(3):
             tip = await self._fetched_tip()
-            if self._last_read is not None and self._last_read.commit == tip:
-                return self._last_read
-            if tip is None:
-                self._last_read = BranchRead(commit=None, records={})
-                return self._last_read
+            rules = await self._rules.at(self._head)
+            last = self._last_read
+            if last is not None and last.commit == tip and last.rules == rules:
+                return last
             try:
-                self._last_read = await self._read_commit(tip)
+                found = BranchRead(commit=None, records={}) if tip is None else await self._read_commit(tip)
+                vouched = tuple(sorted(await self._signed.believed(tip))) if rules.signed == "require" else None
+                self._last_read = msgspec.structs.replace(found, rules=rules, vouched=vouched)
                 return self._last_read
             except ObjectsMissingError:
                 self._complete = None
@@ -274,12 +303,14 @@ class GitCli:
         return tip
 
     async def _remote_tip(self) -> str | None:
-        outcome = await self._git.run("ls-remote", "--refs", "--", self._remote, self._ref)
+        outcome = await self._git.run("ls-remote", "--", self._remote, "HEAD", self._ref)
+        found: dict[str, str] = {}
         for line in outcome.checked("ls-remote").decode("utf-8", "replace").splitlines():
             sha, _, ref = line.partition("\t")
-            if ref == self._ref and re.fullmatch(r"[0-9a-f]{40,64}", sha):
-                return sha
-        return None
+            if re.fullmatch(r"[0-9a-f]{40,64}", sha):
+                found.setdefault(ref, sha)
+        self._head = found.get("HEAD")
+        return found.get(self._ref)
 
     async def _has(self, sha: str) -> bool:
         return (await self._git.run("cat-file", "-e", f"{sha}^{{commit}}")).code == 0
@@ -304,7 +335,7 @@ class GitCli:
             while True:
                 attempt += 1
                 try:
-                    commit = await self._try_publish(job.changes, may_reuse=attempt == 1)
+                    commit = await self._try_publish(job, may_reuse=attempt == 1)
                 except ObjectsMissingError as missing:
                     if attempt > 3:
                         raise
@@ -320,7 +351,7 @@ class GitCli:
                 return BranchPublished(ticket=job.ticket, commit=commit or "")
         raise GitFailedError(f"not published within {limit:g} s: {lost}")
 
-    async def _try_publish(self, changes: dict[str, bytes | None], *, may_reuse: bool) -> str | None:
+    async def _try_publish(self, job: _Publish, *, may_reuse: bool) -> str | None:
         """The commit that has the changes; None if there is no branch and nothing to write."""
         known = self._tip_read
         if may_reuse and known is not None and trio.current_time() - known[1] < FRESH_TIP_S:
@@ -328,11 +359,17 @@ class GitCli:
         else:
             tip = await self._fetched_tip()
         trees = await self._trees.read(tip)
+        there = {name.decode("utf-8", "backslashreplace") for name in trees[-1]}
+        changes = to_write(job.changes, job.beside, there)
+        rules = await self._rules.at(self._head)
+        if rules.signed == "require":
+            believed = await self._signed.believed(tip) | ({self._me} if self._me is not None else frozenset())
+            changes = {**dict.fromkeys(await self._signed.not_vouched_for(trees[-1], believed)), **changes}
         tree = await self._trees.write(trees, changes)
         if tree is None:
             return tip
         if tip is not None and await self._wants_squash(tip):
-            fresh = await self._commit(tree, None)
+            fresh = await self._commit(tree, None, rules, final=job.final)
             try:
                 await self._push(fresh, tip, rewrites=True)
             except GitFailedError as failure:
@@ -341,7 +378,7 @@ class GitCli:
                 self._no_squash_until = trio.current_time() + SQUASH_PAUSE_S
             else:
                 return fresh
-        commit = await self._commit(tree, tip)
+        commit = await self._commit(tree, tip, rules, final=job.final)
         await self._push(commit, tip)
         return commit
 
@@ -351,16 +388,24 @@ class GitCli:
         outcome = await self._git.run("rev-list", "--count", f"--max-count={self._max_history + 1}", tip, "--")
         return int(outcome.checked("rev-list")) > self._max_history
 
-    async def _commit(self, tree: bytes, parent: str | None) -> str:
+    async def _commit(self, tree: bytes, parent: str | None, rules: Rules, *, final: bool) -> str:
         message = f"Update peer records\n\nNonce: {self._random.getrandbits(64):016x}\n"
         name, email = _IDENTITY
         identity = {
             f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in (("NAME", name), ("EMAIL", email))
         }
         arguments = ["-p", parent] if parent is not None else []
-        outcome = await self._git.run(
-            "commit-tree", "--no-gpg-sign", *arguments, tree.decode(), stdin=message.encode(), environment=identity
-        )
+        arguments += [tree.decode()]
+        if rules.signed != "off":
+            try:
+                command = (*signing_options(), "commit-tree", "-S", *arguments)
+                outcome = await self._git.run(*command, stdin=message.encode(), environment=identity)
+                return outcome.checked("commit-tree").decode().strip()
+            except GitFailedError as failure:
+                if not final:
+                    raise explain_signing(failure) from None
+                # To take the own records away needs no signature, and there is no next time.
+        outcome = await self._git.run("commit-tree", "--no-gpg-sign", *arguments, stdin=message.encode(), environment=identity)
         return outcome.checked("commit-tree").decode().strip()
 
     async def _push(self, commit: str, expected: str | None, *, rewrites: bool = False) -> None:

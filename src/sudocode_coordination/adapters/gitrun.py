@@ -238,10 +238,17 @@ class GitRunner:
             with trio.move_on_after(self._timeout_s) as scope:
                 outcome = await _converse(process, stdin, limit)
             if scope.cancelled_caught:
-                raise GitFailedError(f"no answer within {self._timeout_s:g} s (git {arguments[0]})")
+                raise GitFailedError(f"no answer within {self._timeout_s:g} s (git {_subcommand(arguments)})")
             return outcome
         finally:
             await end(process)
+
+
+def _subcommand(arguments: tuple[str, ...]) -> str:
+    """What stands behind `-c key=value`."""
+    while len(arguments) > 2 and arguments[0] == "-c":
+        arguments = arguments[2:]
+    return arguments[0]
 
 
 @cache

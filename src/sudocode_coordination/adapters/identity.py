@@ -132,15 +132,45 @@ def _read(path: Path) -> Identity | None:
     return Identity(data[len(_FILE_PREFIX) :])
 
 
-def _create(path: Path) -> None:
+def replace_identity(path: Path, identity: Identity) -> None:
+    """Put another identity in the place of the one there, durably, in one step: a reader finds either. The old key is gone with it.
+
+    Raises:
+        StorageError: it can't be written; the old one is still there.
+    """
+    try:
+        temporary = _write_beside(path, identity.seed)
+        try:
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path)
+    except OSError as error:
+        raise StorageError(
+            f"the identity file {path} can't be replaced: {error.strerror or error}",
+            hint="check the folder's owner, permissions and free space",
+        ) from error
+
+
+def _write_beside(path: Path, seed: bytes) -> Path:
+    """A temporary file in the same folder, on the disk when it returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
-            file.write(_FILE_PREFIX + secrets.token_bytes(KEY_BYTES))
+            file.write(_FILE_PREFIX + seed)
             file.flush()
             os.fsync(descriptor)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _create(path: Path) -> None:
+    temporary = _write_beside(path, secrets.token_bytes(KEY_BYTES))
+    try:
         try:
             # A link never replaces: of two processes one gets through, and both read what it wrote.
             os.link(temporary, path)
@@ -151,6 +181,10 @@ def _create(path: Path) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(path)
+
+
+def _sync_folder(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

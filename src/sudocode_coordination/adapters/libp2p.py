@@ -236,7 +236,13 @@ class Libp2pNetwork:
             self._outbox.now(DialFailed(peer=peer, reason="the network part ended"))
 
     async def _run_host(self, listen: list[Multiaddr], on_started: Callable[[list[Multiaddr]], None], done: trio.Event) -> None:
-        host, swarm = faults.make_host(self._seed, listen, max_connections=self._max_peers * 2 + 16, closings=self._closings)
+        host, swarm = faults.make_host(
+            self._seed,
+            listen,
+            max_connections=self._max_peers * 2 + 16,
+            announce=[Multiaddr(address) for address in self._announce],
+            closings=self._closings,
+        )
         sockets = faults.Sockets()
         faults.gate_peers(swarm, self._verdict, sockets, closings=self._closings)
         pubsub, router = faults.make_pubsub(

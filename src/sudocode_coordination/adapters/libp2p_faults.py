@@ -98,9 +98,15 @@ def _no_proxy(url: str) -> str | None:  # noqa: ARG001 - the name is part of wha
 
 
 def make_host(
-    seed: bytes, listen: Iterable[Multiaddr], *, max_connections: int, closings: Closings = ALL_CLOSED
+    seed: bytes,
+    listen: Iterable[Multiaddr],
+    *,
+    max_connections: int,
+    announce: Iterable[Multiaddr] = (),
+    closings: Closings = ALL_CLOSED,
 ) -> tuple[IHost, Swarm]:
-    """A host for TCP and WebSocket, Noise and Yamux, not running yet."""
+    """A host for TCP and WebSocket, Noise and Yamux, not running yet. `announce`: all that it tells of its addresses to peers that
+    ask (identify), if any are given."""
     pair = create_new_key_pair(seed)
     # Fault: by default hosts also accept /plaintext/2.0.0 and secio, where a peer id can be forged with a public key alone.
     security: dict[TProtocol, Any] | None = None
@@ -114,6 +120,7 @@ def make_host(
         # Fault: mplex, the default's second choice, resets streams under pipelining.
         muxer_opt={TProtocol(YAMUX_PROTOCOL): Yamux},
         listen_addrs=addresses,
+        announce_addrs=list(announce) or None,
         disable_identify_address_discovery=True,
         connection_config=ConnectionConfig(
             min_connections=0,

@@ -7,7 +7,8 @@ implementation was made with. No method raises for anything that the world does 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, SwapTable
@@ -88,8 +89,15 @@ class GitRemote(Protocol):
     def read_branch(self) -> None:
         """Fetch and read all records."""
 
-    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
-        """Write (bytes) or remove (None) files under `peers/`."""
+    def publish(
+        self,
+        ticket: int,
+        changes: dict[str, bytes | None],
+        *,
+        beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        final: bool = False,
+    ) -> None:
+        """Write (bytes) or remove (None) files under `peers/`; those in `beside` only if one of the files named there exists."""
 
 
 class LeaseTable(Protocol):

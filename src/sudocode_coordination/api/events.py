@@ -12,6 +12,7 @@ EventType: TypeAlias = Literal[
     "peer-discovered",
     "peer-connected",
     "peer-disconnected",
+    "peer-rotated",
     "lease-acquired",
     "lease-denied",
     "lease-renewed",
@@ -35,7 +36,8 @@ EVENT_TYPES: Final[tuple[str, ...]] = EventType.__args__  # type: ignore[attr-de
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work.
 
-    `data` by type (all keys camelCase): peer-*: `peerId, agentIds, address, reason`; lease-*: `lease` (see `model.Lease`),
+    `data` by type (all keys camelCase): peer-*: `peerId, agentIds, address, reason`; peer-rotated (it has a new key): `peerId,
+    formerPeerId`; lease-*: `lease` (see `model.Lease`),
     and `reason` (why denied, lost or released), `holder` (agent id), `queue` (agents ahead), `waitMs` (limit of the wait), `cycle`
     (of a deadlock, see `requests.Waits`), and for a lost one that another was held along with `overlap` (see `model.Overlapped`);
     conflicts-detected: `conflicts` (who works on the same), or `lease` and `holder` (who wants it), or `lease` and `overlap` (who

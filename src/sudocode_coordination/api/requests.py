@@ -203,6 +203,20 @@ class DoctorFinding(Answer, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class Published(Answer, frozen=True, kw_only=True):
+    """Answer to `GetPublished`: what leaves this clone now, beside its records on the branch."""
+
+    peer_id: PeerId
+    remote: str
+    branch: str
+    """Where the records are; what is in them is read there."""
+    table_ref: str
+    table: dict[str, str]
+    """Path in the table of strict leases -> content, of this clone's leases."""
+    peers: dict[str, dict[str, Json]]
+    """Map of the shared document -> key -> value, of this clone's entries: every connected peer has them."""
+
+
 # --- requests -----------------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +468,12 @@ class GetFindings(Request[tuple[DoctorFinding, ...]], frozen=True, kw_only=True,
     answer = tuple[DoctorFinding, ...]
 
 
+class GetPublished(Request[Published], frozen=True, kw_only=True, tag="published"):
+    """What this clone publishes, for `coord doctor --published`."""
+
+    answer = Published
+
+
 class ReadBranchNow(Request[Nothing], frozen=True, kw_only=True, tag="refresh"):
     """Look at the coordination branch now; answered when it has been read."""
 
@@ -472,6 +492,12 @@ class Subscribe(Request[Nothing], frozen=True, kw_only=True, tag="events"):
 
 class Stop(Request[StopOutcome], frozen=True, kw_only=True, tag="stop"):
     """Stop the daemon; answered when leases are released and the record is removed, or can't be."""
+
+    answer = StopOutcome
+
+
+class HandOver(Request[StopOutcome], frozen=True, kw_only=True, tag="stop.hand-over"):
+    """Stop the daemon because the clone gets a new key: leases are released; the next start replaces the records."""
 
     answer = StopOutcome
 
@@ -510,9 +536,10 @@ CoreRequest: TypeAlias = (
     | AttachAgent
     | DetachAgent
     | GetFindings
+    | GetPublished
     | ReadBranchNow
 )
-ServerRequest: TypeAlias = Subscribe | Stop | Ping
+ServerRequest: TypeAlias = Subscribe | Stop | HandOver | Ping
 
 
 def method_of(request: type[Request[Any]] | Request[Any]) -> str:

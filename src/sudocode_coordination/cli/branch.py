@@ -29,6 +29,8 @@ class BranchView:
     skipped: tuple[tuple[str, str], ...] = ()
     """(file name, why)."""
     trouble: str = ""
+    files: tuple[tuple[str, bytes], ...] = ()
+    """(file name, content) of all that may be records."""
 
 
 def read_branch(folder: str, remote: str, branch: str) -> BranchView:
@@ -77,13 +79,14 @@ def _read_records(folder: str, commit: str) -> BranchView:
             wanted.append((name, blob))
     if len(entries) > MAX_RECORDS:
         skipped.append(("…", f"{len(entries) - MAX_RECORDS} more files than anybody looks at"))
-    for name, data in _blobs(folder, wanted):
+    files = _blobs(folder, wanted)
+    for name, data in files:
         record = _parse(name, data)
         if isinstance(record, str):
             skipped.append((name, record))
         else:
             records.append(record)
-    return BranchView(commit, tuple(records), tuple(skipped))
+    return BranchView(commit, tuple(records), tuple(skipped), files=tuple(files))
 
 
 def _blobs(folder: str, wanted: list[tuple[str, str]]) -> list[tuple[str, bytes]]:

@@ -20,6 +20,7 @@ from sudocode_coordination import __version__
 from sudocode_coordination.api.requests import DoctorFinding, GetFindings, GetStatus, ReadBranchNow, Status
 from sudocode_coordination.askgit import git
 from sudocode_coordination.cli.branch import BranchView, parse_time, read_branch
+from sudocode_coordination.cli.published import show_published
 from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, shown_duration
@@ -43,6 +44,8 @@ SHOWN_SKIPPED: Final = 10
 
 def doctor(session: Session, args: Namespace) -> int:
     """Run all checks; exit code 1 if something is broken."""
+    if args.published:
+        return show_published(session)
     with session.screen.progress("looking at git, the branch and the daemon"):
         findings = list(examine(session, remote=args.remote, branch=args.branch))
     broken = [finding for finding in findings if not finding.ok]

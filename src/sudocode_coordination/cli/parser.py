@@ -104,6 +104,14 @@ def _add_daemon_commands(commands: Any) -> None:
     start.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait until it is active (30s)")
     stop = _command(commands, "stop", "release all leases, remove the peer record, stop the daemon", run="stop")
     stop.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait for it (30s)")
+    rotate = _command(
+        commands,
+        "rotate-key",
+        "give this clone a new key and peer id; leases are released, a running daemon is started again",
+        run="rotate-key",
+        examples=["coord rotate-key", "coord rotate-key --json        the old and the new peer id, for allowed_peers"],
+    )
+    rotate.add_argument("--timeout", metavar="DUR", type=duration, default=30_000, help="how long to wait for each step (30s)")
     _command(commands, "status", "state, agents, peers, active work, leases, git remote", run="status")
     _command(commands, "peers", "who else is there, and how they are connected", run="peers")
 
@@ -372,6 +380,7 @@ def _add_other_commands(commands: Any) -> None:
     doctor = _command(commands, "doctor", "look for what keeps peers from meeting, and say what to do", run="doctor")
     doctor.add_argument("--remote", metavar="R", help="git remote to look at (as configured)")
     doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
+    doctor.add_argument("--published", action="store_true", help="show what this clone publishes now, where, and for whom")
     _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
     # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")

@@ -21,6 +21,7 @@ _ELSEWHERE: Final = {
     "start": "lifecycle",
     "stop": "lifecycle",
     "events": "events",
+    "rotate-key": "rotating",
     "doctor": "doctor",
     "demo": "demo",
     "push": "pushing",
@@ -102,5 +103,5 @@ def _of_git_push(argv: list[str]) -> tuple[list[str], list[str] | None]:
 def command(name: str) -> Command:
     """The function of a command, its module loaded now: most commands need few of them."""
     module = import_module(f"sudocode_coordination.cli.{_ELSEWHERE.get(name, 'commands')}")
-    function: Command = getattr(module, name.replace(" ", "_"))
+    function: Command = getattr(module, name.replace(" ", "_").replace("-", "_"))
     return function

@@ -18,10 +18,10 @@ from sudocode_coordination.api.requests import (
     ClearWork,
     CoreRequest,
     DetachAgent,
-    DoctorFinding,
     DropDrafts,
     GetBriefing,
     GetFindings,
+    GetPublished,
     GetStatus,
     LeaseHistory,
     ListDrafts,
@@ -51,9 +51,11 @@ from sudocode_coordination.api.requests import (
     method_of,
 )
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
+from sudocode_coordination.core.published import published
 from sudocode_coordination.core.resources import name_of, normalise, normalise_all
 from sudocode_coordination.errors import CoordinationError, RemoteError, UsageError
 from sudocode_coordination.model import (
@@ -86,6 +88,7 @@ class Desk:
         self._node = node
         self._config = config
         self._waiting: list[Ticket] = []
+        self._waiting_for_table: list[Ticket] = []
         self._troubles: list[str] = []
         self._pushes = 0
         self._read_wall_ms: WallMs = 0
@@ -112,11 +115,13 @@ class Desk:
         """The client does not wait any more."""
         ticket = Ticket(client, request_id)
         self._waiting = [t for t in self._waiting if t != ticket]
+        self._waiting_for_table = [t for t in self._waiting_for_table if t != ticket]
         return self._node.leases.cancel(ticket, now)
 
     def client_gone(self, client: int, now: Now) -> list[Output]:
         """Its waiting claims end, and the agents that were bound to it leave."""
         self._waiting = [t for t in self._waiting if t.client != client]
+        self._waiting_for_table = [t for t in self._waiting_for_table if t.client != client]
         out = self._node.leases.client_gone(client, now)
         for agent in self._node.agents.leaving(client):
             out += self._detach(agent, now)
@@ -134,6 +139,14 @@ class Desk:
             message=f"the git remote can't be read: {failure}",
             hint=f"try: git ls-remote {self._config.git_remote}",
         )
+        return [Reply(client=t.client, request_id=t.request_id, error=error) for t in waiting]
+
+    def table_looked_at(self, failure: str | None) -> list[Output]:
+        """The same for the table of strict leases."""
+        waiting, self._waiting_for_table = self._waiting_for_table, []
+        if failure is None:
+            return [Respond(client=t.client, request_id=t.request_id, request=GetPublished()) for t in waiting]
+        error = RequestError(code=RemoteError.code, message=f"the table of strict leases can't be read: {failure}")
         return [Reply(client=t.client, request_id=t.request_id, error=error) for t in waiting]
 
     def pushed(self) -> None:
@@ -218,6 +231,13 @@ class Desk:
                     raise CoordinationError(f"{MAX_WAITING} requests wait for the git remote", hint="wait for one of them")
                 self._waiting.append(ticket)
                 return out + node.discovery.refresh_requested(now)
+            case GetPublished():
+                # Another peer may write the table for all: only a read shows what is in it of this one.
+                if len(self._waiting_for_table) >= MAX_WAITING:
+                    raise CoordinationError(f"{MAX_WAITING} requests wait for the git remote", hint="wait for one of them")
+                self._waiting_for_table.append(ticket)
+                node.strict.writer.wants_read = True
+                return out
             case (
                 GetStatus()
                 | ListPeers()
@@ -386,7 +406,9 @@ class Desk:
             case ListMessages():
                 return node.messages.messages(request.agent or node.agents.default, now, everything=request.everything)
             case GetFindings():
-                return self._findings(now)
+                return findings(node, self._config, self._problems(now), now)
+            case GetPublished():
+                return published(node, self._config)
             case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():
@@ -491,69 +513,15 @@ class Desk:
 
     def _problems(self, now: Now) -> list[str]:
         node = self._node
-        found = [*node.discovery.clashes(now.instant), *self._troubles, *node.sync.problems(), *node.strict.problems()]
+        found = [
+            *own_admission(node),
+            *node.discovery.clashes(now.instant),
+            *self._troubles,
+            *node.sync.problems(),
+            *node.strict.problems(),
+        ]
         if node.disk_trouble:
             found.append(f"the disk failed, {node.disk_trouble}")
         if node.agents.unreadable_drafts:
             found.append(f"{node.agents.unreadable_drafts} drafts on disk can't be read")
         return found
-
-    def _findings(self, now: Now) -> tuple[DoctorFinding, ...]:
-        node = self._node
-        health = node.discovery.health
-        problems = self._problems(now)
-        found = [
-            DoctorFinding(
-                name="remote",
-                ok=health.state != "unreachable",
-                message=f"git remote {self._config.git_remote}: {health.state}" + (f" ({health.reason})" if health.reason else ""),
-                hint=f"try: git ls-remote {self._config.git_remote}" if health.state == "unreachable" else "",
-            ),
-            DoctorFinding(
-                name="listening",
-                ok=bool(node.listening),
-                message=", ".join(node.listening) or "no address to listen on",
-                hint="" if node.listening else "check listen_addresses and the firewall",
-            ),
-            DoctorFinding(
-                name="record",
-                # Pushes are few by design: a record that is not there yet is no fault, one that can't be pushed is.
-                ok=node.discovery.published or health.state != "unreachable",
-                message="own records are on the branch"
-                if node.discovery.published
-                else "own records are not all on the branch yet",
-                hint="" if node.discovery.published else "if it stays so: check that you may push to the coordination branch",
-            ),
-        ]
-        for peer_id in node.leases.view.roster:
-            peer = node.membership.peer(peer_id)
-            if peer is not None and not peer.connected:
-                agents = ", ".join(sorted(node.discovery.known[peer_id].agents)) if peer_id in node.discovery.known else peer_id
-                found.append(
-                    DoctorFinding(
-                        name="peer",
-                        ok=True,  # people switch their machines off
-                        message=f"{agents}: not connected" + (f" ({peer.reason})" if peer.reason else ""),
-                        hint="it may be off, or a firewall or NAT may be between you; its record ages out by itself",
-                    )
-                )
-        found += [
-            DoctorFinding(
-                name="record-skipped",
-                ok=True,  # nothing here is broken by it
-                message=f"{name}: {reason}",
-                hint="remove it from the branch if it is yours",
-            )
-            for name, reason in sorted(node.discovery.skipped.items())
-            if reason not in problems  # told below
-        ]
-        found += [DoctorFinding(name="problem", ok=False, message=problem) for problem in problems]
-        if not node.leases.remembers(now.instant):
-            found.append(
-                DoctorFinding(
-                    name="memory",
-                    ok=True,
-                    message="state was lost or the machine has restarted: this peer is no voice of a quorum for a while",
-                )
-            )
-        return tuple(found)

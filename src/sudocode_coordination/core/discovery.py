@@ -3,8 +3,11 @@
 Laws
 - A peer is *fresh* while its record changes: it is stale once a read finds the record unchanged for its ttl on our own clock
   since we first saw it, or if at first sight it was older than its ttl by the wall clocks (60 s are allowed for, and a record
-  from the future counts as seen now). While the remote can't be read nobody ages. Connected peers are fresh whatever the
-  branch says, and stay known when their record vanishes (somebody deleted the branch) until they disconnect.
+  from the future counts as seen now). While the remote can't be read nobody ages. Connected peers are fresh for as long as
+  the branch has a record of theirs.
+- Only whoever may push lets a peer in: a peer whose records are gone from the branch is known no more, connected or not, and
+  nobody but itself puts them back. If the own record is gone as well, the branch was deleted or reset: connected peers have
+  some minutes then to be there again.
 - The roster is this peer and all fresh ones.
 - Own records come first to the branch by this peer itself, at once: nobody lets it in before. After that the swarm pushes
   through one *publisher*, the connected peer with the lowest id: the others offer it their signed records when a third of the
@@ -19,11 +22,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from random import Random
 from types import MappingProxyType
-from typing import Final, Literal
-
-import msgspec
+from typing import Final
 
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.facts import Notify, Output, RosterChanged, Say
 from sudocode_coordination.core.io import (
     BranchPublished,
@@ -35,14 +37,13 @@ from sudocode_coordination.core.io import (
     ReadBranch,
 )
 from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.offers import Offers
 from sudocode_coordination.core.own_records import OwnRecords
-from sudocode_coordination.core.peer_view import BranchView, KnownPeer, shape
-from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of, record_name
+from sudocode_coordination.core.peer_view import BranchHealth, BranchView, HealthState, KnownPeer, shape
+from sudocode_coordination.core.records import Succession, record_name
 from sudocode_coordination.core.wire import RecordOffer
-from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs, earliest
+from sudocode_coordination.model import AgentId, Instant, Now, PeerId, earliest
 
-MAX_OFFERS: Final = 2_000
-"""Records that wait to be published for others: as many as are read."""
 PUBLISH_GAP_MS: Final = 15_000
 """Between two pushes of this peer: four a minute at most; hosts ask for no more than six in a repository."""
 RETRY_MS: Final = 2_000
@@ -64,24 +65,6 @@ MANY_STALE: Final = 50
 
 __all__ = ["BranchHealth", "Discovery", "KnownPeer"]
 
-HealthState = Literal["unknown", "ok", "unreachable"]
-
-
-class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """How it stands with the git remote, for people."""
-
-    state: HealthState
-    since_ms: WallMs
-    """Wall time of the change to this state."""
-    reason: str = ""
-
-
-class _Offer(msgspec.Struct, frozen=True, kw_only=True):
-    peer: PeerId
-    data: bytes
-    last_seen_ms: WallMs
-    due: Instant
-
 
 class Discovery:
     """The machine. Methods take what happened and return what is to be done; times are `Now`, so both clocks.
@@ -100,8 +83,10 @@ class Discovery:
         self._rng = rng
         self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
         self._connected: frozenset[PeerId] = frozenset()
-        self._view = BranchView(keyring)
-        self._offers: dict[str, _Offer] = {}
+        self.admission = Admission()
+        """Who may join, and who was refused."""
+        self._view = BranchView(keyring, self.admission, config.peer_discovery_interval_ms)
+        self._offers = Offers(keyring, self._view, PUBLISH_GAP_MS)
         self._commit: str | None = None
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
         self._changed = True
@@ -109,6 +94,7 @@ class Discovery:
         self._roster: tuple[PeerId, ...] = (self._self,)
         self._publisher = self._self
         self._removable: list[str] = []
+        self._rotated: frozenset[tuple[PeerId, PeerId]] = frozenset()
         self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
         # reading
         self._acts_at: Instant | None = None
@@ -201,9 +187,13 @@ class Discovery:
 
     # --- what happens ------------------------------------------------------------------------------------------------------
 
-    def started(self, now: Now, contents: DiskContents) -> list[Output]:
-        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory."""
+    def started(self, now: Now, contents: DiskContents, formerly: tuple[Succession, ...] = ()) -> list[Output]:
+        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory. `formerly`: the ids that this
+        peer had before, the latest first."""
         del contents
+        self._view.formerly = frozenset(former.peer for former in formerly)
+        if formerly:
+            self._own.rotated(formerly[0])
         self._health = BranchHealth(state="unknown", since_ms=now.wall_ms)
         self._next_read = now.instant
         self._knocks_at = now.instant
@@ -230,14 +220,14 @@ class Discovery:
         lost = self._connected - connected
         self._changed = self._changed or connected != self._connected
         self._connected = connected
-        # The record of a peer that stopped must not come back through us.
-        self._offers = {name: offer for name, offer in self._offers.items() if offer.peer in connected}
+        self._offers.keep(connected)
         if lost and self._spend_knock(now.instant):
             self._look(now.instant + LOST_PEER_LOOK_MS)
         return self._act(now)
 
-    def knocked(self, peer: PeerId, now: Now) -> list[Output]:
+    def knocked(self, peer: PeerId, address: str, now: Now) -> list[Output]:
         """A peer that is not let in tried to connect: it may have published since the last look."""
+        self.admission.knocked(peer, address, now)
         known = self._known.get(peer)
         if (known is None or not known.fresh) and self._spend_knock(now.instant):
             self._look(now.instant)
@@ -252,8 +242,8 @@ class Discovery:
 
     def offered(self, peer: PeerId, offer: RecordOffer, now: Now) -> list[Output]:
         """A connected peer asks to have its records published."""
-        for data in offer.records:
-            self._take_offer(peer, data, now)
+        for data in () if self._stopping else offer.records:
+            self._offers.take(peer, data, self._connected, now)
         return self._act(now)
 
     def branch_read(self, read: BranchRead, now: Now) -> list[Output]:
@@ -267,11 +257,10 @@ class Discovery:
         self._changed = True
         self._commit = read.commit
         own = self._view.take(read, self._connected, now, asked)
-        self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant)
-        for name in [n for n, offer in self._offers.items() if self._view.has(n, offer.last_seen_ms)]:
-            del self._offers[name]  # somebody else pushed it
+        self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant, self._view.former_names)
+        self._offers.branch_read()
         self._note_health(now)
-        return self._act(now)
+        return [*self._rotations(), *self._act(now)]
 
     def branch_read_failed(self, failure: BranchReadFailed, now: Now) -> list[Output]:
         """The remote could not be read; tried again sooner than after a success, but ever less often."""
@@ -298,10 +287,7 @@ class Discovery:
         self._commit = done.commit or None
         self._changed = True
         self._own.published_now(flight.changes, now.instant)
-        for name, data in flight.changes.items():
-            offer = self._offers.get(name)
-            if offer is not None and offer.data == data:
-                del self._offers[name]
+        self._offers.published(flight.changes)
         self._not_before = now.instant + PUBLISH_GAP_MS
         # Of two that published at the same time, the later one finds the other by this look.
         self._look(now.instant)
@@ -326,13 +312,14 @@ class Discovery:
         self._note_health(now)
         return self._act(now)
 
-    def stop(self, now: Now) -> list[Output]:
-        """Remove the own records, also what a push under way may still write. `stopped` tells when that is done."""
+    def stop(self, now: Now, *, keep_record: bool = False) -> list[Output]:
+        """Remove the own records, also what a push under way may still write. `stopped` tells when that is done.
+        `keep_record`: leave them to who comes after."""
         del now
         if self._stopping:
             return []
         self._stopping = True
-        names = self._own.names_to_remove()
+        names = () if keep_record else self._own.names_to_remove()
         if not names:
             self._stopped = True
             self.record_left = ""
@@ -340,6 +327,16 @@ class Discovery:
         self._ticket += 1
         self._in_flight = Publish(ticket=self._ticket, changes=dict.fromkeys(names), final=True)
         return [self._in_flight]
+
+    def _rotations(self) -> list[Output]:
+        """Tell of each peer that has a new key, once."""
+        news = self._view.superseded.items() - self._rotated
+        self._rotated = frozenset(self._view.superseded.items())
+        return [
+            Notify(type="peer-rotated", agent_id=agent, data={"peerId": peer, "formerPeerId": former})
+            for former, peer in sorted(news)
+            for agent in self._view.agents_of(peer)
+        ]
 
     # --- reading -----------------------------------------------------------------------------------------------------------
 
@@ -388,28 +385,6 @@ class Discovery:
 
     # --- publishing --------------------------------------------------------------------------------------------------------
 
-    def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
-        name = offered_name(data)
-        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
-            return
-        record = parse_record(name, data, self._keyring)
-        if isinstance(record, str) or peer_of(record) == self._self:
-            return
-        owner = peer_of(record)
-        if owner != peer and owner not in self._known:
-            return  # only its own, or those of peers that the branch has introduced
-        last_seen_ms = parse_wall(record.last_seen) or 0
-        waiting = self._offers.get(name)
-        if waiting is not None and waiting.last_seen_ms >= last_seen_ms:
-            return
-        if not self._view.would_renew(name, owner, last_seen_ms, self._connected):
-            return
-        renewal = self._view.says_the_same(name, record)
-        due = now.instant + (record.ttl // 6 if renewal else PUBLISH_GAP_MS)
-        if waiting is not None:
-            due = min(due, waiting.due)
-        self._offers[name] = _Offer(peer=peer, data=data, last_seen_ms=last_seen_ms, due=due)
-
     def _publish_due(self) -> Instant | None:
         """When to push next; None if there is nothing to push, or something else has to happen first."""
         if self._stopping or self._in_flight is not None or self._waits_for_view or not self._own.ready:
@@ -419,7 +394,7 @@ class Discovery:
         leads = self._publisher == self._self
         times = self._own.publish_times(leads=leads, read_at=self._roster_read_at)
         if leads:
-            times.extend(offer.due for offer in self._offers.values())
+            times.extend(self._offers.times())
             if len(self._stale()) >= MANY_STALE:
                 times.append(self._not_before)
         earliest = min(times, default=None)
@@ -438,11 +413,13 @@ class Discovery:
             self._look(now.instant)
             return []
         changes: dict[str, bytes | None] = dict.fromkeys(stale)
+        beside: dict[str, tuple[str, ...]] = {}
         if leads:
-            changes.update((name, offer.data) for name, offer in sorted(self._offers.items()))
+            offered, beside = self._offers.changes()
+            changes.update(offered)
         changes.update(self._own.changes(now))
         self._ticket += 1
-        self._in_flight = Publish(ticket=self._ticket, changes=changes)
+        self._in_flight = Publish(ticket=self._ticket, changes=changes, beside=beside)
         return [self._in_flight]
 
     def _offer_due(self) -> Instant | None:
@@ -479,7 +456,7 @@ class Discovery:
         known = self._view.known(self._connected)
         self._removable = self._view.removable(self._connected)
         # Who pushes for the connected swarm. A peer that is not on the branch itself leads nobody.
-        candidates = {p for p in known if p in self._connected}
+        candidates = {p for p in known if p in self._connected and self._view.names_of(p)}
         if self._own.ever_published:
             candidates.add(self._self)
         self._publisher = min(candidates, default=self._self)

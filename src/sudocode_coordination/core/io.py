@@ -8,6 +8,8 @@ import msgspec
 
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import CoreRequest
+from sudocode_coordination.core.admission import Rules
+from sudocode_coordination.core.records import Succession
 from sudocode_coordination.model import Json, PeerId
 
 
@@ -71,6 +73,8 @@ class Started(Item, frozen=True, kw_only=True):
     contents: DiskContents
     seed: int
     """For all the dice the node needs: jitter, choice of a peer."""
+    formerly: tuple[Succession, ...] = ()
+    """The ids that this peer had before its key was changed, the latest first."""
     newborn: bool = False
     """The identity has just been made: this peer never said anything that it could have forgotten."""
 
@@ -138,6 +142,10 @@ class BranchRead(Item, frozen=True, kw_only=True):
     records: dict[str, bytes]
     skipped: dict[str, str] = {}
     """File name -> why it was not even read (too large, no plain file)."""
+    rules: Rules = Rules()
+    """Who may join, as the repository says."""
+    vouched: tuple[PeerId, ...] | None = None
+    """Peers whom a signed commit has introduced; None: the rules do not ask for that."""
 
 
 class BranchReadFailed(Item, frozen=True, kw_only=True):
@@ -239,7 +247,12 @@ class DiskWorks(Item, frozen=True, kw_only=True):
 
 
 class StopRequested(Item, frozen=True, kw_only=True):
-    """End all leases, remove the records, say goodbye; then `Stopped` comes out."""
+    """End all leases, remove the records, say goodbye; then `Stopped` comes out.
+
+    `hand_over`: the clone gets a new key. What it shares beyond leases is left to the next life on the disk, and its records on the
+    branch, to be replaced in one push."""
+
+    hand_over: bool = False
 
 
 Input: TypeAlias = (
@@ -317,10 +330,14 @@ class ReadBranch(Item, frozen=True, kw_only=True):
 
 
 class Publish(Item, frozen=True, kw_only=True):
-    """Change files under `peers/` on the branch, everything else kept: file name -> bytes, or None to remove it."""
+    """Change files under `peers/` on the branch, everything else kept: file name -> bytes, or None to remove it.
+
+    `beside`: a file that is written only if one of these is on the branch still: records of others are renewed, never put back.
+    """
 
     ticket: int
     changes: dict[str, bytes | None]
+    beside: dict[str, tuple[str, ...]] = {}
     final: bool = False
     """The last one before the process ends: not to be put off."""
 

@@ -165,9 +165,11 @@ class Membership:
                 peer.addresses, peer.left, peer.failures = news.addresses, False, 0
                 peer.next_dial_at = now.instant + courtesy
             peer.wanted = news.fresh and not self._stopping
-        for id_ in [id_ for id_, peer in self._peers.items() if id_ not in known and not peer.connected]:
-            del self._peers[id_]
-            self._agents.pop(id_, None)
+        for id_, peer in list(self._peers.items()):
+            if id_ not in known:
+                peer.wanted = False  # if it is connected, it is not for long: it is admitted no more
+                if not peer.connected:
+                    self._drop(id_)
         if admitted != self._admitted:
             self._admitted = admitted
             out.append(Admit(peers=admitted[: self._config.max_peers]))
@@ -194,7 +196,10 @@ class Membership:
         peer.next_dial_at = now.instant + self._jittered(FIRST_BACKOFF_MS // 4)
         peer.dialling = False
         data = {"peerId": given.peer, "agentIds": list(self._agents.get(given.peer, ())), "reason": given.reason}
-        return [Notify(type="peer-disconnected", agent_id=self._name(given.peer), data=data)]
+        told = Notify(type="peer-disconnected", agent_id=self._name(given.peer), data=data)
+        if given.peer not in self._admitted:
+            self._drop(given.peer)
+        return [told]
 
     def dial_failed(self, given: DialFailed, now: Now) -> list[Output]:
         """Try again later."""
@@ -272,6 +277,11 @@ class Membership:
         return max((peer.failures for peer in self._peers.values() if peer.wanted and not peer.connected), default=0)
 
     # --- inside -------------------------------------------------------------------------------------------------------------
+
+    def _drop(self, id_: PeerId) -> None:
+        """It is none of ours any more."""
+        del self._peers[id_]
+        self._agents.pop(id_, None)
 
     def _suspects(self, peer: Peer, now: Instant) -> bool:
         if peer.connected:

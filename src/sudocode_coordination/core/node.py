@@ -34,6 +34,7 @@ from sudocode_coordination.core.facts import (
     StrictWanted,
     Write,
 )
+from sudocode_coordination.core.handing_over import leave_behind, take_over
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublished,
@@ -273,8 +274,8 @@ class Node:
                 return out + self.discovery.connected_changed(self.membership.connected_peers, now)
             case DialFailed():
                 return self.membership.dial_failed(given, now)
-            case PeerRefused(peer=peer):
-                return self.discovery.knocked(peer, now)
+            case PeerRefused(peer=peer, address=address):
+                return self.discovery.knocked(peer, address, now)
             case FrameReceived(peer=peer, frame=frame):
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
@@ -291,7 +292,10 @@ class Node:
             case BranchPublishFailed():
                 return self.discovery.branch_publish_failed(given, now)
             case TableRead() | TableReadFailed() | TableSwapped() | TableSwapFailed() | TableBuilt():
-                return self.strict.writer.took(given, now)
+                out = self.strict.writer.took(given, now)
+                if isinstance(given, TableRead | TableReadFailed) and not self.strict.writer.is_reading:
+                    out += self.desk.table_looked_at(given.reason if isinstance(given, TableReadFailed) else None)
+                return out
             case RequestReceived():
                 return self.desk.asked(given, now)
             case RequestCancelled(client=client, request_id=request_id):
@@ -307,8 +311,8 @@ class Node:
             case DiskWorks():
                 self.disk_trouble = None
                 return []
-            case StopRequested():
-                return self._stop(now)
+            case StopRequested(hand_over=hand_over):
+                return self._stop(now, hand_over=hand_over)
             case _:
                 assert_never(given)
 
@@ -329,15 +333,16 @@ class Node:
                 out += self.sync.set(root, key, None, now)
         out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
         out += self.electorate.started(given.contents, now, newborn=given.newborn)
+        out += take_over(self.sync, given.contents, now)
         out += self.agents.started(given.contents)
         out += self.messages.started(now)
         self.departed.started(given.contents)
         self.strict.started(incarnation, given.contents)
         out += self.membership.started(incarnation, now)
-        out += self.discovery.started(now, given.contents)
+        out += self.discovery.started(now, given.contents, given.formerly)
         return out + self.discovery.agents_changed(self.agents.local, now)
 
-    def _stop(self, now: Now) -> list[Output]:
+    def _stop(self, now: Now, *, hand_over: bool) -> list[Output]:
         if self.stopping:
             return []
         self.stopping = True
@@ -348,9 +353,11 @@ class Node:
         out = self.leases.stop(now) + self.electorate.stopping()
         for agent in self.agents.local:
             out += self.agents.clear_work(agent)
+        if hand_over:
+            out += leave_behind(self.sync, now)
         out += self.sync.flush(now)
         out += [Say(peer=peer, message=Bye(known=known, partial=not whole)) for peer in sorted(self.membership.connected_peers)]
-        return out + self.discovery.stop(now)
+        return out + self.discovery.stop(now, keep_record=hand_over)
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
         peer = given.peer

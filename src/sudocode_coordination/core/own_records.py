@@ -7,14 +7,14 @@ of its ttl. Everything that is not right (missing, altered, of an earlier life) 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from random import Random
 from typing import Final, TypeAlias
 
 import msgspec
 
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.records import build_record, parse_wall, record_name
+from sudocode_coordination.core.records import Succession, build_record, parse_wall, record_name
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
 
 MAX_OFFER_BYTES: Final = 256 << 10
@@ -72,6 +72,7 @@ class OwnRecords:
         self._leftover: dict[str, Instant] = {}
         self._in_push: frozenset[str] = frozenset()
         """Own names in the latest `changes`: if the agent left meanwhile, the record has to go again."""
+        self._replaces: Succession | None = None
         self._last_wall: WallMs = 0
         self._stamps: deque[WallMs] = deque(maxlen=MAX_STAMPS)
         self._twins: deque[tuple[Instant, str, str]] = deque(maxlen=TWIN_SIGHTINGS)
@@ -90,6 +91,10 @@ class OwnRecords:
     def published(self) -> bool:
         """Whether the branch has all own records, and they are right."""
         return self.ready and not any(self._is_wrong(m) for n, m in self._mine.items() if n not in self.conflicts)
+
+    def rotated(self, former: Succession) -> None:
+        """This peer had that id before."""
+        self._replaces = former
 
     # --- what should be there ----------------------------------------------------------------------------------------------
 
@@ -129,8 +134,15 @@ class OwnRecords:
 
     # --- what is there -----------------------------------------------------------------------------------------------------
 
-    def branch_read(self, own: Mapping[str, tuple[bytes, PeerRecord]], others: Mapping[str, PeerId], instant: Instant) -> None:
-        """The branch has these files of ours, and these fresh ones of others."""
+    def branch_read(
+        self,
+        own: Mapping[str, tuple[bytes, PeerRecord]],
+        others: Mapping[str, PeerId],
+        instant: Instant,
+        former: Iterable[str] = (),
+    ) -> None:
+        """The branch has these files of ours, these fresh ones of others, and these of ids that this peer had before: what is not
+        overwritten of them goes along with the same push."""
         self.conflicts = {}
         for _, record in own.values():
             self._look_for_twin(record, instant)
@@ -146,7 +158,7 @@ class OwnRecords:
                     f"peer {others[name]} uses the agent id {self._agents[name]!r} too, and has published it since: "
                     "give one of them another id"
                 )
-        self._leftover = {n: self._leftover.get(n, instant) for n in sorted(own) if n not in self._mine}
+        self._leftover = {n: self._leftover.get(n, instant) for n in sorted({*own, *former}) if n not in self._mine}
         self._note_wrong(instant)
 
     def _look_for_twin(self, record: PeerRecord, instant: Instant) -> None:
@@ -224,6 +236,10 @@ class OwnRecords:
             if name in self.conflicts:
                 continue
             due = self._due(mine)
+            if self.ever_published and not self._introduced:
+                # Somebody deleted the branch, or removed this peer: nobody else puts it back. Not all of a swarm at once.
+                times.append(due + mine.fallback_ms % MISSING_MS)
+                continue
             if leads or not self.ever_published:
                 times.append(due)
                 continue
@@ -263,8 +279,13 @@ class OwnRecords:
             mine.offered_to, mine.offered_at, mine.offered = publisher, now.instant, self._content(mine)
         return tuple(records)
 
+    @property
+    def _introduced(self) -> bool:
+        """Whether the branch has a record of this peer, so that others may bring more."""
+        return any(mine.on_branch is not None for mine in self._mine.values())
+
     def _offerable(self) -> list[tuple[str, _Mine]]:
-        if not (self.ever_published and self.ready):
+        if not (self.ever_published and self.ready and self._introduced):
             return []
         return [(name, mine) for name, mine in self._mine.items() if name not in self.conflicts]
 
@@ -291,6 +312,7 @@ class OwnRecords:
             capabilities=mine.capabilities,
             wall_ms=self._last_wall,
             ttl_ms=self._ttl,
+            replaces=self._replaces,
         )
         mine.signed[data] = (now.instant, self._content(mine))
         while len(mine.signed) > MAX_SIGNED:

@@ -7,13 +7,14 @@ while the remote can't be read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
+from sudocode_coordination.core.admission import Admission
 from sudocode_coordination.core.io import BranchRead
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.records import parse_record, parse_wall, peer_of
+from sudocode_coordination.core.records import parse_record, parse_wall, peer_of, predecessor
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
 
 MAX_RECORDS: Final = 2_000
@@ -22,6 +23,20 @@ MAX_SKIPPED: Final = 500
 """Files that are told as skipped."""
 CLOCK_SKEW_MS: Final = 60_000
 """By which wall clocks of two machines may differ before a record counts as stale at first sight."""
+RESET_SLACK_MS: Final = 60_000
+"""For who has to put its record back after somebody deleted the branch: two reads of its own, a spread, and a push with retries."""
+
+
+HealthState = Literal["unknown", "ok", "unreachable"]
+
+
+class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands with the git remote, for people."""
+
+    state: HealthState
+    since_ms: WallMs
+    """Wall time of the change to this state."""
+    reason: str = ""
 
 
 class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,62 +59,114 @@ class _Seen(msgspec.Struct, kw_only=True):
     since: Instant
     """When it was first seen as it is, by the clock here."""
     born_stale: bool
-    listed: bool = True
-    """Whether the latest read still had it."""
+    former: PeerId | None = None
+    """Which id it had before: empty if it says so in vain, None if it was not looked at."""
+    missing_since: Instant | None = None
+    """Reads have not had it since then; they have not had our own either at first."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether the latest read still had it."""
+        return self.missing_since is None
 
 
 class BranchView:
     """What the branch says of others.
 
+    A record that a read does not show any more shuts its peer out, be it connected. Only if the read does not show our own record
+    either, somebody has deleted or reset the branch, which says nothing of anybody: who is connected has some time then
+    to put its record back.
+
     Args:
         keyring: verifies signatures, and says who we are.
+        admission: whose sound records count.
+        interval_ms: between two reads of a peer.
     """
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, admission: Admission, interval_ms: int = 60_000) -> None:
         self._keyring = keyring
+        self._admission = admission
+        self._grace_ms = 3 * interval_ms + RESET_SLACK_MS
         self._seen: dict[str, _Seen] = {}
         self._own: dict[str, tuple[bytes, PeerRecord]] = {}
         self._refused: dict[str, tuple[bytes, str]] = {}
         self._read_at: Instant = 0
+        self.formerly: frozenset[PeerId] = frozenset()
+        """Ids that this peer had before."""
+        self.former_names: tuple[str, ...] = ()
+        """Files that the latest read still had of them."""
+        self.superseded: dict[PeerId, PeerId] = {}
+        """Peers that gave way to another key -> that of their records which say so."""
         self.skipped: dict[str, str] = {}
         """Files that do not count -> why."""
 
     def take(self, read: BranchRead, connected: frozenset[PeerId], now: Now, asked: Instant) -> dict[str, tuple[bytes, PeerRecord]]:
         """Take in a read that was asked for at `asked`; our own records are handed back."""
         self._read_at = asked
+        self._admission.rules = read.rules
+        self._admission.vouched = None if read.vouched is None else frozenset(read.vouched)
+        barred: dict[PeerId, AgentId] = {}
         skipped = dict(sorted(read.skipped.items())[:MAX_SKIPPED])
         refused: dict[str, tuple[bytes, str]] = {}
         own: dict[str, tuple[bytes, PeerRecord]] = {}
         foreign: dict[str, _Seen] = {}
+        former: list[str] = []
         for count, (name, data) in enumerate(sorted(read.records.items())):
             if count >= MAX_RECORDS:
                 skipped.setdefault(name, f"more than {MAX_RECORDS} records")
                 break
             before = self._seen.get(name)
-            if before is not None and before.data == data:
-                before.listed = True
-                foreign[name] = before
-                continue
             mine = self._own.get(name)
             if mine is not None and mine[0] == data:
                 own[name] = mine
                 continue
             earlier = self._refused.get(name)
-            record = earlier[1] if earlier is not None and earlier[0] == data else parse_record(name, data, self._keyring)
+            if before is not None and before.data == data:
+                record: PeerRecord | str = before.record
+            elif earlier is not None and earlier[0] == data:
+                record = earlier[1]
+            else:
+                record = parse_record(name, data, self._keyring)
             if isinstance(record, str):
                 refused[name] = (data, record)
                 if len(skipped) < MAX_SKIPPED:
                     skipped[name] = record
             elif peer_of(record) == self._keyring.peer_id:
                 own[name] = (data, record)
+            elif peer_of(record) in self.formerly:
+                former.append(name)
+            elif why := self._admission.refuses(peer_of(record)):
+                barred.setdefault(peer_of(record), record.agent_id)
+                if len(skipped) < MAX_SKIPPED:
+                    skipped[name] = f"peer {peer_of(record)} may not join: {why}"
+            elif before is not None and before.data == data:
+                before.missing_since = None
+                foreign[name] = before
             else:
                 foreign[name] = self._sight(before, record, data, now)
+        self._admission.barred = barred
+        self.former_names = tuple(former)
+        self._supersede(foreign)
         for name, seen in self._seen.items():
-            if name not in foreign and name not in own and seen.peer in connected:
-                seen.listed = False
+            if name in foreign or name in own or seen.peer not in connected or self._admission.refuses(seen.peer):
+                continue
+            if seen.peer in self.superseded:
+                continue
+            if seen.missing_since is None and not own:
+                seen.missing_since = asked
+            if seen.missing_since is not None and asked - seen.missing_since < self._grace_ms:
                 foreign[name] = seen
         self._seen, self._own, self._refused, self.skipped = foreign, own, refused, skipped
         return own
+
+    def _supersede(self, foreign: dict[str, _Seen]) -> None:
+        """Who says that another key follows it has said its last word, whatever of it is still on the branch."""
+        for seen in foreign.values():
+            if "replaces" in seen.record.ext and seen.former is None:
+                seen.former = predecessor(seen.record, self._keyring) or ""
+        self.superseded = {seen.former: seen.peer for _, seen in sorted(foreign.items()) if seen.former}
+        for name in [name for name, seen in foreign.items() if seen.peer in self.superseded]:
+            del foreign[name]
 
     def _sight(self, before: _Seen | None, record: PeerRecord, data: bytes, now: Now) -> _Seen:
         """A record that is new or has changed."""
@@ -107,7 +174,7 @@ class BranchView:
         last_seen_ms = parse_wall(record.last_seen) or 0
         if before is not None and before.peer == peer and last_seen_ms <= before.last_seen_ms:
             # An older one was put back, by who rewrote the branch: no sign of life, and nothing that we do not know better.
-            before.listed = True
+            before.missing_since = None
             before.data = data
             return before
         # One that was renewed between two reads here is fresh, whatever the two clocks say.
@@ -119,6 +186,14 @@ class BranchView:
         """Whether the branch has that file, as old as that or newer."""
         seen = self._seen.get(name)
         return seen is not None and seen.listed and seen.last_seen_ms >= last_seen_ms
+
+    def names_of(self, peer: PeerId) -> tuple[str, ...]:
+        """The files of that peer that the latest read had: whoever may push has let it in by them."""
+        return tuple(name for name, seen in sorted(self._seen.items()) if seen.peer == peer and seen.listed)
+
+    def agents_of(self, peer: PeerId) -> tuple[AgentId, ...]:
+        """The agents whose records those are."""
+        return tuple(self._seen[name].record.agent_id for name in self.names_of(peer))
 
     def would_renew(self, name: str, owner: PeerId, last_seen_ms: WallMs, connected: frozenset[PeerId]) -> bool:
         """Whether such a record of `owner` is news: newer than its own, or in place of another peer's stale one."""
@@ -154,7 +229,7 @@ class BranchView:
         ]
 
     def known(self, connected: frozenset[PeerId]) -> dict[PeerId, KnownPeer]:
-        """The other peers, sorted by id. A peer whose record has vanished stays while it is connected."""
+        """The other peers, sorted by id. One whose record is gone with our own stays for a while if it is connected."""
         self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in connected}
         by_peer: dict[PeerId, list[_Seen]] = {}
         for _, seen in sorted(self._seen.items()):

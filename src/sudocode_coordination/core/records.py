@@ -13,6 +13,7 @@ import base64
 import binascii
 import json
 import re
+from collections.abc import Container, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn
 
@@ -25,6 +26,8 @@ RECORD_VERSION: Final = 1
 """`ext.v` of the records written and understood here."""
 SIGNED_PREFIX: Final = b"sudocode-coordination peer record 1\n"
 """Keeps a record's signature from meaning anything elsewhere, and others from meaning anything here."""
+ROTATION_PREFIX: Final = b"sudocode-coordination key rotation 1\n"
+"""The same for the old key's signature over the peer id that follows it."""
 MAX_RECORD_BYTES: Final = 16_384
 """One file; also what fits into a `wire.RecordOffer`. A usual one has 700 bytes."""
 MAX_MULTIADDRS: Final = 32
@@ -49,6 +52,18 @@ _MULTIADDR = re.compile(r"/(?:ip4|ip6|ip6zone|dns|dns4|dns6|dnsaddr)/[A-Za-z0-9_
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|\+00:00)\Z", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIELDS: Final = frozenset(("agentId", "multiaddrs", "publicKey", "capabilities", "lastSeen", "ttl", "ext"))
+
+
+class Succession(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer's last word: another id follows it. `signature`: by its key, over `rotation_bytes` of that id."""
+
+    peer: PeerId
+    signature: bytes
+
+
+def rotation_bytes(successor: PeerId) -> bytes:
+    """What a key signs that gives way to another."""
+    return ROTATION_PREFIX + successor.encode()
 
 
 class _RefusedError(Exception):
@@ -83,6 +98,13 @@ def parse_wall(text: str) -> WallMs | None:
         return None
 
 
+def to_write(
+    changes: Mapping[str, bytes | None], beside: Mapping[str, tuple[str, ...]], there: Container[str]
+) -> dict[str, bytes | None]:
+    """Of the changes of a `io.Publish` those that are to be made, if the branch has the files `there`."""
+    return {name: data for name, data in changes.items() if name not in beside or any(other in there for other in beside[name])}
+
+
 def is_multiaddr(text: str) -> bool:
     """Whether it looks like an address that can be dialled."""
     return len(text) <= MAX_MULTIADDR_CHARS and _MULTIADDR.match(text) is not None
@@ -101,8 +123,9 @@ def build_record(
     capabilities: tuple[str, ...],
     wall_ms: WallMs,
     ttl_ms: int,
+    replaces: Succession | None = None,
 ) -> bytes:
-    """The signed file for an agent of this peer.
+    """The signed file for an agent of this peer. `replaces`: which id it had before.
 
     Addresses and capabilities that others would refuse (too long, too many, not printable) are left out, so that one bad
     word does not hide the whole peer.
@@ -119,6 +142,9 @@ def build_record(
             "ttl": min(max(ttl_ms, MIN_TTL_MS), MAX_TTL_MS),
             "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id},
         }
+        if replaces is not None:
+            signature = base64.b64encode(replaces.signature).decode()
+            body["ext"]["replaces"] = {"peerId": replaces.peer, "signature": signature}
         body["ext"]["signature"] = base64.b64encode(keyring.sign(_signed_bytes(body))).decode()
         data = msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"
         if len(data) <= MAX_RECORD_BYTES:
@@ -139,6 +165,24 @@ def parse_record(name: str, data: bytes, keyring: Keyring) -> PeerRecord | str:
         return str(refusal)
     except RecursionError:
         return "nested too deeply"
+
+
+def predecessor(record: PeerRecord, keyring: Keyring) -> PeerId | None:
+    """The id that this peer had before its key was changed, if that key says so."""
+    told = record.ext.get("replaces")
+    if not isinstance(told, dict) or not isinstance(told.get("peerId"), str) or not isinstance(told.get("signature"), str):
+        return None
+    former: PeerId = told["peerId"]
+    signature = _base64(told["signature"])
+    if former == peer_of(record) or not former.isascii() or len(former) > 200 or signature is None:
+        return None
+    return former if keyring.verify(former, rotation_bytes(peer_of(record)), signature) else None
+
+
+def peer_in(name: str, data: bytes, keyring: Keyring) -> PeerId | None:
+    """The peer whose valid record a file is."""
+    record = parse_record(name, data, keyring)
+    return None if isinstance(record, str) else peer_of(record)
 
 
 def _parse(name: str, data: bytes, keyring: Keyring) -> PeerRecord:

@@ -110,6 +110,8 @@ class TableWriter:
         self.incarnation = 0
         self.table = Table()
         self.tip: str | None = None
+        self.ref = ""
+        """Full name of the ref that the table is under, once it was read."""
         self.known = False
         """The table was read, or written, by this process."""
         self.read_at: Instant = -1
@@ -200,6 +202,11 @@ class TableWriter:
         """What became of a built commit is to be seen in the table."""
         self._hold_until = 0
         self.wants_read = True
+
+    @property
+    def is_reading(self) -> bool:
+        """An answer to `ReadTable` is still to come."""
+        return self._reading is not None
 
     @property
     def quiet(self) -> bool:
@@ -336,6 +343,7 @@ class TableWriter:
             # Told against something that was never delivered here: only all of it can be understood.
             self._reading = now.instant
             return [ReadTable(whole=True)]
+        self.ref = given.ref or self.ref
         before = self.table if given.base is not None else Table()
         gone = () if given.base is not None else [claim for claim in self.table.entries if path_of(claim) not in given.changed]
         self._became(before.changed(given.changed), given.commit, given.changed, now.instant)

@@ -37,12 +37,31 @@ def main(arguments: list[str], surroundings: type[Surroundings] | None = None) -
     parser.add_argument("--config", default="{}", help="configuration keys as JSON; they go before everything else")
     parser.add_argument("--ready-fd", type=int, help="file descriptor that is told when it is active")
     parser.add_argument("--detach", action="store_true", help="go on in the background")
+    parser.add_argument("--new-key", action="store_true", help="give the clone a new key and end; prints {old, new} as JSON")
     options = parser.parse_args(arguments)
+    if options.new_key:
+        return _rotate(options.repository)
     if options.detach:
         _detach()
     report = _Report(options.ready_fd)
     report.say({"pid": os.getpid()})
     return _run(options.repository, options.config, report, detached=options.detach, surroundings=surroundings)
+
+
+def _rotate(repository: str) -> int:
+    """One line of JSON: the old and the new peer id, or the error."""
+    from sudocode_coordination.errors import CoordinationError
+    from sudocode_coordination.place import find_clone
+
+    try:
+        from sudocode_coordination.daemon.rotation import rotate
+
+        old, new = rotate(find_clone(repository))
+    except CoordinationError as error:
+        sys.stdout.write(json.dumps({"error": {"code": error.code, "message": error.message, "hint": error.hint}}) + "\n")
+        return error.exit_code
+    sys.stdout.write(json.dumps({"old": old, "new": new}) + "\n")
+    return 0
 
 
 def _detach() -> None:
@@ -94,7 +113,8 @@ def _run(repository: str, config_json: str, report: _Report, *, detached: bool, 
                 _keep_last_words(clone)
             try:
                 settle_home(clone)
-                config = with_case_rule(clone, settle_config(clone, json.loads(config_json)))
+                holding.flags = json.loads(config_json)
+                config = with_case_rule(clone, settle_config(clone, holding.flags))
                 _live(clone, config, holding, report, surroundings)
             except CoordinationError as error:
                 logging.getLogger("sudocode_coordination.daemon").error("%s", error)

@@ -22,13 +22,14 @@ from sudocode_coordination.adapters.clock import BootClock
 from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Network
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import Started, StopRequested
+from sudocode_coordination.core.records import Succession
 from sudocode_coordination.daemon.journal import Header, Journal
 from sudocode_coordination.daemon.lifecycle import Holding
 from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
 from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
-from sudocode_coordination.place import IDENTITY_FILE, TABLE_FOLDER, Clone
+from sudocode_coordination.place import IDENTITY_FILE, RULES_FOLDER, TABLE_FOLDER, Clone
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and they hide trio's own types
@@ -70,6 +71,10 @@ class Surroundings(Protocol):
     def newborn(self) -> bool:
         """Whether that identity has just been made."""
 
+    @property
+    def formerly(self) -> tuple[Succession, ...]:
+        """The ids that it had before."""
+
     def keyring(self) -> Keyring:
         """The clone's identity."""
 
@@ -94,12 +99,14 @@ class RealSurroundings:
 
     def __init__(self, clone: Clone, config: CoordinationConfig) -> None:
         from sudocode_coordination.adapters.identity import load_or_create_identity
+        from sudocode_coordination.daemon.rotation import former_lives
 
         self._clone = clone
         self._config = config
         key_file = Path(clone.state_file(IDENTITY_FILE))
         self.newborn = not key_file.exists()
         self._identity = load_or_create_identity(key_file)
+        self.formerly = former_lives(clone, self._identity.peer_id)
 
     def keyring(self) -> Keyring:
         return self._identity
@@ -116,10 +123,22 @@ class RealSurroundings:
 
     def git(self, deliver: Deliver) -> RunningGit:
         from sudocode_coordination.adapters.git import GitCli
+        from sudocode_coordination.core.admission import local_rules
+        from sudocode_coordination.core.records import peer_in
 
         work_tree = None if self._clone.work_tree is None else Path(self._clone.work_tree)
         common_dir, config = Path(self._clone.common_dir), self._config
-        return GitCli(common_dir, config.git_remote, config.coordination_branch, deliver, work_tree=work_tree)
+        return GitCli(
+            common_dir,
+            config.git_remote,
+            config.coordination_branch,
+            deliver,
+            work_tree=work_tree,
+            rules=local_rules(config),
+            rules_folder=Path(self._clone.state_file(RULES_FOLDER)),
+            me=self._identity.peer_id,
+            peer_in=lambda name, data: peer_in(name, data, self._identity),
+        )
 
     def table(self, deliver: Deliver) -> RunningTable:
         from sudocode_coordination.adapters.git_table import GitTable
@@ -258,7 +277,9 @@ class Daemon:
                 journal=self._journal,
             )
             newborn = self._surroundings.newborn
-            self._pump.deliver(Started(contents=contents, seed=secrets.randbits(63), newborn=newborn))
+            self._pump.deliver(
+                Started(contents=contents, seed=secrets.randbits(63), newborn=newborn, formerly=self._surroundings.formerly)
+            )
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
@@ -281,12 +302,12 @@ class Daemon:
             listener.close()
             disk.close()
 
-    def stop(self) -> None:
-        """Begin to stop; once is enough."""
+    def stop(self, hand_over: bool = False) -> None:
+        """Begin to stop; once is enough. `hand_over`: for a new key."""
         if not self._stopping:
             self._stopping = True
             log.info("stopping")
-            self._pump.deliver(StopRequested())
+            self._pump.deliver(StopRequested(hand_over=hand_over))
             self._nursery.start_soon(self._limit_stop)
 
     async def _limit_stop(self) -> None:

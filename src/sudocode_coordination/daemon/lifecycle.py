@@ -2,7 +2,7 @@
 
 daemon.lock   locked (flock) for as long as the process lives, whatever ends it; its pid inside
 daemon.sock   the socket, or `socket-path` with the place of it
-daemon.json   {"pid", "version", "startedAt", "agentId", "socket"}
+daemon.json   {"pid", "version", "startedAt", "agentId", "socket", "flags"}
 daemon.log    what it had to say, bounded; daemon.log.1 before it
 agent-id      the default agent's generated id, kept over restarts
 home          where this folder was when the last daemon started
@@ -31,6 +31,7 @@ from sudocode_coordination.config import (
     CoordinationConfig,
     generate_agent_id,
     load_config,
+    names_host,
     read_config_file,
     read_environment,
 )
@@ -67,6 +68,8 @@ class Holding:
 
     def __init__(self, clone: Clone, lock: int) -> None:
         self.clone = clone
+        self.flags: Mapping[str, Any] = {}
+        """What the daemon was started with, so that it can be started again like this."""
         self._lock = lock
         self._socket_path: str | None = None
 
@@ -128,6 +131,7 @@ class Holding:
             "startedAt": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "agentId": config.agent_id,
             "socket": os.fsencode(self._socket_path or "").decode("utf-8", "backslashreplace"),
+            "flags": dict(self.flags),
         }
         write_private(Path(self.clone.state_file(INFO_FILE)), msgspec.json.encode(info) + b"\n")
 
@@ -211,9 +215,10 @@ def settle_config(clone: Clone, flags: Mapping[str, Any], environment: Mapping[s
     """
     root = Path(clone.root)
     given = (flags, read_environment(environment), read_config_file(root / CONFIG_FILE))
+    config = load_config(root, flags, environment)
     if any(layer.get("agent_id") is not None for layer in given):
-        return load_config(root, flags, environment)
-    return load_config(root, {**flags, "agent_id": _kept_agent_id(clone)}, environment)
+        return config
+    return msgspec.structs.replace(config, agent_id=_kept_agent_id(clone, with_host=config.host_in_agent_id))
 
 
 def with_case_rule(clone: Clone, config: CoordinationConfig) -> CoordinationConfig:
@@ -225,18 +230,19 @@ def with_case_rule(clone: Clone, config: CoordinationConfig) -> CoordinationConf
     return msgspec.structs.replace(config, ignore_case=answer.text == "true")
 
 
-def _kept_agent_id(clone: Clone) -> str:
+def _kept_agent_id(clone: Clone, *, with_host: bool) -> str:
     path = Path(clone.state_file(AGENT_ID_FILE))
     try:
         kept = path.read_text("ascii").strip()
-        if AGENT_ID_PATTERN.match(kept):
+        if not AGENT_ID_PATTERN.match(kept):
+            log.warning("%s holds no agent id: a new one is made", path)
+        elif with_host or not names_host(kept):
             return kept
-        log.warning("%s holds no agent id: a new one is made", path)
     except FileNotFoundError:
         pass
     except (OSError, UnicodeError) as error:
         log.warning("%s: %s: a new agent id is made", path, error)
-    made = generate_agent_id()
+    made = generate_agent_id(with_host=with_host)
     write_private(path, made.encode() + b"\n")
     return made
 

@@ -273,9 +273,9 @@ class Pump:
             case Gossip(topic=topic, data=data):
                 if failure is None:
                     self._network.gossip(topic, data)
-            case Publish(ticket=ticket, changes=changes, final=final):
+            case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
                 if failure is None or final:
-                    self._git.publish(ticket, changes, final=final)
+                    self._git.publish(ticket, changes, beside=beside, final=final)
                 else:
                     self.deliver(BranchPublishFailed(ticket=ticket, reason=failure))
             case ReadTable(whole=whole):

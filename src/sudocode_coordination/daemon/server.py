@@ -43,7 +43,7 @@ from sudocode_coordination.api.codec import (
     encode_result,
 )
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import Nothing, Ping, Stop, StopOutcome, Subscribe
+from sudocode_coordination.api.requests import HandOver, Nothing, Ping, Stop, StopOutcome, Subscribe
 from sudocode_coordination.core.io import ClientGone, Input, Reply, RequestCancelled, RequestReceived
 
 MAX_CLIENTS: Final = 256
@@ -196,7 +196,7 @@ class Server:
     """
 
     def __init__(
-        self, *, request: Callable[[RequestReceived], bool], deliver: Callable[[Input], None], stop: Callable[[], None]
+        self, *, request: Callable[[RequestReceived], bool], deliver: Callable[[Input], None], stop: Callable[[bool], None]
     ) -> None:
         self._request = request
         self._deliver = deliver
@@ -366,9 +366,9 @@ class Server:
                 self._answer(connection, call.id, Nothing())
                 for event in tuple(self._recent)[len(self._recent) - min(replay, len(self._recent)) :]:
                     connection.send_event(event)
-            case Stop():
+            case Stop() | HandOver():
                 self._stoppers.append((connection, call.id))
-                self._stop()
+                self._stop(isinstance(call.request, HandOver))
             case _:
                 self._ask_node(connection, call)
 

@@ -7,11 +7,12 @@ a publish reads, builds and swaps, and tries again when it lost the race, up to 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed, Input
-from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name
+from sudocode_coordination.core.records import MAX_RECORD_BYTES, agent_of_name, to_write
 from sudocode_coordination.model import Instant
 from sudocode_coordination.sim.scheduler import Scheduler
 
@@ -106,6 +107,7 @@ class _Job(NamedTuple):
     changes: dict[str, bytes | None]
     final: bool
     started: Instant = 0
+    beside: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class SimGitPort:
@@ -132,9 +134,16 @@ class SimGitPort:
         if not any(job.ticket is None for job in self._waiting):
             self._enqueue(_Job(None, {}, final=False))
 
-    def publish(self, ticket: int, changes: dict[str, bytes | None], *, final: bool = False) -> None:
-        """Write (bytes) or remove (None) files under `peers/`. A final one goes before all that waits."""
-        job = _Job(ticket, dict(changes), final)
+    def publish(
+        self,
+        ticket: int,
+        changes: dict[str, bytes | None],
+        *,
+        beside: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        final: bool = False,
+    ) -> None:
+        """As `ports.GitRemote` has it. A final one goes before all that waits."""
+        job = _Job(ticket, dict(changes), final, beside=dict(beside))
         if final:
             self._finishing = True
             dropped, self._waiting = self._waiting, deque([job])
@@ -219,7 +228,7 @@ class SimGitPort:
             self._done(job, "the remote can't be reached")
             return
         wanted = dict(files)
-        for name, data in job.changes.items():
+        for name, data in to_write(job.changes, job.beside, files).items():
             if data is None:
                 wanted.pop(name, None)
             else:

@@ -303,8 +303,8 @@ class SimNode:
                     self.network.admit(peers)
                 case ReadBranch():
                     self.git.read_branch()
-                case Publish(ticket=ticket, changes=changes, final=final):
-                    self.git.publish(ticket, changes, final=final)
+                case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
+                    self.git.publish(ticket, changes, beside=beside, final=final)
                 case ReadTable(whole=whole):
                     self.table.read_table(whole=whole)
                 case SwapTable():
