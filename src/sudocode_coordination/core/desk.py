@@ -347,7 +347,7 @@ class Desk:
                         last_seen=iso_from_ms(heard) if heard else (record.last_seen if record else None),
                         capabilities=capabilities,
                         leases_held=held.get((peer_id, agent), 0),
-                        reason=peer.reason if peer and not connected else None,
+                        reason=node.membership.reason(peer_id, now.instant),
                     )
                 )
         return tuple(rows)
@@ -424,11 +424,12 @@ class Desk:
             peer = node.membership.peer(peer_id)
             if peer is not None and not peer.connected:
                 agents = ", ".join(sorted(node.discovery.known[peer_id].agents)) if peer_id in node.discovery.known else peer_id
+                why = node.membership.reason(peer_id, now.instant)
                 found.append(
                     DoctorFinding(
                         name="peer",
                         ok=True,  # people switch their machines off
-                        message=f"{agents}: not connected" + (f" ({peer.reason})" if peer.reason else ""),
+                        message=f"{agents}: not connected" + (f" ({why})" if why else ""),
                         hint="it may be off, or a firewall or NAT may be between you; its record ages out by itself",
                     )
                 )

@@ -122,12 +122,15 @@ class Received(NamedTuple):
     verdict: Verdict
     operations: list[DiskOperation] = []
     changes: tuple[EntryChange, ...] = ()
+    forged: bool = False
+    """Its owner has not signed it: an honest peer would not have passed it on."""
 
 
 _KNOWN = Received("known")
 _OLD = Received("old")
 _GAP = Received("gap")
 _REFUSED = Received("refused")
+_FORGED = Received("refused", forged=True)
 _FULL = Received("full")
 
 
@@ -221,7 +224,7 @@ class FeedStore:
         checked = trusted
         if feed is None or epoch > feed.epoch:
             if not (checked or self.signed(envelope)):
-                return _REFUSED
+                return _FORGED
             checked = True
             if feed is None and len(self._current) + len(self._staged) >= MAX_HEADS:
                 return self._fault(owner, "no room for another feed", _FULL)
@@ -238,7 +241,7 @@ class FeedStore:
             self._compare(waiting, envelope)
             return _GAP
         if not (checked or self.signed(envelope)):
-            return _REFUSED
+            return _FORGED
         if seq > feed.seq + 1:
             self._wait(envelope)
             return _GAP

@@ -32,6 +32,7 @@ from sudocode_coordination.core.io import (
     HangUp,
     Input,
     PeerDisconnected,
+    PeerMisbehaved,
     PeerRefused,
     Persist,
     Publish,
@@ -58,6 +59,7 @@ MAX_PEER_BYTES: Final = 16 << 20
 """The same in bytes: sixteen of the largest frames."""
 MAX_FRAME_BYTES: Final = 64 << 20
 """Of all peers together: what a daemon may grow by under a flood. The peer whose frame does not fit is disconnected."""
+TOO_FAST: Final = "sent faster than could be handled"
 MAX_HINTS: Final = 2_048
 """Gossip and refusals that wait. Nothing depends on them: more are dropped."""
 BATCH: Final = 64
@@ -135,9 +137,9 @@ class Pump:
                 count, size = self._frames.get(peer, (0, 0))
                 count, size = count + 1, size + len(frame)
                 if count > MAX_PEER_FRAMES or size > MAX_PEER_BYTES or self._frame_bytes + len(frame) > MAX_FRAME_BYTES:
-                    log.warning("peer %s sends faster than can be handled: disconnected", peer)
                     self._cut.add(peer)
-                    self._network.hang_up(peer, "sent faster than could be handled")
+                    self._network.hang_up(peer, TOO_FAST)
+                    self.deliver(PeerMisbehaved(peer=peer, reason=TOO_FAST))
                     return
                 self._frames[peer] = (count, size)
                 self._frame_bytes += len(frame)
