@@ -43,6 +43,8 @@ from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs
 
 MAX_OFFERS: Final = 2_000
 """Records that wait to be published for others: as many as are read."""
+MAX_PEER_OFFERS: Final = 500
+"""Of those, offered by one peer: as many as a clone may have agents. One alone must not take the room of all."""
 PUBLISH_GAP_MS: Final = 15_000
 """Between two pushes of this peer: four a minute at most; hosts ask for no more than six in a repository."""
 RETRY_MS: Final = 2_000
@@ -389,7 +391,8 @@ class Discovery:
 
     def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
         name = offered_name(data)
-        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
+        crowded = len(self._offers) >= MAX_OFFERS or sum(o.peer == peer for o in self._offers.values()) >= MAX_PEER_OFFERS
+        if name is None or self._stopping or (name not in self._offers and crowded):
             return
         record = parse_record(name, data, self._keyring)
         if isinstance(record, str) or peer_of(record) == self._self:

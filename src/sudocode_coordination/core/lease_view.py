@@ -91,7 +91,7 @@ def entry_of(holding: Holding, signature: str = "") -> Json:
         aged=body.aged,
         token=holding.token,
         strict=holding.strict,
-        handover=left and HandoverEntry(commit=left.commit, branch=left.branch, agent_id=left.agent_id, at=left.at),
+        handover=HandoverEntry(commit=left.commit, branch=left.branch, agent_id=left.agent_id, at=left.at) if left else None,
         signature=signature,
     )
     return msgspec.to_builtins(entry)
