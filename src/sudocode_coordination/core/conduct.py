@@ -187,7 +187,9 @@ class Conduct:
         if record is None:
             record = self._records[peer] = _Record(now)
             while len(self._records) > MAX_PEERS:
-                self._records.popitem(last=False)
+                gone, _ = self._records.popitem(last=False)
+                self._cut.discard(gone)
+                self._kept_out.pop(gone, None)
         else:
             self._records.move_to_end(peer)
         return record
