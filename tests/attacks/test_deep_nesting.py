@@ -11,7 +11,7 @@ import pytest
 from tests.attacks.siege import Siege
 from tests.core.feeds import Pen, identity
 
-from sudocode_coordination.api.codec import decode_request
+from sudocode_coordination.api.codec import CallError, decode_call
 from sudocode_coordination.cli.branch import _parse as doctor_reads
 from sudocode_coordination.core.feed import decode_envelope
 from sudocode_coordination.core.grammar import FeedState, client_id, parse_update
@@ -80,7 +80,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], Callable[..., bytes]]] = {
     "record in the doctor's hands": (lambda data: refuses(doctor_reads("agent-a.json", data)), text),
     "meta of the table": (table(META), text),
     "lease in the table": (table(path_of(ENTRY)), text),
-    "request at the local socket": (decode_request, text),
+    "request at the local socket": (decode_call, text),
 }
 
 
@@ -89,7 +89,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], Callable[..., bytes]]] = {
 @pytest.mark.parametrize("name", PARSERS)
 def test_depth_is_refused_by_every_parser(name: str, depth: int, maps: bool) -> None:
     parse, make = PARSERS[name]
-    with pytest.raises((CoordinationError, ValueError)):
+    with pytest.raises((CoordinationError, ValueError, CallError)):
         parse(make(depth, maps=maps))
 
 
