@@ -1,8 +1,8 @@
-"""Where the stories play: two honest clones at work, and mallory, who may push, and so is a peer; but no program of ours runs there.
+"""Where the stories play: two honest clones at work, and mallory, who may push and so is a peer, but runs no program of ours.
 
     siege = Siege()
     siege.says(Claim(…))            # mallory, to ann, on their connection
-    assert siege.is_out             # ann has hung up,
+    assert siege.is_out()             # ann has hung up,
     assert "name of another" in siege.reason   # `coord peers` says why,
     siege.is_unharmed()             # and ann and ben go on with their work
 
@@ -136,7 +136,6 @@ class Siege:
         """Something reaches ann by gossip."""
         self.gives(self.ann, GossipReceived(topic=topic, data=data))
 
-    @property
     def is_out(self) -> bool:
         """Ann has hung up on mallory, and does not let that peer in."""
         return self.mallory not in self.ann.links and self.mallory not in self.ann.admitted
@@ -236,7 +235,7 @@ class Siege:
                 pass
 
     def _answer(self, messages: tuple[WireMessage, ...]) -> None:
-        """Mallory answers claims and beats as everybody does: not to answer is to deny leases, which peers are trusted not to do."""
+        """Mallory answers as everybody does: not to answer claims is to deny leases, which peers are trusted not to do."""
         self.heard += messages
         answers: list[WireMessage] = [Ack(id=m.claim.id, round=m.round) for m in messages if isinstance(m, Claim)]
         answers += [beat(pong=m.ping) for m in messages if isinstance(m, Presence) and m.pong is None]

@@ -1,5 +1,5 @@
-"""Lists in lists in lists: what overflows native stacks, or Python's own. Everything that comes from elsewhere is parsed by something
-that refuses depth, or does not recurse."""
+"""Lists in lists in lists: what overflows native stacks, or Python's own. Everything that comes from elsewhere is parsed by
+something that refuses depth, or does not recurse."""
 
 from __future__ import annotations
 

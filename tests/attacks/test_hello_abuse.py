@@ -26,9 +26,9 @@ def test_who_says_hello_again_and_again_is_dropped() -> None:
     siege = Siege()
     for _ in range(MAX_HELLOS - 1):
         siege.says(Hello(incarnation=1))
-    assert not siege.is_out
+    assert not siege.is_out()
     siege.says(Hello(incarnation=1))
-    assert siege.is_out
+    assert siege.is_out()
     assert "said hello more than" in siege.reason
     siege.is_unharmed()
 
@@ -37,7 +37,7 @@ def test_a_frame_full_of_hellos_is_not_answered_once() -> None:
     siege = Siege()
     siege.heard.clear()
     siege.says(*(Hello(incarnation=n) for n in range(1_000)))
-    assert siege.is_out
+    assert siege.is_out()
     assert not any(isinstance(message, Envelopes) for message in siege.heard)
 
 

@@ -100,7 +100,7 @@ def test_a_state_vector_of_five_bytes_allocates_nothing(tail: bytes) -> None:
 def test_numbers_beyond_a_limit_drop_who_sends_them(message: dict[str, Any]) -> None:
     siege = Siege()
     siege.sends(msgspec.msgpack.encode([message]))
-    assert siege.is_out
+    assert siege.is_out()
     assert "malformed frame" in siege.reason
     siege.is_unharmed()
 
@@ -145,7 +145,7 @@ def test_renewals_of_twenty_thousand_claims_that_do_not_exist_are_one_answer() -
 
 
 def test_thousands_of_made_up_members_are_bounded() -> None:
-    """Mallory can make ann count peers that do not exist: leases become harder to get then, for a week at most; memory does not grow."""
+    """Mallory can make ann count peers that do not exist, so that leases are harder to get; but memory does not grow."""
     siege = Siege()
     for start in range(0, 40_000, MAX_MEMBERS):
         siege.says(Members(members=tuple(Member(f"nobody-{start + n}", MAX_HOLD_MS, True) for n in range(MAX_MEMBERS))))

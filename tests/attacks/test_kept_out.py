@@ -23,7 +23,7 @@ def test_longer_each_time_and_never_for_good() -> None:
     times = []
     for _ in range(9):
         siege.sends(b"\xc1")
-        assert siege.is_out
+        assert siege.is_out()
         times.append(bench_ms(siege))
     assert times == [min(FIRST_BENCH_MS << n, MAX_BENCH_MS) for n in range(9)]
 
@@ -46,7 +46,7 @@ def test_a_new_record_on_the_branch_does_not_let_mallory_in_sooner() -> None:
     siege.branch["agent-mallory2.json"] = siege.record_of("mallory", agent_id="mallory2")
     siege.ann.effects.clear()
     siege.looks()
-    assert siege.is_out
+    assert siege.is_out()
     assert not [e for e in siege.ann.effects if isinstance(e, Dial) and e.peer == siege.mallory]
 
 
@@ -65,7 +65,7 @@ def test_the_reason_is_kept_while_the_peer_is_back_and_for_an_hour() -> None:
 def test_what_the_network_part_sees_counts_the_same() -> None:
     siege = Siege()
     siege.gives(siege.ann, PeerMisbehaved(peer=siege.mallory, reason="opens too many streams"))
-    assert siege.is_out
+    assert siege.is_out()
     assert "opens too many streams" in siege.reason
     findings = siege.asks("ann", GetFindings())
     assert any("opens too many streams" in finding.message for finding in findings if finding.name == "peer")

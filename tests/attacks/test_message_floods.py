@@ -29,7 +29,7 @@ def test_more_messages_than_anybody_has_to_say() -> None:
     siege = Siege()
     frame = encode_frame([beat(count=n) for n in range(MAX_MESSAGES)])
     frames = 0
-    while not siege.is_out:
+    while not siege.is_out():
         siege.sends(frame)
         frames += 1
     assert frames == BURST_WORK // MAX_MESSAGES + 1
@@ -43,7 +43,7 @@ def test_more_bytes_than_anybody_has_to_say() -> None:
     frame = msgspec.msgpack.encode([{"t": "song", "notes": bytes(MAX_FRAME_BYTES - 100)}])  # a type of message to come
     assert MAX_FRAME_BYTES - 100 < len(frame) <= MAX_FRAME_BYTES
     frames = 0
-    while not siege.is_out:
+    while not siege.is_out():
         siege.sends(frame)
         frames += 1
     assert frames == BURST_BYTES // len(frame) + 1
@@ -63,17 +63,17 @@ def test_slow_enough_is_no_flood() -> None:
 def test_a_new_connection_buys_nothing() -> None:
     siege = Siege()
     frame = encode_frame([beat(count=n) for n in range(MAX_MESSAGES)])
-    while not siege.is_out:
+    while not siege.is_out():
         siege.sends(frame)
     assert not siege.connects()
     siege.advance(conduct.FIRST_BENCH_MS)
     assert siege.connects()
     siege.sends(frame)  # what five seconds have brought …
     siege.sends(frame)
-    assert not siege.is_out
+    assert not siege.is_out()
     for _ in range(4):
         siege.sends(frame)  # … is soon spent
-    assert siege.is_out
+    assert siege.is_out()
     assert "2 times" in siege.reason
 
 
@@ -85,7 +85,7 @@ def test_useless_envelopes_are_work_too() -> None:
     assert work_of(message) == 4_001
     for _ in range(BURST_WORK // 4_000 + 1):
         siege.says(message)
-    assert siege.is_out
+    assert siege.is_out()
     siege.is_unharmed()
 
 

@@ -34,7 +34,7 @@ def test_half_an_epoch_takes_nothing_out_of_view() -> None:
 
 
 def test_nobody_but_ann_can_make_ann_begin_anew() -> None:
-    """A head that says "I have more of your feed than you" is a hint to ask, and no more, until it is shown with ann's signature."""
+    """A head that says "I have more of your feed than you" is a hint to ask, until that is shown with ann's signature."""
     siege = Siege()
     before = siege.ann.node.sync.incarnation
     for epoch in (before + 1, WALL * 2, (1 << 53) - 1):

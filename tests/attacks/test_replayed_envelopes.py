@@ -20,7 +20,8 @@ from sudocode_coordination.model import Json
 
 def diary(length: int) -> tuple[list[Envelope], dict[str, Json]]:
     """What carol wrote, one step after the other, and what stands in the end."""
-    pen, stands = Pen("carol"), {}
+    pen = Pen("carol")
+    stands: dict[str, Json] = {}
     envelopes = []
     for n in range(length):
         key, value = f"k{n % 5}", {"n": n}

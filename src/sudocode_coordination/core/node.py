@@ -467,6 +467,7 @@ class Node:
                 case Misbehaved(peer=peer, reason=reason):
                     self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():
+                    self.sync.store.known = frozenset(self.discovery.known)
                     self._route(self.membership.known_changed(self.discovery.known, now), step, now)
                     self._route(self._view_changed(now), step, now)
                 case Respond():
