@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final, NamedTuple, assert_never
 
+from sudocode_coordination.core.resources import pattern_count
 from sudocode_coordination.core.wire import (
     Ack,
     Bye,
@@ -29,7 +30,7 @@ from sudocode_coordination.core.wire import (
     WireMessage,
 )
 from sudocode_coordination.errors import ProtocolError
-from sudocode_coordination.model import Instant, Now, PeerId, WallMs
+from sudocode_coordination.model import Instant, Now, PeerId, Resource, WallMs
 
 BYTES_PER_SECOND: Final = 16 << 20
 """Of one peer, for long: what answers to our own questions can bring (`sync.ANSWER_BYTES` in each half second)."""
@@ -44,7 +45,14 @@ BURST_WORK: Final = 60_000
 MAX_HELLOS: Final = 3
 """On one connection: one is due. Each makes us compare all feeds, and answer with what the peer says that it lacks."""
 SMALL_PER_UNIT: Final = 16
-"""Heads, numbers, members, names: so many are one unit."""
+"""Heads, numbers, members: so many are one unit."""
+NAMES_PER_UNIT: Final = 4
+"""Names in a claim: each is looked for among all claims."""
+UNITS_OF_PATTERN: Final = 100
+"""A pattern in a claim: one can be made that has to be compared with all others that there are, some 10 ms. An honest clone has
+256 at most (`claims.MAX_OWN_PATTERNS`)."""
+BYTES_PER_UNIT: Final = 1_024
+"""Of envelopes, beside themselves: entries in them are judged one by one."""
 FIRST_BENCH_MS: Final = 5_000
 """How long who broke a rule is kept out, doubled each time …"""
 MAX_BENCH_MS: Final = 300_000
@@ -199,7 +207,7 @@ def work_of(message: WireMessage) -> int:
     """What a message costs here, in units."""
     match message:
         case Envelopes():
-            return 1 + len(message.envelopes)
+            return 1 + sum(1 + len(envelope.update) // BYTES_PER_UNIT for envelope in message.envelopes)
         case RecordOffer():
             return 1 + len(message.records)
         case Ack():
@@ -207,7 +215,7 @@ def work_of(message: WireMessage) -> int:
         case Bye():
             return 1 + len(message.known)
         case Claim():
-            return 1 + len(message.claim.resources) // SMALL_PER_UNIT
+            return 1 + _work_of_names(message.claim.resources)
         case Hello() | Heads():
             return 1 + len(message.heads) // SMALL_PER_UNIT
         case Members():
@@ -217,9 +225,12 @@ def work_of(message: WireMessage) -> int:
         case RenewAck():
             return 1 + len(message.unsettled)  # each is claimed anew
         case StrictAsk(op=op):
-            names = op.claim.resources if isinstance(op, StrictAcquire) else op.claims
-            return 1 + len(names) // SMALL_PER_UNIT
+            return 1 + (_work_of_names(op.claim.resources) if isinstance(op, StrictAcquire) else len(op.claims) // SMALL_PER_UNIT)
         case Presence() | Granted() | End() | StrictAnswer():
             return 1
         case _:
             assert_never(message)
+
+
+def _work_of_names(resources: tuple[Resource, ...]) -> int:
+    return len(resources) // NAMES_PER_UNIT + UNITS_OF_PATTERN * pattern_count(resources)
