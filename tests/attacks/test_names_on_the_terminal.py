@@ -88,7 +88,8 @@ def besieged() -> Siege:
             ("fileDiffs", name[:200]): name,
             ("leases", f"1.{n}"): {
                 "agent": "m", "resources": [["file", name], ["issue", name], ["component", name]], "mode": "exclusive",
-                "priority": 0, "lamport": 1, "ttlMs": 60_000, "state": "granted", "grade": "provisional", "since": name[:40], "note": name[:4_000],
+                "priority": 0, "lamport": 1, "ttlMs": 60_000, "state": "granted", "grade": "provisional", "since": name[:40],
+                "note": name[:4_000],
                 "handover": {"commit": "c0ffee" + "0" * 34, "branch": name[:200], "agentId": "m", "at": name[:40]},
             },
             ("leases", name[:30]): {"agent": name},
