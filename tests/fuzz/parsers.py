@@ -191,7 +191,7 @@ def hello(data: bytes) -> None:
 def _at_once(work: Awaitable[Any]) -> Any:
     """The result of something that never has to wait."""
     try:
-        work.__await__().send(None)  # type: ignore[attr-defined]
+        work.__await__().send(None)
     except StopIteration as done:
         return done.value
     raise AssertionError("it waits")
@@ -208,7 +208,7 @@ def names(data: bytes) -> None:
     found = []
     for kind in ("file", "issue"):
         for name in (first, second):
-            resource = Resource(kind, name[:1_024])  # type: ignore[arg-type]
+            resource = Resource(kind, name[:1_024])
             try:
                 sound = normalise(resource)
             except ResourceError:
@@ -284,9 +284,10 @@ def _seeds() -> dict[str, tuple[bytes, ...]]:
 def _next_updates() -> list[bytes]:
     """What may come next in the feed that has begun."""
     found = []
-    for writes in ({("leases", "a"): 3}, {("leases", "a"): None}, {("leases", "c"): "again"}, {("specUpdates", "d"): [{}]}):
+    steps: list[Any] = [{("leases", "a"): 3}, {("leases", "a"): None}, {("leases", "c"): "again"}, {("specUpdates", "d"): [{}]}]
+    for writes in steps:
         pen, _ = begun()
-        found.append(pen.update(writes))  # type: ignore[arg-type]
+        found.append(pen.update(writes))
     return found
 
 
