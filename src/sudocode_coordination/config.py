@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import tomllib
 from collections.abc import Mapping
 from functools import cache
@@ -21,6 +22,8 @@ from sudocode_coordination.model import AGENT_ID_PATTERN, PartitionPolicy
 
 CONFIG_FILE: Final = ".sudocode/coordination.toml"
 ENVIRONMENT_PREFIX: Final = "COORD_"
+MAX_CONFIG_BYTES: Final = 64 << 10
+"""Of the file: all keys with comments take 10 KB."""
 _NOT_CONFIG: Final = frozenset({"COORD_AGENT", "COORD_OVERRIDE"})
 """Variables with our prefix that are no configuration keys: who acts, and a guard's override."""
 
@@ -172,17 +175,41 @@ def create_default_config(agent_id: str | None = None, **values: Any) -> Coordin
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The keys of a `coordination.toml`; nothing if there is no such file.
+    """The keys of a `coordination.toml`; nothing if there is no such file. It comes with the repository, whoever wrote that.
 
     Raises:
         ConfigError: the file is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        data = _read_plain_file(path)
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: {error}", hint="it must be TOML with keys like `lease_ttl_ms = 300000`") from None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: {error}", hint="it must be a plain file of TOML") from None
+    return parse_config(data, str(path))
+
+
+def parse_config(data: bytes, source: str) -> dict[str, Any]:
+    """The keys in TOML.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are a ValueError, too
+        raise ConfigError(f"{source}: {error}", hint="it must be TOML with keys like `lease_ttl_ms = 300000`") from None
+
+
+def _read_plain_file(path: Path) -> bytes:
+    """A link to a device or a pipe would be read without end, or waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - a descriptor
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("no plain file")
+        data = file.read(MAX_CONFIG_BYTES + 1)
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ValueError(f"more than {MAX_CONFIG_BYTES} bytes")
+    return data
 
 
 def read_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:

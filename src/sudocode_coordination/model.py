@@ -245,7 +245,7 @@ class PeerInfo(Value, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
     leases_held: int = 0
     reason: str | None = None
-    """Why it is not connected, or was refused."""
+    """Why it is not connected, and why it was dropped last if it broke a rule, for an hour."""
 
 
 class Conflict(Value, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from random import Random
 import msgspec
 
 from sudocode_coordination.adapters.identity import Identity
-from sudocode_coordination.core.facts import EntriesChanged, Notify, Output, Root, Say
+from sudocode_coordination.core.facts import EntriesChanged, Misbehaved, Notify, Output, Root, Say
 from sudocode_coordination.core.feed import decode_envelope, signed_bytes
 from sudocode_coordination.core.grammar import FeedState, client_id, parse_update
 from sudocode_coordination.core.io import DiskContents, Gossip, Persist, StoredEnvelope
@@ -71,6 +71,7 @@ class Peer:
         self.said: list[tuple[PeerId, WireMessage]] = []
         self.gossip: list[bytes] = []
         self.events: list[Notify] = []
+        self.faults: list[Misbehaved] = []
         self.changes: list[EntriesChanged] = []
         self.stored: set[tuple[PeerId, int, int]] = set()
         self.start()
@@ -104,6 +105,8 @@ class Peer:
                     self.gossip.append(output.data)
                 case Notify():
                     self.events.append(output)
+                case Misbehaved():
+                    self.faults.append(output)
                 case EntriesChanged():
                     self.changes.append(output)
                 case _:

@@ -19,7 +19,7 @@ from typing import Any
 
 from sudocode_coordination.api.requests import AcquireLease, LeaseOutcome
 from sudocode_coordination.config import CoordinationConfig, create_default_config
-from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Say, Write
+from sudocode_coordination.core.facts import EntryChange, Misbehaved, Notify, Output, Root, Say, Write
 from sudocode_coordination.core.holdings import Holding, Ticket, View
 from sudocode_coordination.core.io import DiskContents, Persist, Reply, StoredValue
 from sudocode_coordination.core.leases import LeaseManager
@@ -86,6 +86,8 @@ class Station:
         self.machine = LeaseManager(name, self.config, Ring(name))
         self.answers: dict[int, LeaseOutcome] = {}
         self.events: list[Notify] = []
+        self.faults: list[Misbehaved] = []
+        """What it saw others do that they may not."""
         self.said: list[tuple[PeerId, LeaseMessage]] = []
         self.document: dict[str, Json] = {}
         """Its leases there …"""
@@ -185,6 +187,8 @@ class Bench:
                     station.answers[asked] = value
                 case Notify():
                     station.events.append(output)
+                case Misbehaved():
+                    station.faults.append(output)
                 case Write(root=root, key=key, value=value):
                     document = station.history if root == "leaseHistory" else station.document
                     document[key] = value

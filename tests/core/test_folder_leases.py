@@ -8,9 +8,10 @@ from tests.core.node_bench import NodeBench
 
 from sudocode_coordination.api.requests import AcquireLease, CheckConflicts, ListLeases, ReleaseLease, RenewLease, SetWork
 from sudocode_coordination.core.agents import Agents
+from sudocode_coordination.core.facts import EntryChange
 from sudocode_coordination.core.wire import Claim, ClaimBody
 from sudocode_coordination.errors import ResourceError
-from sudocode_coordination.model import Json, Resource
+from sudocode_coordination.model import Json, Now, Resource
 
 
 @pytest.mark.parametrize("held", ["src/auth/", "src/auth", "src/**/*.py", "src/auth/*.py", "**", "./", "src/*/"])
@@ -148,15 +149,17 @@ def test_work_on_a_folder_clashes_with_work_in_it() -> None:
         ("peer", "other", {"files": ["src/a.py", "a//b", "/etc"], "startedAt": "x", "updatedAt": "x"}),
     ]
 
-    class Fixed:
+    class Empty:
         def entries(self, _root: str, /) -> object:
-            return iter(entries)
+            return iter(())
 
         def get(self, _root: str, _owner: str, _key: str, /) -> None:
             return None
 
-    agents = Agents("me", "boss", (), Fixed())  # type: ignore[arg-type]
+    agents, now = Agents("me", "boss", (), Empty()), Now(0, 0)  # type: ignore[arg-type]
+    told = []
+    for owner, key, value in entries:
+        changes = (EntryChange(root="activeWork", key=key, value=value),)
+        told += [note for note in agents.entries_changed(owner, changes, now) if note.type == "conflicts-detected"]  # type: ignore[union-attr]
     assert [(c.agent_id, c.resource.path) for c in agents.work_conflicts("boss", (file("src/*.py"),))] == [("other", "src/a.py")]
-    (told,) = agents.clashes()
-    assert told.agent_id == "boss"  # type: ignore[union-attr]
-    assert agents.clashes() == []
+    assert [note.agent_id for note in told] == ["boss"]  # type: ignore[union-attr]

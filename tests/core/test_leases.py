@@ -373,6 +373,7 @@ def test_nobody_speaks_for_another() -> None:
     bench.hears("bob", "mallory", a_claim("no id", "b.py", granted=True))
     bench.hears("bob", "mallory", a_claim("mallory.x.1", "b.py", granted=True))
     bench.hears("bob", "mallory", End(id="alice.1.1", reason="released"))
+    assert [fault.peer for fault in bench["bob"].faults] == ["mallory"] * 4
     bench.hears("bob", "mallory", Granted(id="alice.1.1", grade="provisional"))
     bench.hears("alice", "mallory", End(id="alice.1.1", reason="released"))
     bench.hears("alice", "mallory", Granted(id="alice.1.1", grade="provisional"))

@@ -258,6 +258,7 @@ def test_forged_own_envelopes_change_nothing() -> None:
     before = heads_of(peer)
     forged = msgspec.structs.replace(pen.lease("x", 1), owner=peer.id, epoch=WALL_MS * 2)
     peer.take(peer.sync.received(pen.owner, Envelopes(envelopes=(forged,)), peer.now))
+    assert [fault.peer for fault in peer.faults] == [pen.owner]
     peer.take(peer.sync.greeted(pen.owner, (Head(peer.id, WALL_MS * 3, 7),), peer.now))
     assert heads_of(peer) == before
     assert peer.sync.incarnation == before[peer.id][0]

@@ -11,6 +11,7 @@ PEERS_PATH: Final = (b".sudocode", b"coordination", b"peers")
 MAX_LISTING_BYTES: Final = 4 << 20
 """Of one directory on the branch: 40,000 entries. More is no coordination branch."""
 _TREE: Final = b"40000"
+_MODES: Final = frozenset((_TREE, b"100644", b"100664", b"100755", b"120000", b"160000"))
 PLAIN_FILES: Final = frozenset((b"100644", b"100755"))
 
 
@@ -128,10 +129,18 @@ class GitTrees:
         raise AssertionError("the loop ends at the root")
 
     async def _write_tree(self, entries: dict[bytes, Entry]) -> bytes:
-        lines = [e.mode.zfill(6) + b" " + e.kind + b" " + e.sha + b"\t" + name + b"\0" for name, e in sorted(entries.items())]
+        sound = sorted((name, entry) for name, entry in entries.items() if _is_sound(name, entry))
+        lines = [e.mode.zfill(6) + b" " + e.kind + b" " + e.sha + b"\t" + name + b"\0" for name, e in sound]
         # --missing: entries of others that a partial clone has not fetched stay what they are.
         outcome = await self._git.run("mktree", "-z", "--missing", stdin=b"".join(lines))
         return outcome.checked("mktree").strip()
+
+
+def _is_sound(name: bytes, entry: Entry) -> bool:
+    """Whether git would write that entry, too. One that it would not, made by hand, must not keep everybody from publishing: it is
+    left out of the next commit."""
+    known = entry.mode in _MODES and entry.sha.strip(b"0")
+    return bool(known) and b"/" not in name and name.lower() not in (b"", b".", b"..", b".git")
 
 
 def _parse_tree(data: bytes, sha_size: int) -> dict[bytes, Entry]:

@@ -20,18 +20,15 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
 from libp2p.abc import IHost, INetStream
 from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
@@ -39,7 +36,7 @@ from sudocode_coordination.adapters import libp2p_addresses as addressing
 from sudocode_coordination.adapters import libp2p_faults as faults
 from sudocode_coordination.adapters.delivery import GossipQueue, Outbox
 from sudocode_coordination.adapters.identity import Identity
-from sudocode_coordination.adapters.libp2p_connections import Connections
+from sudocode_coordination.adapters.libp2p_connections import Connections, Dialling, Running
 from sudocode_coordination.adapters.links import (
     ACCEPT,
     DUPLICATE,
@@ -61,6 +58,7 @@ from sudocode_coordination.core.io import (
     Listening,
     PeerConnected,
     PeerDisconnected,
+    PeerMisbehaved,
     PeerRefused,
 )
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
@@ -82,28 +80,6 @@ _STAGGER_SECONDS: Final = 0.05
 _HELLO_SECONDS: Final = 5.0
 _MAX_REFUSALS_PER_SECOND: Final = 20
 """`PeerRefused` told to the node; strangers may knock as often as they like."""
-
-
-@dataclass
-class _Dial:
-    """One `dial` until its one answer."""
-
-    peer: PeerId
-    addresses: list[Multiaddr]
-    scope: trio.CancelScope
-    hello_turn: trio.Lock = field(default_factory=trio.Lock)
-    failures: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Running:
-    """What exists only while a host runs."""
-
-    host: IHost
-    swarm: Swarm
-    pubsub: Pubsub
-    nursery: trio.Nursery
-    connections: Connections
 
 
 class Libp2pNetwork:
@@ -139,11 +115,11 @@ class Libp2pNetwork:
         self._closings = closings
         self._admitted: frozenset[PeerId] = frozenset()
         self._links: dict[PeerId, Link] = {}
-        self._dials: dict[PeerId, _Dial] = {}
+        self._dials: dict[PeerId, Dialling] = {}
         self._openings: dict[PeerId, trio.Event] = {}
         self._instance = secrets.token_bytes(8)
         self._count = 0
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._outbox = Outbox(deliver)
         self._gossip = GossipQueue()
         self._refusals_left = _MAX_REFUSALS_PER_SECOND
@@ -160,7 +136,7 @@ class Libp2pNetwork:
             reason = "the network is down" if running is None else "it is not admitted"
             self._outbox.later(DialFailed(peer=peer, reason=reason))
             return
-        dial = _Dial(peer, addressing.dial_order(addresses, peer), trio.CancelScope())
+        dial = Dialling(peer, addressing.dial_order(addresses, peer), trio.CancelScope())
         self._dials[peer] = dial
         running.nursery.start_soon(self._run_dial, running, dial)
 
@@ -246,10 +222,15 @@ class Libp2pNetwork:
         sockets = faults.Sockets()
         faults.gate_peers(swarm, self._verdict, sockets, closings=self._closings)
         pubsub, router = faults.make_pubsub(
-            host, TOPICS, accepts=self._accepts_gossip, on_message=self._on_gossip, closings=self._closings
+            host,
+            TOPICS,
+            accepts=self._accepts_gossip,
+            on_message=self._on_gossip,
+            on_flood=self._on_flood,
+            closings=self._closings,
         )
         faults.drop_notifees(swarm)
-        faults.contain_streams(swarm, self._may_connect, closings=self._closings)
+        faults.contain_streams(swarm, self._may_connect, self._on_flood, closings=self._closings)
         async with AsyncExitStack() as stack:
             stack.callback(sockets.close_all)
             stack.callback(pubsub.seen_messages.stop)  # fault: a thread that nobody ends
@@ -268,7 +249,7 @@ class Libp2pNetwork:
             for topic in TOPICS:
                 await pubsub.subscribe(topic)
             async with trio.open_nursery() as nursery:
-                running = _Running(host, swarm, pubsub, nursery, Connections(swarm, nursery, sockets))
+                running = Running(host, swarm, pubsub, nursery, Connections(swarm, nursery, sockets, self._on_flood))
                 host.set_stream_handler(_SYNC, lambda stream: self._on_sync_stream(running, stream))
                 self._running = running
                 nursery.start_soon(self._tick, running)
@@ -312,7 +293,7 @@ class Libp2pNetwork:
 
     # --- dialling -----------------------------------------------------------------------------------------------------------
 
-    async def _run_dial(self, running: _Running, dial: _Dial) -> None:
+    async def _run_dial(self, running: Running, dial: Dialling) -> None:
         with dial.scope, trio.move_on_after(_DIAL_SECONDS) as limit:
             async with trio.open_nursery() as nursery:
                 for address in dial.addresses:
@@ -327,7 +308,7 @@ class Libp2pNetwork:
             reason = "; ".join(dict.fromkeys(dial.failures[-4:])) or "it has no usable address"
             self._outbox.now(DialFailed(peer=dial.peer, reason=reason))
 
-    async def _attempt(self, running: _Running, dial: _Dial, address: Multiaddr, failed: trio.Event) -> None:
+    async def _attempt(self, running: Running, dial: Dialling, address: Multiaddr, failed: trio.Event) -> None:
         peer_id = ID.from_base58(dial.peer)
         connection: Any = None
         try:
@@ -350,7 +331,7 @@ class Libp2pNetwork:
             if connection is not None:
                 running.connections.close_soon(connection)
 
-    async def _open_sync_stream(self, running: _Running, peer: PeerId, connection: Any, address: str) -> None:
+    async def _open_sync_stream(self, running: Running, peer: PeerId, connection: Any, address: str) -> None:
         stream = await connection.new_stream()
         try:
             await MultiselectClient().select_one_of([_SYNC], MultiselectCommunicator(stream), int(_HELLO_SECONDS))
@@ -381,13 +362,11 @@ class Libp2pNetwork:
 
     # --- links ----------------------------------------------------------------------------------------------------------
 
-    async def _on_sync_stream(self, running: _Running, stream: INetStream) -> None:
+    async def _on_sync_stream(self, running: Running, stream: INetStream) -> None:
         peer = stream.muxed_conn.peer_id.to_base58()
         connection: Any = stream.swarm_conn  # type: ignore[attr-defined]
+        hello = await self._hello_of(peer, stream)
         with trio.fail_after(_HELLO_SECONDS):
-            hello = await read_hello(stream)
-            if hello.kind != OPEN:
-                raise ProtocolError(f"a hello of kind {hello.kind} where one that opens is due")
             while peer in self._openings and self.peer_id < peer:
                 await self._openings[peer].wait()
         link = self._links.get(peer)
@@ -402,9 +381,23 @@ class Libp2pNetwork:
         link = self._take_up(running, peer, stream, connection, address, "in", hello, encode_hello(accept))
         await self._run_link(running, link, connection)
 
+    async def _hello_of(self, peer: PeerId, stream: INetStream) -> Hello:
+        """The hello of who opened the stream; why there is none is told, and raised."""
+        try:
+            with trio.fail_after(_HELLO_SECONDS):
+                hello = await read_hello(stream)
+            if hello.kind != OPEN:
+                raise ProtocolError(f"a hello of kind {hello.kind} where one that opens is due")
+        except (trio.TooSlowError, ProtocolError) as error:
+            slow = isinstance(error, trio.TooSlowError)  # it may be a fault of the machine, or of the way
+            reason = f"opened a stream and said no hello within {_HELLO_SECONDS:.0f} s" if slow else str(error)
+            self._outbox.now(PeerMisbehaved(peer=peer, reason=reason, keep_out=not slow))
+            raise
+        return hello
+
     def _take_up(
         self,
-        running: _Running,
+        running: Running,
         peer: PeerId,
         stream: INetStream,
         connection: Any,
@@ -438,11 +431,13 @@ class Libp2pNetwork:
         running.pubsub.manager.run_task(running.pubsub._handle_new_peer_with_retry, ID.from_base58(peer))
         return link
 
-    async def _run_link(self, running: _Running, link: Link, connection: Any) -> None:
+    async def _run_link(self, running: Running, link: Link, connection: Any) -> None:
         try:
             await link.run()
         finally:
             self._forget(link, link.reason)
+            if link.fault:
+                self._outbox.now(PeerMisbehaved(peer=link.peer, reason=link.reason))
             if self._running is running:
                 running.connections.close_soon(connection)
 
@@ -459,13 +454,21 @@ class Libp2pNetwork:
         else:
             self._outbox.now(item)
 
+    def _on_flood(self, peer: PeerId, reason: str) -> None:
+        """It does too much of something below the links."""
+        link = self._links.get(peer)
+        if link is not None:
+            self._forget(link, reason)
+            link.close_nowait(reason)
+        self._outbox.now(PeerMisbehaved(peer=peer, reason=reason))
+
     def _on_frame(self, link: Link, frame: bytes) -> None:
         if self._links.get(link.peer) is link:
             self._outbox.now(FrameReceived(peer=link.peer, frame=frame))
 
     # --- housekeeping -----------------------------------------------------------------------------------------------------
 
-    async def _tick(self, running: _Running) -> None:
+    async def _tick(self, running: Running) -> None:
         last = look = trio.current_time()
         while True:
             await trio.sleep(_TICK_SECONDS)

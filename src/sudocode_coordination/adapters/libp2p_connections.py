@@ -1,13 +1,17 @@
-"""The connections under the links: which are in use, and the end of those that are not."""
+"""The connections under the links: those under way, which are in use, and the end of those that are not."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import trio
+from libp2p.abc import IHost
 from libp2p.network.swarm import Swarm
+from libp2p.pubsub.pubsub import Pubsub
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_faults as faults
 from sudocode_coordination.model import PeerId
@@ -19,13 +23,25 @@ UNUSED_SECONDS: Final = 8.0
 _CLOSE_SECONDS: Final = 3.0
 
 
+@dataclass
+class Dialling:
+    """One `dial` until its one answer."""
+
+    peer: PeerId
+    addresses: list[Multiaddr]
+    scope: trio.CancelScope
+    hello_turn: trio.Lock = field(default_factory=trio.Lock)
+    failures: list[str] = field(default_factory=list)
+
+
 class Connections:
     """Of one running host."""
 
-    def __init__(self, swarm: Swarm, nursery: trio.Nursery, sockets: faults.Sockets) -> None:
+    def __init__(self, swarm: Swarm, nursery: trio.Nursery, sockets: faults.Sockets, on_flood: faults.OnFlood) -> None:
         self._swarm = swarm
         self._nursery = nursery
         self._sockets = sockets
+        self._on_flood = on_flood
         self._used: set[int] = set()
         self._unused_since: dict[int, float] = {}
 
@@ -48,7 +64,7 @@ class Connections:
         connections = self._swarm.get_connections()
         for connection in connections:
             if faults.buffered_bytes(connection) > faults.MAX_BUFFERED_BYTES:
-                log.warning("%s sends more than its windows allow; disconnected", connection.muxed_conn.peer_id)
+                self._on_flood(connection.muxed_conn.peer_id.to_base58(), "sends more than its windows allow")
                 self.close_soon(connection)
             elif id(connection) in self._used:
                 continue
@@ -68,3 +84,14 @@ class Connections:
             self._sockets.close(connection)
             self._used.discard(id(connection))
             self._unused_since.pop(id(connection), None)
+
+
+@dataclass
+class Running:
+    """What exists only while a host runs."""
+
+    host: IHost
+    swarm: Swarm
+    pubsub: Pubsub
+    nursery: trio.Nursery
+    connections: Connections

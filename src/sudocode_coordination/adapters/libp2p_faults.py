@@ -11,7 +11,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 from libp2p import new_host
@@ -40,9 +40,11 @@ from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
+from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.model import PeerId
 
 log = logging.getLogger(__name__)
+_Key = TypeVar("_Key")
 
 MAX_GOSSIP_BYTES: Final = 192 << 10
 """One gossip message: an envelope of 64 KB, signed twice, with room; larger things go by stream."""
@@ -50,12 +52,30 @@ MAX_GOSSIP_RPC_BYTES: Final = 1 << 20
 """Several messages in one RPC of gossipsub."""
 GOSSIP_PER_SECOND: Final = 200
 """Messages per second, forwarder and topic. A forwarder passes on what a whole swarm of 200 says."""
+GOSSIP_PER_AUTHOR: Final = 40
+"""Messages a second by one author, for long: twice what a flush each 50 ms makes. More are neither taken nor passed on."""
+GOSSIP_AUTHOR_BURST: Final = 400
+"""At once."""
+GOSSIP_PER_FORWARDER: Final = 1_000
+"""Messages a second on both topics that one peer hands us, for long, copies too. What a swarm of 200 says comes by several
+forwarders, each of whom drops what authors say above their limit; one who passes on more is dropped."""
+GOSSIP_FORWARDER_BURST: Final = 5_000
+"""At once: what waits for us while this machine sleeps is bounded by its queues (`_MAX_GOSSIP_QUEUE_PER_PEER`)."""
+MAX_AUTHORS: Final = 1_024
+"""Authors whose messages are counted; more than are admitted."""
+STREAMS_PER_SECOND: Final = 5
+"""Opened by one peer on a connection, for long; each costs a negotiation, 8 ms of CPU …"""
+STREAMS_BURST: Final = 128
+"""… and at once: twice what may be open, for one who closes and opens all of them anew."""
 MAX_STREAMS_PER_CONNECTION: Final = 64
 """Open at once by one peer: sync, gossip, ping and identify need four."""
 MAX_CONNECTIONS_PER_PEER: Final = 4
 """One is used; more exist only while both dial at once, or before a dead one is noticed."""
 MAX_PENDING_HANDSHAKES: Final = 128
 """Inbound connections that have not yet shown who they are; each costs a socket and about 1 ms of CPU."""
+MAX_PENDING_PER_HOST: Final = 32
+"""Of those, from one network address: whoever opens connections there and says nothing must not keep out all others for the ten
+seconds that each may take. A swarm behind one address shakes hands in milliseconds, and tries again."""
 MAX_BUFFERED_BYTES: Final = 32 << 20
 """Received on one connection and read by nobody. Yamux windows may grow to 16 MB each; a peer that ignores them gets no more."""
 _MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
@@ -191,6 +211,8 @@ async def close_listeners(swarm: Swarm) -> None:
             log.debug("closing a listener: %r", error)
 
 
+OnFlood = Callable[[PeerId, str], None]
+"""(peer, reason): it does too much of something, and is to be dropped."""
 Verdict = Callable[[PeerId, bool, str], str | None]
 """(peer, inbound, remote address) -> why it is refused."""
 
@@ -199,17 +221,22 @@ def gate_peers(swarm: Swarm, verdict: Verdict, sockets: Sockets, *, closings: Cl
     """Fault: the connection gate knows addresses, never a peer id. Refuse right after Noise, before there is a muxer."""
     upgrader: Any = swarm.upgrader
     secure: Callable[..., Awaitable[ISecureConn]] = upgrader.upgrade_security
-    pending = 0
+    pending: Counter[str] = Counter()
+
+    async def shake_hands(raw: IRawConnection, peer_id: ID | None) -> ISecureConn:
+        host = remote_address(raw).split("/tcp/")[0]
+        if pending.total() >= MAX_PENDING_HANDSHAKES or pending[host] >= MAX_PENDING_PER_HOST:
+            raise SecurityUpgradeFailure("too many handshakes at once")
+        pending[host] += 1
+        try:
+            return await secure(raw, False, peer_id)
+        finally:
+            pending[host] -= 1
+            if not pending[host]:
+                del pending[host]
 
     async def upgrade_security(raw: IRawConnection, is_initiator: bool, peer_id: ID | None = None) -> ISecureConn:
-        nonlocal pending
-        if not is_initiator and pending >= MAX_PENDING_HANDSHAKES:
-            raise SecurityUpgradeFailure("too many handshakes at once")
-        pending += not is_initiator
-        try:
-            secured = await secure(raw, is_initiator, peer_id)
-        finally:
-            pending -= not is_initiator
+        secured = await secure(raw, True, peer_id) if is_initiator else await shake_hands(raw, peer_id)
         sockets.watch(raw, secured)
         peer = secured.get_remote_peer()
         reason = verdict(peer.to_base58(), not is_initiator, remote_address(raw)) if closings.gate else None
@@ -247,7 +274,9 @@ def buffered_bytes(connection: Any) -> int:
     return sum(len(buffer) for buffer in buffers.values())
 
 
-def contain_streams(swarm: Swarm, may_open: Callable[[PeerId], bool], *, closings: Closings = ALL_CLOSED) -> None:
+def contain_streams(
+    swarm: Swarm, may_open: Callable[[PeerId], bool], on_flood: OnFlood, *, closings: Closings = ALL_CLOSED
+) -> None:
     """Fault: an exception of any stream handler, or bytes that are not UTF-8 where a protocol's name is due, ends the
     whole host. Here it ends the stream; and peers that may not open streams, or open too many, have none."""
     if not closings.contained_streams:
@@ -257,7 +286,16 @@ def contain_streams(swarm: Swarm, may_open: Callable[[PeerId], bool], *, closing
 
     async def contained(stream: INetStream) -> None:
         connection = id(stream.muxed_conn)
-        if not may_open(stream.muxed_conn.peer_id.to_base58()) or open_streams[connection] >= MAX_STREAMS_PER_CONNECTION:
+        muxed: Any = stream.muxed_conn
+        peer = muxed.peer_id.to_base58()
+        opened: Bucket | None = getattr(muxed, "_streams_opened", None)
+        if opened is None:
+            opened = muxed._streams_opened = Bucket(STREAMS_PER_SECOND, STREAMS_BURST, trio.current_time())
+        if not may_open(peer) or open_streams[connection] >= MAX_STREAMS_PER_CONNECTION:
+            await stream.reset()
+            return
+        if not opened.take(1, trio.current_time()):
+            on_flood(peer, f"opens too many streams: over {STREAMS_PER_SECOND} a second")
             await stream.reset()
             return
         open_streams[connection] += 1
@@ -281,6 +319,7 @@ def make_pubsub(
     *,
     accepts: Callable[[PeerId, int], bool],
     on_message: Callable[[str, bytes], None],
+    on_flood: OnFlood,
     closings: Closings = ALL_CLOSED,
 ) -> tuple[Pubsub, GossipSub]:
     """Gossipsub for these topics. `accepts(author, size)` decides what is taken and passed on."""
@@ -317,8 +356,17 @@ def make_pubsub(
         pubsub.counter = time.time_ns()
     own_id = host.get_id().to_bytes()
 
+    authors: dict[bytes, Bucket] = {}
+    forwarders: dict[ID, Bucket] = {}
+
     def valid(_: ID, message: rpc_pb2.Message) -> bool:
-        return accepts(ID(message.from_id).to_base58(), len(message.data))
+        if not accepts(ID(message.from_id).to_base58(), len(message.data)):
+            return False
+        if message.from_id == own_id:
+            return True  # what is published here is judged, too, and a refusal raised
+        # Not the author's fault for sure: old messages of it can be sent again by others.
+        said = _bucket_of(authors, message.from_id, GOSSIP_PER_AUTHOR, GOSSIP_AUTHOR_BURST)
+        return said.take(1, trio.current_time())
 
     for topic in known:
         pubsub.set_topic_validator(topic, valid, is_async_validator=False)
@@ -334,6 +382,11 @@ def make_pubsub(
 
     async def contained_push(forwarder: ID, message: rpc_pb2.Message) -> None:
         # Fault: each message is a task of the pubsub service; one that can't be parsed or verified ends the service.
+        if forwarder.to_bytes() != own_id:
+            handed = _bucket_of(forwarders, forwarder, GOSSIP_PER_FORWARDER, GOSSIP_FORWARDER_BURST)
+            if not handed.take(1, trio.current_time()):
+                on_flood(forwarder.to_base58(), f"sends too much gossip: over {GOSSIP_PER_FORWARDER} messages a second")
+                return
         try:
             await push(forwarder, message)
         except Exception as error:  # noqa: BLE001 - see above
@@ -343,6 +396,15 @@ def make_pubsub(
     patched.notify_subscriptions = notify
     patched.push_msg = contained_push
     return pubsub, router
+
+
+def _bucket_of(buckets: dict[_Key, Bucket], key: _Key, rate: float, burst: float) -> Bucket:
+    found = buckets.get(key)
+    if found is None:
+        if len(buckets) >= MAX_AUTHORS:
+            del buckets[next(iter(buckets))]
+        found = buckets[key] = Bucket(rate, burst, trio.current_time())
+    return found
 
 
 def _socket_of(connection: Any) -> trio.socket.SocketType | None:

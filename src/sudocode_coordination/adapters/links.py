@@ -25,6 +25,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 import trio
 
+from sudocode_coordination.core.conduct import BURST_BYTES, BYTES_PER_SECOND, Bucket
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
 from sudocode_coordination.errors import ProtocolError
 from sudocode_coordination.model import PeerId
@@ -86,6 +87,7 @@ async def read_hello(stream: Stream) -> Hello:
 
     Raises:
         ProtocolError: it is none of ours.
+        EOFError: the stream ended first.
     """
     (length,) = _LENGTH.unpack(await _read_exactly(stream, _LENGTH.size))
     if not _HELLO.size <= length <= _MAX_HELLO_BYTES:
@@ -102,7 +104,7 @@ async def _read_exactly(stream: Stream, size: int) -> bytes:
     while len(data) < size:
         piece = await stream.read(size - len(data))
         if not piece:
-            raise ProtocolError("the stream ended early")
+            raise EOFError("the stream ended early")
         data += piece
     return data
 
@@ -122,13 +124,19 @@ class LinkLimits(NamedTuple):
     """What is queued may still go out after `finish`, and the other side read it."""
     queue_bytes: int = 16 * MAX_FRAME_BYTES
     """Outbound queue of one peer. A join of the whole state is a few frames; a peer 16 MB behind does not read."""
+    frames: float = 2_000.0
+    """Inbound, a second, keepalives too: three times what a peer brings through one stream. An empty frame costs little, but a
+    stream can be full of nothing else."""
+    burst_frames: float = 20_000.0
+    """At once: what has piled up while this machine slept."""
 
 
 Direction = Literal["out", "in"]
 
 
 class Link:
-    """One open sync stream. `run` carries it until it ends; `close_nowait` ends it, and why is in `reason`."""
+    """One open sync stream. `run` carries it until it ends; `close_nowait` ends it, and why is in `reason`. `fault`: the peer broke
+    a rule."""
 
     def __init__(
         self,
@@ -148,6 +156,7 @@ class Link:
         self.direction: Direction = direction
         self.remote = remote
         self.reason = ""
+        self.fault = False
         self.finished = trio.Event()
         self._on_frame = on_frame
         self._limits = limits
@@ -164,6 +173,8 @@ class Link:
         self._probed = False
         self._frame_since: float | None = None
         self._write_since: float | None = None
+        self._bytes = Bucket(BYTES_PER_SECOND, BURST_BYTES, now)
+        self._frames = Bucket(limits.frames, limits.burst_frames, now)
 
     def send_nowait(self, frame: bytes) -> bool:
         """Queue a frame; False if the queue is full, and the caller should give the peer up."""
@@ -209,6 +220,7 @@ class Link:
             if self._write_since is not None:
                 self._write_since += paused
         if self._frame_since is not None and now - self._frame_since > self._limits.frame:
+            self.fault = True
             return f"a frame did not arrive within {self._limits.frame:.0f} s"
         if self._write_since is not None and now - self._write_since > self._limits.write:
             return f"took nothing for {self._limits.write:.0f} s"
@@ -256,6 +268,9 @@ class Link:
         # moment. None of them may do more than end this one link.
         try:
             await action()
+        except ProtocolError as error:
+            self.fault = True
+            self.close_nowait(error.message)
         except Exception as error:  # noqa: BLE001
             self.close_nowait(str(error) or "closed by the peer")
 
@@ -270,10 +285,13 @@ class Link:
             now = trio.current_time()
             self._last_heard = now
             self._unheard_since, self._probed = None, False
+            if not self._bytes.take(len(data), now):
+                raise ProtocolError(f"sends too much: over {BYTES_PER_SECOND >> 20} MB a second")
             if self._finishing:
                 continue
             buffer += data
             start = 0
+            frames = 0
             while len(buffer) - start >= 4:
                 (length,) = _LENGTH.unpack_from(buffer, start)
                 if length == PROBE:
@@ -289,9 +307,12 @@ class Link:
                 if length:
                     self._on_frame(self, bytes(buffer[start + 4 : end]))
                 start = end
+                frames += 1
                 self._frame_since = None
             if start:
                 del buffer[:start]
+            if not self._frames.take(frames, now):
+                raise ProtocolError(f"sends too many frames: over {self._limits.frames:.0f} a second")
             if not buffer:
                 self._frame_since = None
             elif self._frame_since is None:

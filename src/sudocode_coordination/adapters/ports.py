@@ -55,7 +55,8 @@ class Disk(Protocol):
 class Network(Protocol):
     """Authenticated frames between peers, and gossip.
 
-    Delivers `Listening`, `PeerConnected`, `PeerDisconnected`, `DialFailed`, `PeerRefused`, `FrameReceived`, `GossipReceived`.
+    Delivers `Listening`, `PeerConnected`, `PeerDisconnected`, `DialFailed`, `PeerRefused`, `PeerMisbehaved`, `FrameReceived`,
+    `GossipReceived`.
     Laws: between `PeerConnected(p)` and `PeerDisconnected(p)` there is exactly one stream to p; frames on it arrive whole, in
     order, unaltered, or the peer is disconnected. A dial ends in `PeerConnected` or `DialFailed`. A dial to a connected peer
     does nothing. Only admitted peers connect; a peer that is admitted no more is disconnected. Gossip may be lost,

@@ -283,7 +283,7 @@ class ReleaseLease(Request[Released], frozen=True, kw_only=True, tag="release"):
     resources: tuple[Resource, ...] = ()
     everything: bool = False
     to_shared: bool = False
-    commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")] | None = None
+    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40,64}\Z")] | None = None
     """What is left behind for the next holder."""
     branch: Annotated[str, Meta(max_length=250)] = ""
     """Where that commit is, without `refs/heads/`."""
@@ -318,7 +318,7 @@ class PushDone(Request[Nothing], frozen=True, kw_only=True, tag="push.done"):
     """What became of a prepared push."""
 
     answer = Nothing
-    commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")]
+    commit: Annotated[str, Meta(pattern=r"^[0-9a-f]{40,64}\Z")]
     landed: bool
 
 

@@ -116,7 +116,7 @@ def _parse(name: str, data: bytes) -> PeerRecord | str:
         return "its name is not agent-<id>.json"
     try:
         record = msgspec.json.decode(data, type=PeerRecord)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"malformed: {error}"
     if record.agent_id != agent_id:
         return "its agentId is not that of its file name"

@@ -75,7 +75,7 @@ def push(session: Session, args: Namespace) -> int:
             break
         time.sleep(random.uniform(0, min(_MAX_BACKOFF_S, _BACKOFF_S * 2**attempt)))
     for line in others:
-        session.screen.note(line)
+        session.screen.note(clean(line.replace("\t", " ")))
     if table.startswith("!") and "atomic push failed" not in table:
         reason = table.split("\t")[-1]
         raise RemoteError(f"nothing was pushed: the lease table did not take it: {reason}", hint="try again; `coord doctor` looks")

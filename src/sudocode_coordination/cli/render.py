@@ -181,7 +181,9 @@ def handover_lines(handover: Handover, contained: bool | None) -> list[Block]:
         return [f"{what}; this checkout has it"]
     if contained is None:
         return [what]
-    source = shlex.quote(handover.branch or handover.commit)
+    # An option, or what a terminal would obey, is no branch: nobody is told to type it.
+    branch = handover.branch if handover.branch.isprintable() and not handover.branch.startswith("-") else ""
+    source = shlex.quote(branch or handover.commit)
     return [Styled(f"{what}; this checkout does not contain it yet: git fetch, then git merge {clean(source)}", "yellow")]
 
 
@@ -207,7 +209,11 @@ def _deadlock(outcome: LeaseOutcome) -> tuple[str, str]:
     waits = [f"{clean(w.agent_id)} waits for {clean(str(w.resource))} of {clean(w.holder_id)}" for w in outcome.cycle]
     own = outcome.cycle[-1].resource
     kind = () if own.type == "file" else ("--type", own.type)
-    again = clean(shlex.join(("coord", "release", own.path, *kind)))
+    again = clean(
+        shlex.join(
+            ("coord", "release", *kind, "--", own.path) if own.path.startswith("-") else ("coord", "release", own.path, *kind)
+        )
+    )
     return f"deadlock: {', '.join(waits)}", f"nothing was released: `{again}` lets the others go on, then ask again"
 
 

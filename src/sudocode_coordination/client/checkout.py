@@ -79,7 +79,7 @@ def contains(folder: str | os.PathLike[str], commit: str) -> bool | None:
     if answer.code in (0, 1):
         return answer.code == 0
     # Not even fetched: then it is surely not contained.
-    known = git(os.fspath(folder), "cat-file", "-e", commit + "^{commit}", timeout_s=LOOK_TIMEOUT_S)
+    known = git(os.fspath(folder), "cat-file", "-e", "--end-of-options", commit + "^{commit}", timeout_s=LOOK_TIMEOUT_S)
     if known.code is None or known.ok:
         return None
     # A shallow clone does not have the history, in which it may be.

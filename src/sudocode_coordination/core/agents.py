@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from sudocode_coordination.api.requests import SetWork
+from sudocode_coordination.core.active_work import WorkBoard, WorkEntry, touched_by
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Write
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.overlap import Overlap
@@ -20,6 +21,7 @@ from sudocode_coordination.core.resources import name_of, normalise
 from sudocode_coordination.core.writer import check_key, encode_value
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import (
+    AGENT_ID_PATTERN,
     ActiveWork,
     AgentId,
     Conflict,
@@ -39,6 +41,8 @@ from sudocode_coordination.model import (
 MAX_AGENTS: Final = 500
 """Agents of one clone: sessions and their subagents, many times over."""
 MAX_DRAFTS: Final = 10_000
+MAX_CONFLICTS_TOLD: Final = 100
+"""In one event: another's work may name a thousand files, and events are kept."""
 MAX_FIELDS: Final = 64
 """Fields of one issue or spec that one agent writes."""
 _STAMP: Final = re.compile(r"\d{15}\.\d{6}\Z", re.ASCII)
@@ -53,18 +57,6 @@ class Entries(Protocol):
 
     def get(self, root: Root, owner: PeerId, key: str, /) -> Json | None:
         """One entry."""
-
-
-class WorkEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """An agent's active work in the document, under its id."""
-
-    issues: tuple[str, ...] = ()
-    specs: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    status: str = ""
-    metadata: dict[str, Json] = {}
-    started_at: str
-    updated_at: str
 
 
 class FieldEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -112,6 +104,20 @@ class LocalAgent:
         """Connections whose end is the agent's end; empty: it stays."""
 
 
+class _Clash(NamedTuple):
+    """An agent of this clone works on what another one works on, which is of this clone or not."""
+
+    own: AgentId
+    peer: PeerId
+    agent: AgentId
+    resource: Resource
+
+    def other_of(self, name: tuple[PeerId, AgentId], me: PeerId) -> tuple[PeerId, AgentId]:
+        """The one of the two that has not this name."""
+        other = (self.peer, self.agent)
+        return (me, self.own) if name == other else other
+
+
 class Agents:
     """Agents of this clone, and all that agents publish but leases."""
 
@@ -132,7 +138,9 @@ class Agents:
         self._local: dict[AgentId, LocalAgent] = {default: LocalAgent(capabilities)}
         self._drafts: dict[str, Draft] = {}
         self._clock = HybridClock()
-        self._clashes: frozenset[tuple[AgentId, PeerId, AgentId, Resource]] = frozenset()
+        self._board = WorkBoard(fold_case=fold_case)
+        self._clashes: dict[tuple[PeerId, AgentId], set[_Clash]] = {}
+        """By each of the two whose work it is."""
         self._draft_count = 0
 
     # --- agents -------------------------------------------------------------------------------------------------------
@@ -228,30 +236,11 @@ class Agents:
 
     def work(self, agent: AgentId | None = None) -> list[ActiveWork]:
         """Active work of everyone, or of one agent."""
-        found = []
-        for owner, key, value in self._document.entries("activeWork"):
-            if agent is not None and key != agent:
-                continue
-            entry = _convert(value, WorkEntry)
-            if entry is not None:
-                found.append(
-                    ActiveWork(
-                        agent_id=key,
-                        peer_id=owner,
-                        issues=entry.issues,
-                        specs=entry.specs,
-                        files=entry.files,
-                        status=entry.status,
-                        metadata=entry.metadata,
-                        started_at=entry.started_at,
-                        updated_at=entry.updated_at,
-                    )
-                )
-        return sorted(found, key=lambda work: (work.agent_id, work.peer_id))
+        return self._board.all(agent)
 
     def work_conflicts(self, agent: AgentId, resources: tuple[Resource, ...]) -> tuple[Conflict, ...]:
         """Others that work on what overlaps any of these."""
-        return self._conflicts_with(agent, resources, self.work())
+        return self._conflicts_with(agent, resources, self._board.near(resources))
 
     def _conflicts_with(self, agent: AgentId, resources: tuple[Resource, ...], everyone: list[ActiveWork]) -> tuple[Conflict, ...]:
         wanted = Overlap()
@@ -260,7 +249,7 @@ class Agents:
             Conflict(resource=resource, kind="work", agent_id=work.agent_id, peer_id=work.peer_id, note=work.status)
             for work in everyone
             if not (work.agent_id == agent and work.peer_id == self._me)
-            for resource in _touched(work)
+            for resource in touched_by(work)
             if wanted.touches(resource, fold_case=self._fold_case)
         )
 
@@ -269,29 +258,46 @@ class Agents:
         index = Overlap()
         index.add("asked", (resource,), fold_case=self._fold_case)
         own = (work for work in self.work() if work.peer_id == self._me)
-        return frozenset(w.agent_id for w in own if any(index.touches(r, fold_case=self._fold_case) for r in _touched(w)))
+        return frozenset(w.agent_id for w in own if any(index.touches(r, fold_case=self._fold_case) for r in touched_by(w)))
 
-    def clashes(self) -> list[Output]:
+    def _work_changed(self, owner: PeerId, changes: list[EntryChange]) -> list[Output]:
         """`conflicts-detected` for every pair of agents, one of them of this clone, that newly work on the same thing."""
-        everyone = self.work()
-        index = Overlap()
-        for number, work in enumerate(everyone):
-            index.add(str(number), tuple(_touched(work)), fold_case=self._fold_case)
-        found: dict[tuple[AgentId, PeerId, AgentId, Resource], Conflict] = {}
-        for own in everyone:
-            if own.peer_id != self._me:
-                continue
-            touched = tuple(_touched(own))
-            near = [everyone[int(number)] for number in index.of(touched, fold_case=self._fold_case)]
-            for conflict in self._conflicts_with(own.agent_id, touched, near):
-                found[(own.agent_id, conflict.peer_id, conflict.agent_id, conflict.resource)] = conflict
-        news = sorted(found.keys() - self._clashes)
-        self._clashes = frozenset(found)
+        news: dict[_Clash, Conflict] = {}
+        for change in changes:
+            name = (owner, change.key)
+            before = self._clashes.pop(name, set())
+            for clash in before:
+                other = clash.other_of(name, self._me)
+                left = self._clashes.get(other, set()) - {clash}
+                if left:
+                    self._clashes[other] = left
+                else:
+                    self._clashes.pop(other, None)
+            work = self._board.changed(owner, change.key, change.value)
+            for clash, conflict in self._clashes_of(work).items() if work is not None else ():
+                for side in ((self._me, clash.own), (clash.peer, clash.agent)):
+                    self._clashes.setdefault(side, set()).add(clash)
+                if clash not in before:
+                    news[clash] = conflict
         out: list[Output] = []
-        for agent in sorted({key[0] for key in news}):
-            conflicts = [msgspec.to_builtins(found[key]) for key in news if key[0] == agent]
+        for agent in sorted({clash.own for clash in news}):
+            found = [news[clash] for clash in sorted(news) if clash.own == agent][:MAX_CONFLICTS_TOLD]
+            conflicts = [msgspec.to_builtins(conflict) for conflict in found]
             out.append(Notify(type="conflicts-detected", agent_id=agent, data={"conflicts": conflicts}))
         return out
+
+    def _clashes_of(self, changed: ActiveWork) -> dict[_Clash, Conflict]:
+        """Of one agent's work with that of all others."""
+        touched = touched_by(changed)
+        near = self._board.near(touched)
+        pairs = [(own, changed) for own in near if own.peer_id == self._me and own is not changed]
+        if changed.peer_id == self._me:
+            pairs += [(changed, other) for other in near]
+        return {
+            _Clash(own.agent_id, other.peer_id, other.agent_id, conflict.resource): conflict
+            for own, other in pairs
+            for conflict in self._conflicts_with(own.agent_id, touched_by(own), [other])
+        }
 
     # --- issues and specs -------------------------------------------------------------------------------------------------
 
@@ -338,7 +344,7 @@ class Agents:
         for owner, key, value in self._document.entries(root):
             agent, _, target = key.partition("|")
             entry = _convert(value, UpdateEntry)
-            if entry is None or not target:
+            if entry is None or not target or not AGENT_ID_PATTERN.match(agent):
                 continue
             fields = best.setdefault(target, {})
             for name, field in entry.fields.items():
@@ -368,9 +374,8 @@ class Agents:
                     out += self._updated(change, now)
                 case "leases" | "leaseHistory" | "fileDiffs" | "agentMetadata" | "messages":
                     pass
-        if any(change.root == "activeWork" for change in changes):
-            out += self.clashes()
-        return out
+        work = [change for change in changes if change.root == "activeWork"]
+        return out + self._work_changed(owner, work) if work else out
 
     def _updated(self, change: EntryChange, now: Now) -> list[Output]:
         agent, _, target = change.key.partition("|")
@@ -466,11 +471,6 @@ def _shared(root: Root, key: str, value: Json | None) -> Write:
     if value is not None:
         encode_value(value)
     return Write(root=root, key=key, value=value, urgent=True)
-
-
-def _touched(work: ActiveWork) -> list[Resource]:
-    files = [Resource("file", f) for f in work.files]
-    return files + [Resource("issue", i) for i in work.issues] + [Resource("spec", s) for s in work.specs]
 
 
 def _iso_of(stamp: str) -> str:

@@ -46,11 +46,12 @@ def findings(node: Node, config: CoordinationConfig, problems: Sequence[str], no
         peer = node.membership.peer(peer_id)
         if peer is not None and not peer.connected:
             agents = ", ".join(sorted(node.discovery.known[peer_id].agents)) if peer_id in node.discovery.known else peer_id
+            why = node.membership.reason(peer_id, now.instant)
             found.append(
                 DoctorFinding(
                     name="peer",
                     ok=True,  # people switch their machines off
-                    message=f"{agents}: not connected" + (f" ({peer.reason})" if peer.reason else ""),
+                    message=f"{agents}: not connected" + (f" ({why})" if why else ""),
                     hint="it may be off, or a firewall or NAT may be between you; its record ages out by itself",
                 )
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
@@ -51,14 +52,17 @@ from sudocode_coordination.api.requests import (
     method_of,
 )
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.agents import MAX_AGENTS
 from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
 from sudocode_coordination.core.published import published
+from sudocode_coordination.core.records import MAX_CAPABILITIES, MAX_CAPABILITY_CHARS
 from sudocode_coordination.core.resources import name_of, normalise, normalise_all
 from sudocode_coordination.errors import CoordinationError, RemoteError, UsageError
 from sudocode_coordination.model import (
+    AGENT_ID_PATTERN,
     AgentId,
     IssueUpdate,
     Json,
@@ -455,9 +459,9 @@ class Desk:
                 continue
             peer = node.membership.peer(peer_id)
             live = {
-                key: tuple(str(c) for c in value["capabilities"])
-                for key, value in node.sync.owner_entries("agentMetadata", peer_id)
-                if isinstance(value, dict) and isinstance(value.get("capabilities"), list)
+                key: tuple(str(c)[:MAX_CAPABILITY_CHARS] for c in value["capabilities"][:MAX_CAPABILITIES])
+                for key, value in islice(node.sync.owner_entries("agentMetadata", peer_id), MAX_AGENTS)
+                if AGENT_ID_PATTERN.match(key) and isinstance(value, dict) and isinstance(value.get("capabilities"), list)
             }
             connected = peer is not None and peer.connected
             listed = {id_: record.capabilities for id_, record in known.agents.items()}
@@ -474,7 +478,7 @@ class Desk:
                         last_seen=iso_from_ms(heard) if heard else (record.last_seen if record else None),
                         capabilities=capabilities,
                         leases_held=held.get((peer_id, agent), 0),
-                        reason=peer.reason if peer and not connected else None,
+                        reason=node.membership.reason(peer_id, now.instant),
                     )
                 )
         return tuple(rows)

@@ -32,6 +32,13 @@ class Notify(Item, frozen=True, kw_only=True, tag_field="fact"):
     data: dict[str, Json] = {}
 
 
+class Misbehaved(Item, frozen=True, kw_only=True):
+    """A connected peer broke a rule: it is to be dropped, and `reason` told."""
+
+    peer: PeerId
+    reason: str
+
+
 class RosterChanged(Item, frozen=True, kw_only=True):
     """Discovery read the branch and knows other peers, addresses or agents than before; its properties say which."""
 
@@ -117,6 +124,7 @@ class StrictLost(Item, frozen=True, kw_only=True):
 Fact: TypeAlias = (
     Say
     | Notify
+    | Misbehaved
     | RosterChanged
     | EntriesChanged
     | Write

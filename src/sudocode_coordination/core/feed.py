@@ -30,6 +30,11 @@ MAX_FEED_BYTES: Final = 16 << 20
 """Of one feed, encoded. An owner of 8 MB live entries (the writer's own limit) stays below it by compacting."""
 MAX_TOTAL_BYTES: Final = 256 << 20
 """Of all feeds together: what a daemon may take of a developer's machine when many owners are greedy."""
+MAX_STRANGERS: Final = 500
+"""Feeds of owners that the branch does not show: of peers that have left, kept for a week. Anybody can make up keys and sign with
+them; such feeds must not take the room of those who come."""
+MAX_STRANGER_BYTES: Final = 32 << 20
+"""The same in bytes, of the owners that are not shown when more comes."""
 MAX_WAITING: Final = 64
 """Envelopes of one owner that wait for an earlier one: more than are under way in a round trip."""
 MAX_WAITING_BYTES: Final = 8 << 20
@@ -122,12 +127,15 @@ class Received(NamedTuple):
     verdict: Verdict
     operations: list[DiskOperation] = []
     changes: tuple[EntryChange, ...] = ()
+    forged: bool = False
+    """Its owner has not signed it: an honest peer would not have passed it on."""
 
 
 _KNOWN = Received("known")
 _OLD = Received("old")
 _GAP = Received("gap")
 _REFUSED = Received("refused")
+_FORGED = Received("refused", forged=True)
 _FULL = Received("full")
 
 
@@ -144,6 +152,8 @@ class FeedStore:
         self._waiting_bytes = 0
         self._forgotten: dict[PeerId, int] = {}
         self._total_bytes = 0
+        self.known: frozenset[PeerId] | None = None
+        """Peers that the branch shows; None: nothing is known of it yet, and all feeds are welcome: they come from the own disk."""
         self._problems: dict[tuple[PeerId, str], int] = {}
         self.document = Document(self._updates)
 
@@ -221,10 +231,10 @@ class FeedStore:
         checked = trusted
         if feed is None or epoch > feed.epoch:
             if not (checked or self.signed(envelope)):
-                return _REFUSED
+                return _FORGED
             checked = True
-            if feed is None and len(self._current) + len(self._staged) >= MAX_HEADS:
-                return self._fault(owner, "no room for another feed", _FULL)
+            if feed is None and not self._has_room_for(owner):
+                return self._fault("?", "no room for another feed", _FULL)
             feed = self._stage(owner, epoch, envelope.parts)
         elif epoch < feed.epoch:
             return _OLD
@@ -238,11 +248,23 @@ class FeedStore:
             self._compare(waiting, envelope)
             return _GAP
         if not (checked or self.signed(envelope)):
-            return _REFUSED
+            return _FORGED
         if seq > feed.seq + 1:
             self._wait(envelope)
             return _GAP
         return self._apply(feed, envelope)
+
+    def _strangers(self) -> list[Feed]:
+        known = self.known or frozenset()
+        feeds = [*self._current.values(), *self._staged.values()]
+        return [feed for feed in feeds if feed.owner not in known and feed.owner != self._keyring.peer_id]
+
+    def _is_stranger(self, owner: PeerId) -> bool:
+        return self.known is not None and owner not in self.known
+
+    def _has_room_for(self, owner: PeerId) -> bool:
+        crowded = self._is_stranger(owner) and len(self._strangers()) >= MAX_STRANGERS
+        return not crowded and len(self._current) + len(self._staged) < MAX_HEADS
 
     def _fault(self, owner: PeerId, what: str, result: Received) -> Received:
         key = (owner, what)
@@ -308,6 +330,8 @@ class FeedStore:
         data = encode_envelope(envelope)
         if self._total_bytes + len(data) > MAX_TOTAL_BYTES:
             return self._fault(owner, "no room for more: the total limit of all feeds is reached", _FULL)
+        if self._is_stranger(owner) and sum(f.size_bytes for f in self._strangers()) + len(data) > MAX_STRANGER_BYTES:
+            return self._fault("?", "no room for more of peers that are not on the branch", _FULL)
         try:
             if envelope.parts != feed.parts or not feed.parts:
                 raise GrammarError("it disagrees about the number of parts")

@@ -3,6 +3,7 @@ proof by themselves."""
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from typing import Annotated, Final
@@ -15,7 +16,7 @@ from sudocode_coordination.core.claims import owner_of
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.lease_view import LeaseEntry, is_entry_key
-from sudocode_coordination.core.wire import Id, Natural, Priority, Resources, Text
+from sudocode_coordination.core.wire import Agent, Commit, Id, Natural, Priority, Resources, Text, Time
 from sudocode_coordination.model import (
     Grade,
     HistoryEntry,
@@ -28,17 +29,14 @@ from sudocode_coordination.model import (
 
 MAX_OVERLAPS: Final = 8
 """Leases that one was held along with, as far as they are written down. More takes a swarm that fell apart as often."""
-COMMIT: Final = "^[0-9a-f]{40,64}$"
-
-Time = Annotated[str, Meta(max_length=40)]
-Commit = Annotated[str, Meta(pattern=COMMIT)]
+_BRANCH: Final = re.compile(r"(?![-/])(?!.*(?:\.\.|//|@\{))[^\x00-\x20\x7f~^:?*\[\\]{1,250}\Z")
 
 
 class OverlapRecord(msgspec.Struct, frozen=True, array_like=True):
     """`model.Overlapped` in the document; the peer's id is in the claim's."""
 
     claim: Id
-    agent: Id
+    agent: Agent
     since: Time
     until: Time
     base: Commit | None = None
@@ -49,7 +47,7 @@ class HistoryRecord(msgspec.Struct, frozen=True, array_like=True):
     be, since every peer has it. Bounded, as it comes from others."""
 
     signature: Annotated[str, Meta(max_length=100)]
-    agent: Id
+    agent: Agent
     resources: Resources
     mode: LeaseMode
     priority: Priority
@@ -65,6 +63,11 @@ class HistoryRecord(msgspec.Struct, frozen=True, array_like=True):
     base: Commit | None = None
     overlaps: Annotated[tuple[OverlapRecord, ...], Meta(max_length=MAX_OVERLAPS)] = ()
     fold: bool = False
+
+
+def branch_of(text: str) -> str:
+    """The text if git could have a branch of that name, else nothing: it ends up in a command that people are told to type."""
+    return text if _BRANCH.match(text) and text.isprintable() else ""
 
 
 def verify(entry: HistoryEntry, keyring: Keyring) -> bool:

@@ -121,6 +121,15 @@ class PeerRefused(Item, frozen=True, kw_only=True):
     address: str
 
 
+class PeerMisbehaved(Item, frozen=True, kw_only=True):
+    """The network part saw an admitted peer break a rule, and has closed its stream or connection. Its id is authenticated.
+    `keep_out`: it is not let in for a while; else only the reason is told."""
+
+    peer: PeerId
+    reason: str
+    keep_out: bool = True
+
+
 class FrameReceived(Item, frozen=True, kw_only=True):
     """A whole frame from a peer's sync stream; the peer's id is authenticated."""
 
@@ -263,6 +272,7 @@ Input: TypeAlias = (
     | PeerDisconnected
     | DialFailed
     | PeerRefused
+    | PeerMisbehaved
     | FrameReceived
     | GossipReceived
     | BranchRead

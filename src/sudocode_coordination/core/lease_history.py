@@ -22,6 +22,7 @@ from sudocode_coordination.core.facts import EntryChange, Notify, Output, Write
 from sudocode_coordination.core.history_entries import (
     MAX_OVERLAPS,
     as_lease,
+    branch_of,
     compact,
     entry_from_lease,
     entry_from_record,
@@ -211,7 +212,7 @@ class LeaseHistory:
         id_ = known.body.id
         self._told.pop(id_, None)
         self._saw(left.stamp, now.wall_ms)
-        handover = Handover(commit=left.commit, branch=left.branch, agent_id=known.body.agent, at=left.at)
+        handover = Handover(commit=left.commit, branch=branch_of(left.branch), agent_id=known.body.agent, at=left.at)
         if self._put_left(id_, _Left(left.resources or known.body.resources, known.body.fold, left.stamp, handover)):
             self._told[id_] = None
         while len(self._told) > MAX_TOLD:
@@ -269,7 +270,8 @@ class LeaseHistory:
             self._saw(entry.stamp, now.wall_ms)
             if entry.commit is not None:
                 on = self._left[id_].resources if id_ in self._left else entry.resources
-                handover = Handover(commit=entry.commit, branch=entry.branch, agent_id=entry.agent_id, at=record.ended_at)
+                branch = branch_of(entry.branch)
+                handover = Handover(commit=entry.commit, branch=branch, agent_id=entry.agent_id, at=record.ended_at)
                 self._put_left(id_, _Left(on, entry.fold, entry.stamp, handover))
             else:
                 self._drop_left(id_)

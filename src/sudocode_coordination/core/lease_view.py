@@ -11,7 +11,7 @@ from msgspec import Meta
 from sudocode_coordination.core.claims import Claims, Known, claim_id, incarnation_of
 from sudocode_coordination.core.holdings import Holding
 from sudocode_coordination.core.overlap import Overlap
-from sudocode_coordination.core.wire import Aged, ClaimBody, Id, Natural, Priority, Resources, Text, TtlMs
+from sudocode_coordination.core.wire import Aged, Agent, ClaimBody, Commit, Natural, Priority, Resources, Text, Time, TtlMs
 from sudocode_coordination.model import (
     ClaimId,
     Conflict,
@@ -30,11 +30,20 @@ MAX_KEY_CHARACTERS = 40
 """Of an entry's key: two numbers below 2^53 and a dot."""
 
 
+class HandoverEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """`model.Handover` out of the document, bounded: what a rival was handed becomes a part of own history."""
+
+    commit: Commit
+    branch: Annotated[str, Meta(max_length=250)] = ""
+    agent_id: Agent
+    at: Time
+
+
 class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """A lease in the document's `leases` root, under `<incarnation>.<number>`. Renewals never enter it. Bounded as a claim is:
     it is disclosed to others as one."""
 
-    agent: Id
+    agent: Agent
     resources: Resources
     mode: LeaseMode
     priority: Priority
@@ -42,13 +51,13 @@ class LeaseEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     ttl_ms: TtlMs
     state: LeaseState
     grade: Grade
-    since: str
+    since: Time
     note: Text = ""
     fold: bool = False
     aged: Aged = 0
     token: Natural | None = None
     strict: bool = False
-    handover: Handover | None = None
+    handover: HandoverEntry | None = None
     signature: Annotated[str, Meta(max_length=100)] = ""
     """Of a granted one: by its owner, over it as an open entry of the history."""
 
@@ -66,7 +75,7 @@ def entry_key(claim: ClaimId) -> str:
 
 def entry_of(holding: Holding, signature: str = "") -> Json:
     """What the document holds of an own claim."""
-    body = holding.body
+    body, left = holding.body, holding.known.handover
     entry = LeaseEntry(
         agent=body.agent,
         resources=body.resources,
@@ -82,7 +91,7 @@ def entry_of(holding: Holding, signature: str = "") -> Json:
         aged=body.aged,
         token=holding.token,
         strict=holding.strict,
-        handover=holding.known.handover,
+        handover=HandoverEntry(commit=left.commit, branch=left.branch, agent_id=left.agent_id, at=left.at) if left else None,
         signature=signature,
     )
     return msgspec.to_builtins(entry)
@@ -114,7 +123,9 @@ def known_from_entry(owner: PeerId, key: str, value: Json, now: Instant, stretch
     known = Known(body, "document", now + stretched, entry.since)
     known.granted, known.grade = entry.state == "granted", entry.grade
     known.strict, known.token = entry.strict, entry.token
-    known.granted_since, known.handover = entry.since if known.granted else "", entry.handover
+    known.granted_since = entry.since if known.granted else ""
+    if (left := entry.handover) is not None:
+        known.handover = Handover(commit=left.commit, branch=left.branch, agent_id=left.agent_id, at=left.at)
     return known
 
 

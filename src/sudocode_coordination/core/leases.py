@@ -22,7 +22,7 @@ from sudocode_coordination.core.claims import (
     owner_of,
     stretch,
 )
-from sudocode_coordination.core.facts import EntryChange, Notify, Output, Say
+from sudocode_coordination.core.facts import EntryChange, Misbehaved, Notify, Output, Say
 from sudocode_coordination.core.holdings import Holding, View
 from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, StoredValue
 from sudocode_coordination.core.lease_requests import LeaseRequests
@@ -232,7 +232,7 @@ class LeaseManager(LeaseRequests):
     # --- what peers say -------------------------------------------------------------------------------------------------
 
     def received(self, peer: PeerId, message: LeaseMessage, now: Now) -> list[Output]:
-        """A message about claims; what a peer may not say is ignored."""
+        """A message about claims; what a peer may not say changes nothing."""
         match message:
             case Claim():
                 out = self._on_claim(peer, message, now)
@@ -292,7 +292,7 @@ class LeaseManager(LeaseRequests):
         counts = self.is_voice(now.instant)
         incarnation = incarnation_of(body.id)
         if owner_of(body.id) != peer or incarnation < 0:
-            return []
+            return [Misbehaved(peer=peer, reason="claimed a lease in the name of another peer")]
         if self.claims.is_ended(body.id) or incarnation < self._incarnations.get(peer, 0):
             # No voice for it: of two lives of a peer the later may look like the earlier, if its disk is lost and its clock back.
             return [Say(peer=peer, message=Ack(id=body.id, round=message.round, lamport=self._lamport, counts=False))]
@@ -391,7 +391,7 @@ class LeaseManager(LeaseRequests):
     def _on_end(self, peer: PeerId, message: End, now: Now) -> list[Output]:
         """`ON_END`: its owner says that a claim is over, for good."""
         if owner_of(message.id) != peer or peer == self._me:
-            return []
+            return [Misbehaved(peer=peer, reason="ended a lease of another peer")]
         known = self.claims.get(message.id)
         if known is None:
             self.claims.end(message.id)

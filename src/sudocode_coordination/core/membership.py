@@ -3,6 +3,7 @@
     known --dial--> connected --lost--> known, with backoff
     suspected: not connected for `SUSPECT_MS`, or for `REFUSED_MS` if a dial has failed
     gone:      suspected for longer than the configured grace
+    kept out:  broke a rule; neither dialled nor let in for a while (`conduct.py`)
 
 Laws: every fresh known peer that is not connected is dialled again and again, never faster than its backoff; a peer that was
 not tried yet is never suspected; after a pause of this process nobody is suspected before it was tried anew.
@@ -15,11 +16,12 @@ from random import Random
 from typing import Final
 
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core.conduct import Conduct
 from sudocode_coordination.core.discovery import KnownPeer
 from sudocode_coordination.core.facts import Notify, Output, Say
 from sudocode_coordination.core.io import Admit, Dial, DialFailed, HangUp, PeerConnected, PeerDisconnected
 from sudocode_coordination.core.wire import Presence
-from sudocode_coordination.model import AgentId, ConnectionKind, Instant, Now, PeerId, WallMs
+from sudocode_coordination.model import AgentId, ConnectionKind, Instant, Now, PeerId, WallMs, earliest, iso_from_ms
 
 FIRST_BACKOFF_MS: Final = 400
 MAX_BACKOFF_MS: Final = 15_000
@@ -88,8 +90,10 @@ class Membership:
         self._config = config
         self._rng = rng
         self._peers: dict[PeerId, Peer] = {}
+        self.conduct = Conduct()
         self._connected: frozenset[PeerId] = frozenset()
         self._agents: dict[PeerId, tuple[AgentId, ...]] = {}
+        self._known: tuple[PeerId, ...] = ()
         self._admitted: tuple[PeerId, ...] = ()
         self._incarnation = 0
         self._beats = 0
@@ -106,12 +110,12 @@ class Membership:
 
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
-        first = self._next_beat if self._incarnation else None
+        first = earliest(self._next_beat if self._incarnation else None, self.conduct.deadline())
         silent_ms = SILENT_BEATS * self._beat_ms()
-        for peer in self._peers.values():
+        for id_, peer in self._peers.items():
             if peer.connected:
                 at = peer.heard_at + silent_ms
-            elif peer.wanted and not peer.dialling:
+            elif peer.wanted and not peer.dialling and not self.conduct.keeps_out(id_):
                 at = peer.next_dial_at
             else:
                 continue
@@ -139,13 +143,13 @@ class Membership:
         """Dial, beat, and hang up on those who are silent."""
         if late_ms > PAUSE_MS:
             self._woken_up(now)
-        out: list[Output] = []
+        out = self._admit(now)
         for id_, peer in sorted(self._peers.items()):
             if peer.connected and now.instant - peer.heard_at >= SILENT_BEATS * self._beat_ms():
                 peer.heard_at = now.instant  # told once, and not with every tick until the connection is gone
                 out.append(HangUp(peer=id_, reason="silent"))
             elif peer.wanted and not peer.connected and not peer.dialling and now.instant >= peer.next_dial_at:
-                out += self._dial(id_, peer)
+                out += [] if self.conduct.keeps_out(id_) else self._dial(id_, peer)
         if self._incarnation and now.instant >= self._next_beat:
             out += self._beat(now)
         return out
@@ -154,9 +158,8 @@ class Membership:
 
     def known_changed(self, known: Mapping[PeerId, KnownPeer], now: Now) -> list[Output]:
         """The branch tells other peers or addresses."""
-        out: list[Output] = []
-        admitted = tuple(sorted(id_ for id_ in known if id_ != self._me))
-        for id_ in admitted[: self._config.max_peers]:
+        self._known = tuple(sorted(id_ for id_ in known if id_ != self._me))[: self._config.max_peers]
+        for id_ in self._known:
             peer = self._peers.setdefault(id_, Peer(now))
             news = known[id_]
             self._agents[id_] = tuple(sorted(news.agents))
@@ -170,16 +173,27 @@ class Membership:
                 peer.wanted = False  # if it is connected, it is not for long: it is admitted no more
                 if not peer.connected:
                     self._drop(id_)
-        if admitted != self._admitted:
-            self._admitted = admitted
-            out.append(Admit(peers=admitted[: self._config.max_peers]))
-        return out + self.ticked(now, 0)
+        return self.ticked(now, 0)
+
+    def misbehaved(self, peer_id: PeerId, reason: str, now: Now, *, keep_out: bool = True) -> list[Output]:
+        """It broke a rule: disconnected, and kept out for a while. Not `keep_out`: a stream of it ended, and this is why."""
+        peer = self._peers.get(peer_id)
+        if not keep_out:
+            if peer is not None and not peer.connected:
+                peer.reason = reason
+            return []
+        dropped = self.conduct.broke(peer_id, reason, now)
+        if peer is not None:
+            peer.next_dial_at = max(peer.next_dial_at, dropped.until)
+        hang_up: list[Output] = [HangUp(peer=peer_id, reason=reason)] if peer is not None and peer.connected else []
+        return hang_up + self._admit(now)
 
     def connected(self, given: PeerConnected, now: Now) -> list[Output]:
         """A connection is there; the first beat measures its round trip."""
         peer = self._peers.setdefault(given.peer, Peer(now))
         peer.connected, peer.address, peer.relayed = True, given.address, given.relayed
         self._connected |= {given.peer}
+        self.conduct.connected(given.peer, now.instant)
         peer.dialling, peer.failures, peer.left, peer.reason = False, 0, False, None
         peer.heard_at, peer.heard_wall_ms = now.instant, now.wall_ms
         data = {"peerId": given.peer, "agentIds": list(self._agents.get(given.peer, ())), "address": given.address}
@@ -188,16 +202,18 @@ class Membership:
     def disconnected(self, given: PeerDisconnected, now: Now) -> list[Output]:
         """It is lost; dialled again soon."""
         peer = self._peers.get(given.peer)
+        self.conduct.disconnected(given.peer)
         if peer is None or not peer.connected:
             return []
         peer.connected, peer.address, peer.latency_ms, peer.reason = False, None, None, given.reason
         self._connected -= {given.peer}
         peer.away_since = now.instant
-        peer.next_dial_at = now.instant + self._jittered(FIRST_BACKOFF_MS // 4)
+        dropped = self.conduct.dropped(given.peer, now.instant)
+        peer.next_dial_at = max(now.instant + self._jittered(FIRST_BACKOFF_MS // 4), dropped.until if dropped else 0)
         peer.dialling = False
         data = {"peerId": given.peer, "agentIds": list(self._agents.get(given.peer, ())), "reason": given.reason}
         told = Notify(type="peer-disconnected", agent_id=self._name(given.peer), data=data)
-        if given.peer not in self._admitted:
+        if given.peer not in self._known:
             self._drop(given.peer)
         return [told]
 
@@ -270,6 +286,17 @@ class Membership:
             return "relayed" if peer.relayed else "direct"
         return "connecting" if peer.dialling else "disconnected"
 
+    def reason(self, peer_id: PeerId, now: Instant) -> str | None:
+        """Why it was dropped for breaking a rule, kept when it is back; and why it is not connected."""
+        peer, dropped = self._peers.get(peer_id), self.conduct.dropped(peer_id, now)
+        found = []
+        if dropped is not None:
+            times = f", {dropped.times} times" if dropped.times > 1 else ""
+            found.append(f"dropped at {iso_from_ms(dropped.at_ms)}{times}: {dropped.reason}")
+        if peer is not None and peer.reason and not peer.connected and (dropped is None or peer.reason != dropped.reason):
+            found.append(peer.reason)
+        return "; ".join(found) or None
+
     def longing(self) -> int:
         """How often the most wanted unconnected peer has been tried in vain: its address may have changed."""
         if len(self._connected) == len(self._peers):
@@ -295,6 +322,14 @@ class Membership:
                 peer.failures = 0
                 peer.away_since = now.instant
                 peer.next_dial_at = now.instant
+
+    def _admit(self, now: Now) -> list[Output]:
+        kept_out = self.conduct.kept_out(now.instant)
+        admitted = tuple(id_ for id_ in self._known if id_ not in kept_out)
+        if admitted == self._admitted:
+            return []
+        self._admitted = admitted
+        return [Admit(peers=admitted)]
 
     def _dial(self, id_: PeerId, peer: Peer) -> list[Output]:
         peer.dialling = True

@@ -21,6 +21,7 @@ from sudocode_coordination.core.discovery import Discovery
 from sudocode_coordination.core.electorate import Electorate
 from sudocode_coordination.core.facts import (
     EntriesChanged,
+    Misbehaved,
     Notify,
     Output,
     Respond,
@@ -57,6 +58,7 @@ from sudocode_coordination.core.io import (
     Listening,
     PeerConnected,
     PeerDisconnected,
+    PeerMisbehaved,
     PeerRefused,
     Persist,
     Publish,
@@ -276,6 +278,8 @@ class Node:
                 return self.membership.dial_failed(given, now)
             case PeerRefused(peer=peer, address=address):
                 return self.discovery.knocked(peer, address, now)
+            case PeerMisbehaved(peer=peer, reason=reason, keep_out=keep_out):
+                return self.membership.misbehaved(peer, reason, now, keep_out=keep_out)
             case FrameReceived(peer=peer, frame=frame):
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
@@ -372,14 +376,23 @@ class Node:
         return out + self.leases.peer_up(peer, now)
 
     def _frame(self, peer: PeerId, frame: bytes, now: Now) -> list[Output]:
-        if peer not in self.membership.connected_peers:
+        conduct = self.membership.conduct
+        if peer not in self.membership.connected_peers or not conduct.listens_to(peer):
             return []
         try:
+            conduct.frame(peer, len(frame), now.instant)
             messages = decode_frame(frame)
+            conduct.messages(peer, messages, now.instant)
         except ProtocolError as error:
-            return [HangUp(peer=peer, reason=str(error))]
+            return self.membership.misbehaved(peer, error.message, now)
         self.membership.heard(peer, now)
-        return [output for message in messages for output in self._message(peer, message, now)]
+        out: list[Output] = []
+        for message in messages:
+            done = self._message(peer, message, now)
+            out += done
+            if any(isinstance(output, Misbehaved) for output in done):
+                break
+        return out
 
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
         match message:
@@ -506,7 +519,10 @@ class Node:
                     self._route(self.leases.entries_changed(owner, changes, now), step, now)
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
                     self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
+                case Misbehaved(peer=peer, reason=reason):
+                    self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():
+                    self.sync.store.known = frozenset(self.discovery.known)
                     self._route(self.membership.known_changed(self.discovery.known, now), step, now)
                     self._route(self._view_changed(now), step, now)
                 case Respond():

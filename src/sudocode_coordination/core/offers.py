@@ -14,6 +14,8 @@ from sudocode_coordination.model import Instant, Now, PeerId, WallMs
 
 MAX_OFFERS: Final = 2_000
 """Records that wait to be published for others: as many as are read."""
+MAX_PEER_OFFERS: Final = 500
+"""Of those, offered by one peer: as many as a clone may have agents. One alone must not take the room of all."""
 
 
 class _Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +47,8 @@ class Offers:
     def take(self, peer: PeerId, data: bytes, connected: frozenset[PeerId], now: Now) -> None:
         """A connected peer hands over a record; what is no news is passed over."""
         name = offered_name(data)
-        if name is None or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
+        crowded = len(self._offers) >= MAX_OFFERS or sum(o.peer == peer for o in self._offers.values()) >= MAX_PEER_OFFERS
+        if name is None or (name not in self._offers and crowded):
             return
         record = parse_record(name, data, self._keyring)
         if isinstance(record, str) or peer_of(record) == self._keyring.peer_id:

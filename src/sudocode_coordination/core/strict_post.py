@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 from sudocode_coordination.core.claims import owner_of
-from sudocode_coordination.core.facts import Output, Say
+from sudocode_coordination.core.facts import Misbehaved, Output, Say
 from sudocode_coordination.core.holdings import View
 from sudocode_coordination.core.strict_own import OwnStrict, Sent
 from sudocode_coordination.core.strict_table import claims_of, fits, id_of
@@ -76,8 +76,9 @@ class StrictPost:
     def _asked(self, peer: PeerId, given: StrictAsk, now: Now) -> list[Output]:
         """A peer wants something written."""
         op = given.op
-        foreign = any(owner_of(name) != peer for name in (id_of(op), *claims_of(op)))
-        if foreign or (isinstance(op, StrictAcquire) and not fits(op.claim)):
+        if any(owner_of(name) != peer for name in (id_of(op), *claims_of(op))):
+            return [Misbehaved(peer=peer, reason="wanted to change another peer's strict leases")]
+        if isinstance(op, StrictAcquire) and not fits(op.claim):
             return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="that can't be in the table"))]
         if self._stopping:
             return [Say(peer=peer, message=StrictAnswer(id=id_of(op), reason="stopping"))]

@@ -22,6 +22,7 @@ from sudocode_coordination.core.claims import owner_of
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.wire import (
     MAX_IN_THE_WAY,
+    Agent,
     ClaimBody,
     Id,
     InTheWay,
@@ -67,7 +68,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Who wants an entry by a higher priority."""
 
     claim: Id
-    agent: Id
+    agent: Agent
     priority: Priority
 
 
@@ -75,7 +76,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     """One lease in the table."""
 
     id: Id
-    agent: Id
+    agent: Agent
     resources: Resources
     mode: LeaseMode
     priority: Priority

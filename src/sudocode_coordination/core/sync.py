@@ -17,7 +17,7 @@ from random import Random
 from typing import Final, assert_never
 
 from sudocode_coordination.core.author import Author, Published
-from sudocode_coordination.core.facts import EntriesChanged, EntryChange, Notify, Output, Root, Say
+from sudocode_coordination.core.facts import EntriesChanged, EntryChange, Misbehaved, Notify, Output, Root, Say
 from sudocode_coordination.core.feed import EPOCHS_SPACE, NOTHING_MORE, FeedStore, Received, decode_envelope, encode_envelope
 from sudocode_coordination.core.io import DiskContents, DiskOperation, ForgottenEpochs, Gossip, Persist, StoredValue
 from sudocode_coordination.core.keyring import Keyring
@@ -349,6 +349,9 @@ class Sync:
                         changes.setdefault(owner, []).extend(received.changes)
                 case "gap":
                     gaps[owner] = max(place, gaps.get(owner, place))
+                case "refused" if received.forged and source is not None:  # an honest peer has checked what it passes on
+                    jumped.append(Misbehaved(peer=source, reason="sent an envelope that its owner has not signed"))
+                    break
                 case "refused":
                     unwanted = unwanted or owner == source
                 case "known" | "old" | "full":
@@ -377,7 +380,7 @@ class Sync:
         if envelope.epoch < epoch or (ours is not None and (ours.update, ours.parts) == (envelope.update, envelope.parts)):
             return Received("known")
         if not self.store.signed(envelope):
-            return Received("refused")
+            return Received("refused", forged=True)
         self._author.begin(envelope.epoch + 1, now)
         outputs.append(Persist(operations=(StoredValue(space=EPOCHS_SPACE, key=self.own, data=str(self._author.epoch).encode()),)))
         outputs += self.flush(now)

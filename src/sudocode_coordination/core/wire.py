@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sudocode_coordination.errors import ProtocolError
-from sudocode_coordination.model import Grade, LeaseMode, Resource
+from sudocode_coordination.model import AGENT_ID_PATTERN, Grade, LeaseMode, Resource
 
 PROTOCOL_VERSION: Final = 1
 MAX_FRAME_BYTES: Final = 1 << 20
@@ -41,6 +41,12 @@ MAX_HEADS: Final = 10_000
 
 Text = Annotated[str, Meta(max_length=4_096)]
 Id = Annotated[str, Meta(min_length=1, max_length=200)]
+Agent = Annotated[str, Meta(pattern="^" + AGENT_ID_PATTERN.pattern)]
+"""Names of agents are shown, logged and typed: what no agent can be called is refused where it comes in."""
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40,64}\Z")]
+"""`\\Z`, as `$` would let a line break through."""
+Time = Annotated[str, Meta(max_length=40)]
+"""ISO 8601 UTC, for people."""
 Natural = Annotated[int, Meta(ge=0, lt=1 << 53)]
 Millis = Annotated[int, Meta(ge=0, le=MAX_HOLD_MS)]
 
@@ -138,7 +144,7 @@ class ClaimBody(msgspec.Struct, frozen=True, array_like=True):
     """What never changes of a claim. `lamport` orders claims of one priority: first come, first served."""
 
     id: Id
-    agent: Id
+    agent: Agent
     resources: Resources
     mode: LeaseMode
     priority: Priority
@@ -208,9 +214,9 @@ class Granted(Message, frozen=True, kw_only=True, tag="granted"):
 class Left(msgspec.Struct, frozen=True, array_like=True):
     """What the holder leaves behind for the next one. The same is in its feed; who waits must not have to wait for that, too."""
 
-    commit: Annotated[str, Meta(pattern="^[0-9a-f]{40,64}$")]
+    commit: Commit
     branch: Annotated[str, Meta(max_length=250)]
-    at: Annotated[str, Meta(max_length=40)]
+    at: Time
     stamp: Natural
     resources: Annotated[tuple[Resource, ...], Meta(max_length=MAX_RESOURCES)] = ()
     """Those that it was left on, if they are not all that the claim was on."""
@@ -283,7 +289,7 @@ class InTheWay(msgspec.Struct, frozen=True, array_like=True):
     """An entry of the table, as far as a refusal names it."""
 
     claim: Id
-    agent: Id
+    agent: Agent
     resources: Annotated[tuple[Resource, ...], Meta(max_length=MAX_IN_THE_WAY)]
     priority: Priority
     token: Natural

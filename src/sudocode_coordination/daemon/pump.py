@@ -12,12 +12,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from time import thread_time
 from typing import Final, Protocol, assert_never
 
 import trio
 
 from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Network
 from sudocode_coordination.api.events import Event
+from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublishFailed,
@@ -33,6 +35,7 @@ from sudocode_coordination.core.io import (
     HangUp,
     Input,
     PeerDisconnected,
+    PeerMisbehaved,
     PeerRefused,
     Persist,
     Publish,
@@ -59,6 +62,14 @@ MAX_PEER_BYTES: Final = 16 << 20
 """The same in bytes: sixteen of the largest frames."""
 MAX_FRAME_BYTES: Final = 64 << 20
 """Of all peers together: what a daemon may grow by under a flood. The peer whose frame does not fit is disconnected."""
+TOO_FAST: Final = "sent faster than could be handled"
+CPU_SHARE: Final = 0.5
+"""Of one core, that what one peer sends may take for long, whatever it is that it sends …"""
+CPU_BURST_S: Final = 10.0
+"""… and at once: ten times what 10,000 leases that join take. Everybody else waits for as long."""
+MAX_COUNTED_PEERS: Final = 1_024
+"""Peers whose share is counted; more than are connected."""
+TOO_COSTLY: Final = "what it sends takes too much of this machine's time"
 MAX_HINTS: Final = 2_048
 """Gossip and refusals that wait. Nothing depends on them: more are dropped."""
 BATCH: Final = 64
@@ -121,6 +132,7 @@ class Pump:
         self._cut: set[PeerId] = set()
         """Peers of whom a frame was dropped: nothing more from them until they are disconnected."""
         self._disk_failing = False
+        self._cpu: dict[PeerId, Bucket] = {}
         self.dropped_hints = 0
         self.stopped = False
         self.record_left = ""
@@ -140,9 +152,7 @@ class Pump:
                 count, size = self._frames.get(peer, (0, 0))
                 count, size = count + 1, size + len(frame)
                 if count > MAX_PEER_FRAMES or size > MAX_PEER_BYTES or self._frame_bytes + len(frame) > MAX_FRAME_BYTES:
-                    log.warning("peer %s sends faster than can be handled: disconnected", peer)
-                    self._cut.add(peer)
-                    self._network.hang_up(peer, "sent faster than could be handled")
+                    self._cut_off(peer, TOO_FAST)
                     return
                 self._frames[peer] = (count, size)
                 self._frame_bytes += len(frame)
@@ -239,6 +249,7 @@ class Pump:
     def _step(self, given: Input, now: Now, *, after_disk_failure: bool = False) -> None:
         if self._journal is not None:
             self._journal.record(now, given)
+        began = thread_time()
         try:
             effects = self._node.handle(given, now)
         except (KeyboardInterrupt, SystemExit):
@@ -247,12 +258,28 @@ class Pump:
             if self._journal is not None:
                 self._journal.flush()
             raise NodeCrashed(f"the node raised on {type(given).__name__}: {error!r}") from error
+        if isinstance(given, FrameReceived):
+            self._charge(given.peer, thread_time() - began, now)
         failure: str | None = None
         for effect in effects:
             failure = self._carry_out(effect, failure)
         if failure is not None and not after_disk_failure:
             log.error("disk: %s", failure)
             self._step(DiskFailed(reason=failure), now, after_disk_failure=True)
+
+    def _charge(self, peer: PeerId, seconds: float, now: Now) -> None:
+        spent = self._cpu.get(peer)
+        if spent is None:
+            if len(self._cpu) >= MAX_COUNTED_PEERS:
+                del self._cpu[next(iter(self._cpu))]
+            spent = self._cpu[peer] = Bucket(CPU_SHARE, CPU_BURST_S, now.instant / 1000)
+        if not spent.take(seconds, now.instant / 1000) and peer not in self._cut:
+            self._cut_off(peer, TOO_COSTLY)
+
+    def _cut_off(self, peer: PeerId, reason: str) -> None:
+        self._cut.add(peer)
+        self._network.hang_up(peer, reason)
+        self.deliver(PeerMisbehaved(peer=peer, reason=reason))
 
     def _carry_out(self, effect: Effect, failure: str | None) -> str | None:
         """Do it; gives the reason why a `Persist` of this step has failed, if one has."""
