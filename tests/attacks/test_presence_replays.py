@@ -8,7 +8,7 @@ from tests.attacks.siege import MALLORY, Siege, beat
 from tests.core.feeds import Pen, identity
 
 from sudocode_coordination.api.requests import ListLeases
-from sudocode_coordination.core.node import PRESENCE_TOPIC
+from sudocode_coordination.core.beats import PRESENCE_TOPIC
 from sudocode_coordination.core.wire import Claim, ClaimBody, Envelopes, Presence, Signed, encode_message, encode_signed
 from sudocode_coordination.model import Resource
 
@@ -83,7 +83,7 @@ def test_a_beat_of_another_can_not_be_made_up(data: bytes) -> None:
     assert not carols(siege)
     # And a forged one from the future does not make carol's own count as old.
     siege.gossips(PRESENCE_TOPIC, signed("carol", 1))
-    assert siege.ann.node._presences[identity("carol").peer_id] == (1, 1)
+    assert siege.ann.node.beats.latest[identity("carol").peer_id] == (1, 1)
 
 
 def test_a_signed_beat_is_nothing_on_other_topics_and_other_messages_are_none() -> None:
@@ -97,7 +97,7 @@ def test_a_signed_beat_is_nothing_on_other_topics_and_other_messages_are_none() 
     siege.gossips(PRESENCE_TOPIC, encode_signed(Signed(MALLORY.peer_id, payload, MALLORY.sign(DOMAIN + payload))))
     siege.gossips("sudocode/elsewhere", signed("carol", 1))
     siege.gossips("sudocode/sync", signed("carol", 1))
-    assert not siege.ann.node._presences
+    assert not siege.ann.node.beats.latest
     assert carols(siege)
 
 

@@ -13,8 +13,8 @@ from sudocode_coordination.agent.handlers import MAX_UNREAD_EVENTS, Emitter, Rea
 from sudocode_coordination.agent.members import BlockingLeaseManager, LeaseManager, State
 from sudocode_coordination.agent.session import Session
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.client.calls import Named
 from sudocode_coordination.client.connect import no_daemon
+from sudocode_coordination.client.speaking import Named
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.place import Clone
 

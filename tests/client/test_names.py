@@ -12,7 +12,8 @@ from sudocode_coordination.api.requests import Request
 from sudocode_coordination.cli.run import run
 from sudocode_coordination.cli.screen import Screen
 from sudocode_coordination.cli.session import Session
-from sudocode_coordination.client.calls import Blocks, Calls
+from sudocode_coordination.client.calls import Calls
+from sudocode_coordination.client.speaking import Blocks
 from sudocode_coordination.errors import ResourceError
 from sudocode_coordination.model import Resource
 from sudocode_coordination.place import find_clone

@@ -13,9 +13,10 @@ from sudocode_coordination.agent.session import Session
 from sudocode_coordination.api.requests import CheckResult, ListLeases, Released, ReleaseLease, Request
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.client.blocking import Client
-from sudocode_coordination.client.calls import Awaits, Blocks, Calls, What
+from sudocode_coordination.client.calls import Calls
 from sudocode_coordination.client.checkout import left_behind
 from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
+from sudocode_coordination.client.speaking import Awaits, Blocks, What
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.model import ActiveWork, IssueUpdate, Json, Lease, Message, PeerInfo, ResourceType, SpecUpdate
 from sudocode_coordination.place import Clone

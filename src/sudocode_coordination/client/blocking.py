@@ -12,8 +12,9 @@ from typing import Final, TypeVar
 from sudocode_coordination.api.codec import Answered
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import Request, Subscribe
-from sudocode_coordination.client.calls import Blocks, Calls
+from sudocode_coordination.client.calls import Calls
 from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S, Connection, again, outcome, timed_out
+from sudocode_coordination.client.speaking import Blocks
 from sudocode_coordination.errors import CoordinationError, DaemonBusyError
 from sudocode_coordination.place import Clone, find_clone
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
@@ -11,7 +10,6 @@ from sudocode_coordination import __version__
 from sudocode_coordination.api.requests import (
     AckMessages,
     AcquireLease,
-    AgentInfo,
     AttachAgent,
     Briefing,
     CheckConflicts,
@@ -52,24 +50,20 @@ from sudocode_coordination.api.requests import (
     method_of,
 )
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.core.agents import MAX_AGENTS
 from sudocode_coordination.core.checkup import findings, own_admission
+from sudocode_coordination.core.company import counts, everybody, own_agents
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
 from sudocode_coordination.core.published import published
-from sudocode_coordination.core.records import MAX_CAPABILITIES, MAX_CAPABILITY_CHARS
 from sudocode_coordination.core.resources import name_of, normalise, normalise_all
 from sudocode_coordination.errors import CoordinationError, RemoteError, UsageError
 from sudocode_coordination.model import (
-    AGENT_ID_PATTERN,
     AgentId,
     IssueUpdate,
     Json,
     Lease,
     Now,
-    PeerId,
-    PeerInfo,
     Resource,
     SpecUpdate,
     WallMs,
@@ -343,7 +337,7 @@ class Desk:
         others: list[Lease] = []
         for lease in node.leases.leases(now.instant):
             (mine if lease.agent_id == agent and lease.peer_id == node.peer_id else others).append(lease)
-        working = (w for w in node.agents.work() if self._counts(w.peer_id))
+        working = (w for w in node.agents.work() if counts(node, w.peer_id))
         briefing = Briefing(
             agent_id=agent,
             work=tuple(w for w in working if not (w.agent_id == agent and w.peer_id == node.peer_id)),
@@ -369,7 +363,7 @@ class Desk:
             case GetStatus():
                 return self._status(now)
             case ListPeers():
-                return self._peers(now)
+                return everybody(node, now)
             case ListLeases():
                 return node.leases.leases(now.instant, None if request.everyone else request.agent or node.agents.default)
             case LeaseHistory():
@@ -384,13 +378,13 @@ class Desk:
             case CheckConflicts():
                 agent = request.agent or node.sessions.under(request.processes) or node.agents.default
                 resources = normalise_all(request.resources)
-                working = [c for c in node.agents.work_conflicts(agent, resources) if self._counts(c.peer_id)]
+                working = [c for c in node.agents.work_conflicts(agent, resources) if counts(node, c.peer_id)]
                 return CheckResult(conflicts=(*node.leases.conflicts(agent, resources, now.instant), *working), agent_id=agent)
             case SetWork():
                 agent = request.agent or node.agents.default
                 return next((w for w in node.agents.work(agent) if w.peer_id == node.peer_id), None)
             case ListWork():
-                return [w for w in node.agents.work(request.agent) if self._counts(w.peer_id)]
+                return [w for w in node.agents.work(request.agent) if counts(node, w.peer_id)]
             case UpdateIssue():
                 found = node.agents.issues(request.issue_id)
                 return found[0] if found else IssueUpdate(issue_id=request.issue_id, fields={})
@@ -406,7 +400,7 @@ class Desk:
             case ListDrafts():
                 return node.agents.drafts(request.agent)
             case AttachAgent():
-                return next(a for a in self._agents(now) if a.agent_id == request.agent)
+                return next(a for a in own_agents(node, now) if a.agent_id == request.agent)
             case ListMessages():
                 return node.messages.messages(request.agent or node.agents.default, now, everything=request.everything)
             case GetFindings():
@@ -422,76 +416,15 @@ class Desk:
             case _:
                 assert_never(request)
 
-    def _counts(self, peer: PeerId) -> bool:
-        """Whether what a peer published still matters: it is this one, or of the roster, or connected."""
-        node = self._node
-        return peer == node.peer_id or peer in node.discovery.roster or peer in node.membership.connected_peers
-
-    def _agents(self, now: Now) -> tuple[AgentInfo, ...]:
-        node = self._node
-        held = node.leases.held_count(now.instant)
-        return tuple(
-            AgentInfo(
-                agent_id=agent,
-                capabilities=capabilities,
-                default=agent == node.agents.default,
-                leases_held=held.get((node.peer_id, agent), 0),
-            )
-            for agent, capabilities in node.agents.local.items()
-        )
-
-    def _peers(self, now: Now) -> tuple[PeerInfo, ...]:
-        node = self._node
-        held = node.leases.held_count(now.instant)
-        rows = [
-            PeerInfo(
-                agent_id=agent,
-                peer_id=node.peer_id,
-                connection="self",
-                capabilities=capabilities,
-                leases_held=held.get((node.peer_id, agent), 0),
-                last_seen=iso_from_ms(now.wall_ms),
-            )
-            for agent, capabilities in node.agents.local.items()
-        ]
-        for peer_id, known in sorted(node.discovery.known.items()):
-            if peer_id == node.peer_id or not self._counts(peer_id):
-                continue
-            peer = node.membership.peer(peer_id)
-            live = {
-                key: tuple(str(c)[:MAX_CAPABILITY_CHARS] for c in value["capabilities"][:MAX_CAPABILITIES])
-                for key, value in islice(node.sync.owner_entries("agentMetadata", peer_id), MAX_AGENTS)
-                if AGENT_ID_PATTERN.match(key) and isinstance(value, dict) and isinstance(value.get("capabilities"), list)
-            }
-            connected = peer is not None and peer.connected
-            listed = {id_: record.capabilities for id_, record in known.agents.items()}
-            for agent, capabilities in sorted((live if connected and live else listed | live).items()):
-                record = known.agents.get(agent)
-                heard = peer.heard_wall_ms if peer is not None else None
-                rows.append(
-                    PeerInfo(
-                        agent_id=agent,
-                        peer_id=peer_id,
-                        connection=node.membership.connection(peer_id),
-                        address=peer.address if peer else None,
-                        latency_ms=peer.latency_ms if peer else None,
-                        last_seen=iso_from_ms(heard) if heard else (record.last_seen if record else None),
-                        capabilities=capabilities,
-                        leases_held=held.get((peer_id, agent), 0),
-                        reason=node.membership.reason(peer_id, now.instant),
-                    )
-                )
-        return tuple(rows)
-
     def _status(self, now: Now) -> Status:
         node = self._node
         return Status(
             state="stopping" if node.stopping else "active" if node.listening else "starting",
             peer_id=node.peer_id,
-            agents=self._agents(now),
+            agents=own_agents(node, now),
             addresses=node.listening,
-            peers=self._peers(now),
-            work=tuple(w for w in node.agents.work() if self._counts(w.peer_id)),
+            peers=everybody(node, now),
+            work=tuple(w for w in node.agents.work() if counts(node, w.peer_id)),
             leases=tuple(node.leases.leases(now.instant)),
             remote=self._remote(),
             roster=node.leases.view.roster,

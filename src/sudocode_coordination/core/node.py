@@ -15,6 +15,7 @@ from sudocode_coordination import __version__
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.agents import Agents
+from sudocode_coordination.core.beats import PRESENCE_TOPIC, Beats
 from sudocode_coordination.core.departed import Departed
 from sudocode_coordination.core.desk import Desk
 from sudocode_coordination.core.discovery import Discovery
@@ -83,6 +84,7 @@ from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
 from sudocode_coordination.core.membership import Membership
 from sudocode_coordination.core.messages import Messages
+from sudocode_coordination.core.seeking import Seeking
 from sudocode_coordination.core.sessions import Sessions
 from sudocode_coordination.core.step import Step
 from sudocode_coordination.core.strict import StrictLeases
@@ -101,32 +103,21 @@ from sudocode_coordination.core.wire import (
     RecordOffer,
     Renew,
     RenewAck,
-    Signed,
     StrictAnswer,
     StrictAsk,
     WireMessage,
     decode_frame,
-    decode_message,
-    decode_signed,
-    encode_message,
-    encode_signed,
 )
 from sudocode_coordination.errors import ProtocolError, UsageError
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource, earliest, iso_from_ms
 
-PRESENCE_TOPIC: Final = "sudocode/presence"
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
 """Longest wait for the removal of the own records."""
-SEEK_MS: Final = 2_000
-MAX_SEEK_MS: Final = 60_000
-"""While a known peer does not answer, the branch may know a newer address: looked at ever more rarely."""
 RESERVED: Final = frozenset({"relays", "relay_service", "enable_file_diffs"})
 """Configuration keys of what is still to come: who sets one is told."""
 _LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
-MAX_PRESENCES: Final = 10_000
-"""Peers whose gossiped beats are counted."""
 
 _QUIET: Final = (Ticked, FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
 """Most inputs: they say nothing of who is there, but for a few messages."""
@@ -137,26 +128,27 @@ class Node:
 
     def __init__(self, config: CoordinationConfig, keyring: Keyring) -> None:
         self._config = config
-        self._keyring = keyring
         self.peer_id = self._me = keyring.peer_id
-        rng = Random(0)
-        self._rng = rng
+        self._rng = rng = Random(0)
         self.sync = Sync(keyring, rng, __version__)
         self.discovery = Discovery(keyring, config, rng)
         self.membership = Membership(self._me, config, rng)
         self.leases = LeaseManager(self._me, config, keyring)
         self.departed = Departed()
         self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
+        self.beats = Beats(keyring)
         self.messages = Messages(self._me, self.sync, rng, self._concerned)
         self.sessions = Sessions()
         self.strict = StrictLeases(self._me, config, rng, self.leases.is_over)
         self.desk = Desk(self, config)
         self.electorate = Electorate(self._me, config, self.leases, self.discovery, self.membership)
         self.roster = self.electorate.roster
+        self._machines = (
+            *(self.membership, self.electorate, self.leases, self.strict),
+            *(self.sync, self.discovery, self.messages, self.sessions),
+        )
         self._now = Now(0, 0)
-        self._presences: dict[PeerId, tuple[int, int]] = {}
-        self._sought_at: Instant = 0
-        self._seeks = 0
+        self._seeking = Seeking()
         self._greet_by: dict[PeerId, Instant] = {}
         """Connected peers that have not said hello, and until when they may."""
         self._stop_by: Instant | None = None
@@ -212,22 +204,13 @@ class Node:
         if self._done:
             return None
         self._deadlines()
-        seek_at = self._seek_at() if self.membership.longing() >= 2 and not self.stopping else None
+        seek_at = None if self.stopping else self._seeking.deadline(self.membership.longing())
         return earliest(self._first, self._stop_by, seek_at)
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
-            self._times = (
-                self.membership.deadline(),
-                self.electorate.deadline(),
-                self.leases.deadline(),
-                self.strict.deadline(),
-                self.sync.deadline(),
-                self.discovery.deadline(),
-                self.messages.deadline(),
-                self.sessions.deadline(),
-                min(self._greet_by.values()) if self._greet_by else None,
-            )
+            greet_by = min(self._greet_by.values()) if self._greet_by else None
+            self._times = (*[machine.deadline() for machine in self._machines], greet_by)
             self._first = earliest(*self._times)
         return self._times
 
@@ -428,35 +411,13 @@ class Node:
     def _gossip(self, topic: str, data: bytes, now: Now) -> list[Output]:
         if topic == SYNC_TOPIC:
             return self.sync.gossiped(data, now)
-        if topic != PRESENCE_TOPIC:
-            return []
-        try:
-            signed = decode_signed(data)
-            message = decode_message(signed.payload)
-        except ProtocolError:
-            return []
-        if not isinstance(message, Presence) or signed.peer not in self.discovery.known or signed.peer == self._me:
-            return []
-        beat = (message.incarnation, message.count)
-        before = self._presences.get(signed.peer)
-        if before is not None and beat <= before:
-            return []
-        if len(self._presences) >= MAX_PRESENCES:
-            known = self.discovery.known
-            self._presences = {peer: last for peer, last in self._presences.items() if peer in known}
-        if not self._keyring.verify(signed.peer, _presence_bytes(signed.payload), signed.signature):
-            return []
-        self._presences[signed.peer] = beat
-        self.leases.peer_alive(signed.peer, now)
+        if topic == PRESENCE_TOPIC and (peer := self.beats.heard(data, self.discovery.known)) is not None:
+            self.leases.peer_alive(peer, now)
         return []
 
     def _beat_for_all(self, count: int) -> list[Output]:
         """Peers out of direct reach hear the beat by gossip; in a full mesh it would only cost everyone's time."""
-        if self._all_connected():
-            return []
-        payload = encode_message(Presence(incarnation=self.sync.incarnation, count=count))
-        signed = Signed(self._me, payload, self._keyring.sign(_presence_bytes(payload)))
-        return [Gossip(topic=PRESENCE_TOPIC, data=encode_signed(signed))]
+        return [] if self._all_connected() else [self.beats.own(self.sync.incarnation, count)]
 
     # --- around -------------------------------------------------------------------------------------------------------------
 
@@ -480,16 +441,9 @@ class Node:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
         out = self._view_changed(now) if self._view_stale else []
         self.strict.view_changed(self.leases.view, now)
-        if self.membership.longing() < 2:
-            self._seeks = 0
-        elif not self.stopping and now.instant >= self._seek_at():
-            self._sought_at = now.instant
-            self._seeks += 1
+        if not self.stopping and self._seeking.is_due(self.membership.longing(), now.instant):
             out += self.discovery.refresh_requested(now)
         return out
-
-    def _seek_at(self) -> Instant:
-        return self._sought_at + min(MAX_SEEK_MS, SEEK_MS << min(self._seeks, 10))
 
     def _concerned(self, resource: Resource, instant: Instant) -> frozenset[AgentId]:
         """Agents of this clone that hold it, wait for it or work on it."""
@@ -544,7 +498,3 @@ class Node:
                     step.effects.append(output)
                 case _:
                     assert_never(output)
-
-
-def _presence_bytes(payload: bytes) -> bytes:
-    return b"sudocode-coordination/presence/1\0" + payload

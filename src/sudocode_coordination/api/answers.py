@@ -1,0 +1,189 @@
+"""What a daemon answers to requests, where it is no value of `model.py`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from sudocode_coordination.model import (
+    ActiveWork,
+    AgentId,
+    Conflict,
+    Json,
+    Lease,
+    Message,
+    PartitionPolicy,
+    PeerId,
+    PeerInfo,
+    Resource,
+)
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of the answers."""
+
+
+class Nothing(Answer, frozen=True, kw_only=True):
+    """Done; there is nothing to tell."""
+
+
+class RemoteHealth(Answer, frozen=True, kw_only=True):
+    """How the git remote does."""
+
+    name: str
+    branch: str
+    state: Literal["unknown", "ok", "unreachable"]
+    since: str | None = None
+    """ISO time since when it has been in that state."""
+    reason: str | None = None
+    commit: str | None = None
+    last_read: str | None = None
+    pushes: int = 0
+    """Pushes made by this daemon since it started."""
+
+
+class AgentInfo(Answer, frozen=True, kw_only=True):
+    """An agent of this clone."""
+
+    agent_id: AgentId
+    capabilities: tuple[str, ...]
+    default: bool
+    leases_held: int
+
+
+class Status(Answer, frozen=True, kw_only=True):
+    """Answer to `GetStatus`."""
+
+    state: Literal["starting", "active", "stopping"]
+    peer_id: PeerId
+    agents: tuple[AgentInfo, ...]
+    addresses: tuple[str, ...]
+    peers: tuple[PeerInfo, ...]
+    work: tuple[ActiveWork, ...]
+    leases: tuple[Lease, ...]
+    remote: RemoteHealth
+    roster: tuple[PeerId, ...]
+    partition_policy: PartitionPolicy
+    problems: tuple[str, ...] = ()
+    """Things that want a person's attention: the disk is full, records were skipped, …"""
+    started_at: str
+    version: str
+
+
+class Waits(Answer, frozen=True, kw_only=True):
+    """One side of a circle of agents that wait for each other: `agent_id` waits for what `holder_id` has."""
+
+    agent_id: AgentId
+    peer_id: PeerId
+    resource: Resource
+    """What is waited for, as the holder named it."""
+    holder_id: AgentId
+    held: bool
+    """Whether the holder has it; else it waits for it too, and goes first."""
+
+
+class LeaseOutcome(Answer, frozen=True, kw_only=True):
+    """Answer to `AcquireLease`: truthy if granted. If not, `holders` says who is in the way."""
+
+    granted: bool
+    lease: Lease | None = None
+    holders: tuple[Conflict, ...] = ()
+    reason: str = ""
+    """Why not: `held`; `timeout` (the wait's limit); `no-answer` (too few peers answered); `deadlock`; `released`, `stopped` (taken
+    back by another process of the agent, or with the daemon)."""
+    waited_ms: int = 0
+    cycle: tuple[Waits, ...] = ()
+    """If `deadlock`: who waits for whom, the asker first. The last one waits for what the asker has: if the asker releases that,
+    the others go on. It still holds all that it held."""
+
+    def __bool__(self) -> bool:
+        return self.granted
+
+
+class Released(Answer, frozen=True, kw_only=True):
+    """Answer to `ReleaseLease`."""
+
+    released: tuple[Lease, ...]
+
+
+class PreparedPush(Answer, frozen=True, kw_only=True):
+    """Answer to `PreparePush`: what to push with the work, in one `--atomic` push, with `--force-with-lease=<ref>:<parent>`.
+    Without any strict lease of the agent: all empty."""
+
+    leases: tuple[Lease, ...] = ()
+    """The strict leases that it vouches for."""
+    ref: str = ""
+    """Full name of the table's ref on the remote."""
+    commit: str = ""
+    parent: str = ""
+    """The table's tip that the commit is built on."""
+    objects: str = ""
+    """Folder with the commit's objects, for GIT_ALTERNATE_OBJECT_DIRECTORIES."""
+
+
+class CheckResult(Answer, frozen=True, kw_only=True):
+    """Answer to `CheckConflicts`."""
+
+    conflicts: tuple[Conflict, ...]
+    agent_id: AgentId = ""
+    """Who was taken to act."""
+
+    def __bool__(self) -> bool:
+        return bool(self.conflicts)
+
+
+class LostLease(Answer, frozen=True, kw_only=True):
+    """A lease that ended against its agent's will."""
+
+    resources: tuple[Resource, ...]
+    reason: str
+    """`preempted`, `lost-conflict`, `expired`."""
+    holder: AgentId = ""
+    """Who has it or wanted it, if that is known."""
+    at: str
+
+
+class Briefing(Answer, frozen=True, kw_only=True):
+    """Answer to `GetBriefing`: what an agent should know before it goes on."""
+
+    agent_id: AgentId
+    work: tuple[ActiveWork, ...] = ()
+    """Of others."""
+    leases: tuple[Lease, ...] = ()
+    """Of others, and who waits."""
+    own: tuple[Lease, ...] = ()
+    lost: tuple[LostLease, ...] = ()
+    """Since the last briefing."""
+    messages: tuple[Message, ...] = ()
+    """New ones; with this answer they are acknowledged."""
+
+
+class StopOutcome(Answer, frozen=True, kw_only=True):
+    """Answer to `Stop`."""
+
+    record_left: str = ""
+    """Why a peer record of this clone is on the branch still: the remote could not be reached. It ages out by its ttl."""
+
+
+class DoctorFinding(Answer, frozen=True, kw_only=True):
+    """One line of `coord doctor`."""
+
+    name: str
+    ok: bool
+    message: str
+    hint: str = ""
+
+
+class Published(Answer, frozen=True, kw_only=True):
+    """Answer to `GetPublished`: what leaves this clone now, beside its records on the branch."""
+
+    peer_id: PeerId
+    remote: str
+    branch: str
+    """Where the records are; what is in them is read there."""
+    table_ref: str
+    table: dict[str, str]
+    """Path in the table of strict leases -> content, of this clone's leases."""
+    peers: dict[str, dict[str, Json]]
+    """Map of the shared document -> key -> value, of this clone's entries: every connected peer has them."""
