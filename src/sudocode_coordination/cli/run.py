@@ -35,6 +35,8 @@ _ELSEWHERE: Final = {
     "messages": "messages",
 }
 """Commands whose function is not in `commands.py`, with their module."""
+_APART: Final = {"mcp": "mcp.server"}
+"""Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 
 def run(argv: Sequence[str], prog: str = "coord") -> int:
@@ -101,6 +103,7 @@ def _of_git_push(argv: list[str]) -> tuple[list[str], list[str] | None]:
 
 def command(name: str) -> Command:
     """The function of a command, its module loaded now: most commands need few of them."""
-    module = import_module(f"sudocode_coordination.cli.{_ELSEWHERE.get(name, 'commands')}")
+    where = _APART.get(name) or f"cli.{_ELSEWHERE.get(name, 'commands')}"
+    module = import_module(f"sudocode_coordination.{where}")
     function: Command = getattr(module, name.replace(" ", "_"))
     return function
