@@ -32,6 +32,7 @@ EVERY = [
     "events --follow",
     "doctor",
     "demo",
+    "mcp --repo x",
 ]
 
 

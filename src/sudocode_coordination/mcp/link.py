@@ -39,6 +39,7 @@ class Link:
         self._base: AsyncClient | None = None
         self._attached: set[AgentId] = set()
         self._opening = anyio.Lock()
+        self._naming = anyio.Lock()
 
     @property
     def clone(self) -> Clone:
@@ -97,9 +98,10 @@ class Link:
             await base.aclose()
 
     async def _own(self, base: AsyncClient, mcp_client: str | None) -> AgentId:
-        if self._self is None:
-            self._self = await _of_hooks(base) or made_up(mcp_client)
-        return self._self
+        async with self._naming:  # calls come side by side, and all are of one agent
+            if self._self is None:
+                self._self = await _of_hooks(base) or made_up(mcp_client)
+            return self._self
 
 
 async def _of_hooks(base: AsyncClient) -> AgentId | None:

@@ -21,6 +21,8 @@ WORK: Final = "coord://work"
 UPDATES: Final = "coord://updates"
 GATHER_S: Final = 0.1
 """Changes of this time are one notification: a lease that is handed over makes several events."""
+REPLAYED: Final = 100
+"""Events from before the subscription that are heard: some may have come since the first notification."""
 AGAIN_S: Final = 5.0
 """Until a daemon is looked for again, if there is none."""
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ async def _follow(client: AsyncClient, bus: Bus) -> None:
 
     async def listen() -> None:
         nonlocal news
-        async with contextlib.aclosing(client.events()) as events:
+        async with contextlib.aclosing(client.events(replay=REPLAYED)) as events:
             async for event in events:
                 changed.update(changed_by(event.type))
                 if changed:
