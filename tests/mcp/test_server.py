@@ -108,6 +108,7 @@ async def _story(alice: Clone, bob: Clone) -> None:
         third = await call(a, "lease", resources=["docs/"], agent="tester-sub")
         assert third["lease"]["agentId"] == "tester-sub"
         assert not (await call(a, "lease", resources=["docs/x.md"]))["granted"]
+        await _another_daemon(alice, a, me)
 
 
 async def _without_a_daemon(alice: Clone, a: Client) -> None:
@@ -134,7 +135,7 @@ async def _work(a: Client, b: Client, me: str) -> None:
     assert (denied["granted"], denied["work"]) == (False, None)
     assert denied["holders"][0]["agentId"] == me
     # Another issue in its place: the first one is free again.
-    await call(a, "claim_work", issues=["#43"])
+    await call(a, "claim_work", issues=["issue:#43"])
     taken = await call(b, "claim_work", issues=["#42"])
     assert taken["granted"]
     await call(a, "update_issue_or_spec", kind="issue", name="#43", fields={"status": "in-progress", "checklist": {"x": True}})
@@ -242,6 +243,29 @@ async def _resources(a: Client, b: Client) -> None:
             await call(a, "claim_work", status="something new")
             while "something new" not in (await b.read_resource("coord://work")).contents[0].model_dump()["text"]:
                 await anext(changes)
+
+
+async def _another_daemon(alice: Clone, a: Client, me: str) -> None:
+    """A server outlives daemons: a wait ends with an error, and the same agent is there again with the next daemon."""
+    waited: list[CallToolResult] = []
+    in_line = anyio.Event()
+
+    async def progress(progress: float, total: float | None, message: str | None) -> None:
+        assert (message, progress <= (total or 0)) == ("place 1 in line; docs/: held by tester-sub (priority 0)", True)
+        in_line.set()
+
+    async def wait() -> None:
+        waited.append(await a.call_tool("wait_for_lease", {"resources": ["docs/"], "seconds": 600}, progress_callback=progress))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        with anyio.fail_after(LIMIT_S):
+            await in_line.wait()
+        await anyio.to_thread.run_sync(alice.kill)
+    assert error(waited[0])["code"] == "no-daemon"
+    await anyio.to_thread.run_sync(alice.start)
+    assert (await call(a, "status"))["agentId"] == me
+    assert (await call(a, "lease", resources=["new.py"]))["granted"]
 
 
 def test_interrupted_it_ends_though_its_input_is_open(short_tmp: Path) -> None:

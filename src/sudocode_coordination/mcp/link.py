@@ -86,8 +86,9 @@ class Link:
 
     async def aclose(self) -> None:
         """Leave: bound agents leave too, and what they wait for is dropped."""
-        async with self._opening:
-            await self._close()
+        with anyio.CancelScope(shield=True):
+            async with self._opening:
+                await self._close()
 
     # --- inside -----------------------------------------------------------------------------------------------------------
 

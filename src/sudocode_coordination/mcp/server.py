@@ -59,13 +59,13 @@ def build_server(link: Link) -> MCPServer[None]:
 
     @asynccontextmanager
     async def life(_server: MCPServer[None]) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as group:
-            group.start_soon(follow, link, bus)
-            try:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(follow, link, bus)
                 yield None
-            finally:
                 group.cancel_scope.cancel()
-                await link.aclose()
+        finally:
+            await link.aclose()
 
     server: MCPServer[None] = MCPServer(
         NAME,

@@ -137,6 +137,11 @@ def _resource(client: AsyncClient, text: str) -> Resource:
     return client.resource(text if kind is None else name, kind or "file")
 
 
+def _without(prefix: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Names whose type is known, written as other tools take them all the same."""
+    return tuple(name.removeprefix(prefix) for name in names)
+
+
 def _resources(client: AsyncClient, texts: Sequence[str]) -> tuple[Resource, ...]:
     return tuple(_resource(client, text) for text in texts)
 
@@ -277,6 +282,7 @@ class Tools:
             raise UsageError(
                 "there is nothing to claim", hint="give issues, specs, files or a status; release ends what you claimed"
             )
+        issues, specs = _without("issue:", issues), _without("spec:", specs)
         before = [one for one in await client.work(agent=me) if one.agent_id == me]
         outcome = LeaseOutcome(granted=True)
         if issues:
@@ -410,6 +416,7 @@ class Tools:
         Call it when a status, a title or a checklist changes while you work. The last writer of a field wins; no file is changed.
         """
         client, me = await self._acting(agent, ctx)
+        (name,) = _without(f"{kind}:", (name,))
         changed = await (client.update_issue(name, fields) if kind == "issue" else client.update_spec(name, fields))
         update = update_shape(changed)
         return await _told(client, UpdatedResult(agent_id=me, update=update), words.update_lines([update]))
