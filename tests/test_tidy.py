@@ -22,8 +22,10 @@ MAX_LINES: Final = 500
 """A file that outgrows this holds two concepts."""
 ALLOWED_IMPORTERS: Final = {
     "libp2p": ("adapters/libp2p",),
+    "mcp": ("mcp/",),
     "multiaddr": ("adapters/libp2p",),
     "pycrdt": ("core/document.py",),
+    "pydantic": ("mcp/",),
     "trio": ("adapters/", "daemon/", "agent"),
 }
 """Who may import what: beginnings of paths in the package."""

@@ -32,6 +32,7 @@ EVERY = [
     "events --follow",
     "doctor",
     "demo",
+    "mcp --repo x",
 ]
 
 
@@ -60,7 +61,7 @@ def test_common_options_stand_anywhere() -> None:
         "stat",
         "leases --al",
         "events --last 1001",
-        "init",
+        "intit",
     ],
 )
 def test_usage_errors(line: str) -> None:

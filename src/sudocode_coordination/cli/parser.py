@@ -361,6 +361,17 @@ def _add_integrations(commands: Any) -> None:
     # Only for `coord help`: `entry.py` runs it without this parser, which costs more than all of it.
     hook.add_argument("event", choices=EVENTS, metavar="EVENT", help=", ".join(EVENTS))
     hook.add_argument("--for", dest="for_", choices=AGENTS, metavar="AGENT", help=f"{', '.join(AGENTS)} (as the event looks)")
+    mcp = _command(
+        commands,
+        "mcp",
+        "tools of coordination for coding agents: a Model Context Protocol server on standard input and output",
+        run="mcp",
+        examples=[
+            "coord mcp                      an MCP client starts it in the repository",
+            "coord mcp --repo ~/src/shop    … or anywhere",
+        ],
+    )
+    mcp.add_argument("--repo", metavar="DIR", help="a folder of the clone (the current one)")
     guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
     _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
     _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")

@@ -36,6 +36,8 @@ _ELSEWHERE: Final = {
     "messages": "messages",
 }
 """Commands whose function is not in `commands.py`, with their module."""
+_APART: Final = {"mcp": "mcp.server"}
+"""Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 
 def run(argv: Sequence[str], prog: str = "coord") -> int:
@@ -104,4 +106,7 @@ def command(name: str) -> Command:
     """The function of a command, its module loaded now: most commands need few of them."""
     module = import_module(f"sudocode_coordination.cli.{_ELSEWHERE.get(name, 'commands')}")
     function: Command = getattr(module, name.replace(" ", "_").replace("-", "_"))
+    where = _APART.get(name) or f"cli.{_ELSEWHERE.get(name, 'commands')}"
+    module = import_module(f"sudocode_coordination.{where}")
+    function: Command = getattr(module, name.replace(" ", "_"))
     return function
