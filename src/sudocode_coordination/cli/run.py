@@ -104,9 +104,7 @@ def _of_git_push(argv: list[str]) -> tuple[list[str], list[str] | None]:
 
 def command(name: str) -> Command:
     """The function of a command, its module loaded now: most commands need few of them."""
-    module = import_module(f"sudocode_coordination.cli.{_ELSEWHERE.get(name, 'commands')}")
-    function: Command = getattr(module, name.replace(" ", "_").replace("-", "_"))
     where = _APART.get(name) or f"cli.{_ELSEWHERE.get(name, 'commands')}"
     module = import_module(f"sudocode_coordination.{where}")
-    function: Command = getattr(module, name.replace(" ", "_"))
+    function: Command = getattr(module, name.replace(" ", "_").replace("-", "_"))
     return function

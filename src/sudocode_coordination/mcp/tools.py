@@ -23,8 +23,8 @@ from sudocode_coordination.api.requests import (
 )
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.client.calls import patience
 from sudocode_coordination.client.checkout import LeftBehind, left_behind
+from sudocode_coordination.client.speaking import patience
 from sudocode_coordination.errors import CoordinationError, UsageError
 from sudocode_coordination.mcp import words
 from sudocode_coordination.mcp.link import Link
