@@ -13,7 +13,7 @@ from sudocode_coordination.api.requests import AcquireLease, CheckConflicts, Lea
 from sudocode_coordination.cli.conflicts import conflict_lines
 from sudocode_coordination.cli.text import clean
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.client.calls import patience
+from sudocode_coordination.client.speaking import patience
 from sudocode_coordination.errors import CoordinationError
 from sudocode_coordination.mcp.shapes import ConflictShape
 from sudocode_coordination.model import Conflict, Lease, Resource
