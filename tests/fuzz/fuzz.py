@@ -95,7 +95,13 @@ def lead(name: str, count: int, corpus: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in parser.seeds:
         (corpus / f"seed-{hashlib.sha256(seed).hexdigest()[:12]}").write_bytes(seed)
-    options = [f"-runs={count}", f"-max_len={MAX_INPUT_BYTES}", f"-artifact_prefix={corpus.parent}/{name}-", "-rss_limit_mb=2048"]
+    options = [
+        f"-runs={count}",
+        f"-max_len={MAX_INPUT_BYTES}",
+        "-len_control=0",
+        f"-artifact_prefix={corpus.parent}/{name}-",
+        "-rss_limit_mb=2048",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], parser.run)
     atheris.Fuzz()
 

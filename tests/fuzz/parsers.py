@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from pycrdt import Doc, Map
 from tests.core.feeds import Pen, identity
+from tests.fuzz import whole_node
+from tests.fuzz.whole_node import WholeNode
 
 from sudocode_coordination.adapters.gitobjects import parse_tree
 from sudocode_coordination.adapters.gitrun import GitFailedError, redact
@@ -309,4 +311,4 @@ def parsers() -> dict[str, Parser]:
     """By name."""
     runs = (frame, message, signed, envelope, update, record, table, document_entry, call, hello, names, tree, addresses, config)
     seeds = _seeds()
-    return {run.__name__: Parser(run, seeds[run.__name__]) for run in runs}
+    return {run.__name__: Parser(run, seeds[run.__name__]) for run in runs} | {"node": Parser(WholeNode(), whole_node.seeds())}
