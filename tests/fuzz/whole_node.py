@@ -9,10 +9,10 @@ from tests.attacks.siege import MALLORY, Siege, beat
 from tests.core.feeds import Pen, identity
 
 from sudocode_coordination.api.requests import AcquireLease, GetFindings, GetStatus, ListLeases, SetWork
+from sudocode_coordination.core.beats import PRESENCE_TOPIC
 from sudocode_coordination.core.conduct import Conduct, Dropped
 from sudocode_coordination.core.facts import Root
 from sudocode_coordination.core.feed import encode_envelope
-from sudocode_coordination.core.node import PRESENCE_TOPIC
 from sudocode_coordination.core.sync import SYNC_TOPIC
 from sudocode_coordination.core.wire import (
     Ack,
