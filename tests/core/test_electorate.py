@@ -17,6 +17,7 @@ from sudocode_coordination.core.wire import (
     Hello,
     Member,
     Members,
+    Presence,
     decode_frame,
 )
 from sudocode_coordination.model import Resource
@@ -255,7 +256,7 @@ def test_a_peer_whose_record_is_too_old_to_count_is_no_voice_for_others() -> Non
     bench.remote = False
     for _ in range(20):
         bench.passes(50_000)
-        bench.hears(ANN, Hello(incarnation=1))
+        bench.hears(ANN, Presence(incarnation=1, count=1))
     bench.hears(ANN, a_claim())
     answer = bench.said(ANN)[-1]
     assert isinstance(answer, Ack)

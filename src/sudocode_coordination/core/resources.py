@@ -79,6 +79,8 @@ def normalise(resource: Resource) -> Resource:
         return Resource(resource.type, path.strip())
     parts = [part for part in path.split("/") if part not in ("", ".")]
     name = "/".join(parts)
+    if name.isspace():
+        raise _refuse(resource, "is empty")  # behind a `./` too: what comes out must be able to come in
     # Of the name, not of what was given: behind a `./` it would be absolute to whoever gets it.
     drive = name[1:2] == ":" and name[0].isalpha()
     if path[0] == "/" or drive or name.startswith("\\\\"):
