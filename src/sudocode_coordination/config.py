@@ -60,7 +60,7 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     coordination_branch: Annotated[str, Meta(min_length=1, max_length=200, pattern=_BRANCH)] = "coordination"
     """Orphan branch that holds the peer records."""
     peer_discovery_interval_ms: Annotated[int, Meta(ge=1_000, le=WEEK_MS)] = 60_000
-    """Between two looks at the branch, jittered by a fifth."""
+    """Between two looks at the branch at most; dice take up to a fifth off."""
     heartbeat_interval_ms: Annotated[int, Meta(ge=100, le=WEEK_MS)] = 15_000
     """Between two presence beats to connected peers; a peer silent for three of them is suspected."""
     record_ttl_ms: Annotated[int, Meta(ge=60_000, le=WEEK_MS)] = 900_000

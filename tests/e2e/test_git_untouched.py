@@ -223,7 +223,8 @@ def test_nothing_of_the_users_is_touched(tmp_path: Path, make: Callable[[Path, P
     on_remote = git(bare, "for-each-ref")
     before, refs = snapshot(base), refs_of(clone)
     with running_loop() as loop:
-        mine = Handle(loop, git_dir, work_tree=None if git_dir == clone else clone, max_history=2)
+        work_tree = None if git_dir == clone else clone
+        mine = Handle(loop, git_dir, work_tree=work_tree, max_history=2, rules_folder=tmp_path / "rules")
         other = Handle(loop, tmp_path / "other" / ".git", max_history=2)
         assert isinstance(mine.read(), BranchRead)
         for n in range(2):

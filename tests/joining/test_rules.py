@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 from tests.core.discovery_bench import HIGH, ME, OTHER, Bench, record
+from tests.core.node_bench import ANN as ANN_KEY
+from tests.core.node_bench import NodeBench
 from tests.e2e.clones import connected, repository, wait_for
 from tests.joining.branch import SOON, Maintainer, findings, peer_id, reaches
 
 from sudocode_coordination.adapters.identity import Identity
+from sudocode_coordination.api.requests import ListPeers
 from sudocode_coordination.config import CONFIG_FILE, create_default_config, load_config
 from sudocode_coordination.core.admission import MAX_REFUSALS, REFUSAL_MS, Admission, Rules, committed_rules, local_rules
-from sudocode_coordination.core.io import BranchRead
+from sudocode_coordination.core.io import Admit, BranchRead, Dial
 from sudocode_coordination.core.peer_ids import peer_id_from_key
 from sudocode_coordination.errors import ConfigError
 from sudocode_coordination.model import Now
@@ -142,6 +145,22 @@ def test_the_next_step_is_told_for_every_reason() -> None:
     steps.append(admission.next_step(OTHER.peer_id))
     assert all(steps)
     assert len(set(steps)) == len(steps)
+
+
+def test_one_look_lets_in_and_shuts_out() -> None:
+    bench = NodeBench()
+    bench.effects.clear()
+    bench.reads(ann=ANN_KEY)
+    assert [admit.peers for admit in bench.of(Admit)] == [(ANN_KEY.peer_id,)], "in the step that has read it"
+    bench.connects(ANN_KEY)
+    bench.effects.clear()
+    del bench.branch["agent-ann.json"]
+    bench.reads()
+    assert [admit.peers for admit in bench.of(Admit)] == [()]
+    bench.loses(ANN_KEY)  # what the network does with who is admitted no more
+    bench.passes(120_000)
+    assert not [dial for dial in bench.of(Dial) if dial.peer == ANN_KEY.peer_id], "nor is it dialled any more"
+    assert [peer.agent_id for peer in bench.asks(ListPeers())] == ["me"]
 
 
 # --- real daemons ---------------------------------------------------------------------------------------------------------------

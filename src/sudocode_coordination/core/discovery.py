@@ -372,7 +372,8 @@ class Discovery:
         return True
 
     def _jittered(self, wait: int) -> int:
-        return int(wait * self._rng.uniform(0.8, 1.2))
+        """A little less: what is configured is the longest that a newcomer waits, and somebody removed stays."""
+        return int(wait * self._rng.uniform(0.8, 1.0))
 
     def _backoff(self, failures: int) -> int:
         return int(min(RETRY_MS << min(failures, 10), MAX_RETRY_MS) * self._rng.uniform(1.0, 1.2))
