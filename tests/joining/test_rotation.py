@@ -252,6 +252,7 @@ def _commits_with_alice(maintainer: Maintainer) -> list[str]:
     return listed[listed.index(first) :]
 
 
+@pytest.mark.slow
 def test_a_stopped_clone_gets_a_new_key_and_a_killed_one_replaces_its_record() -> None:
     with repository("alice") as (alice,):
         assert alice.coord("rotate-key", expect=2).stderr.startswith("error: this clone has no key yet")
