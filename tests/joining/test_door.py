@@ -132,12 +132,13 @@ def test_a_record_that_is_removed_shuts_its_connected_peer_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_who_was_shut_out_tells_why_is_put_back_by_nobody_and_comes_back_by_itself() -> None:
     with repository("alice", "bob", "carol") as (alice, bob, carol):
         maintainer, mark = shut_out(alice, bob, carol)
-        wait_for("bob tells why", lambda: "publishing" in (bob.json("status")["remote"]["reason"] or ""), 60)
+        wait_for("bob tells why", lambda: "publishing" in (bob.json("status")["remote"]["reason"] or ""), 180)
         assert sorted(maintainer.files()) == ["agent-alice.json", "agent-carol.json"]
         assert reaches(alice, "carol")
         mark.unlink()
-        wait_for("bob is back", lambda: connected(alice, bob, carol), 120)
+        wait_for("bob is back", lambda: connected(alice, bob, carol), 240)
         assert not [f for f in findings(alice, "refused") if peer_id(bob) in f["message"]]

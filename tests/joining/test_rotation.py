@@ -138,6 +138,15 @@ def test_who_named_a_successor_counts_no_more_and_it_is_told_once() -> None:
     assert [(n.agent_id, n.data) for n in told] == [("x", {"peerId": HIGH.peer_id, "formerPeerId": OTHER.peer_id})]
 
 
+def test_a_clone_whose_own_key_named_a_successor_is_told() -> None:
+    bench = Bench().settled()
+    bench.branch = {**(bench.branch or {}), "agent-x.json": rotated(bench.key, HIGH, "x")}
+    bench.wait(80_000)
+    [problem] = bench.machine.clashes(bench.instant)
+    assert HIGH.peer_id in problem
+    assert "coord rotate-key" in problem
+
+
 def test_nobody_names_a_successor_for_another() -> None:
     bench = Bench().settled()
     forged = rotated(OTHER, HIGH, "y", by=HIGH)

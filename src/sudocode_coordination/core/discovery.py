@@ -164,7 +164,14 @@ class Discovery:
 
     def clashes(self, instant: Instant) -> list[str]:
         """Agent ids, or a key, that another clone uses too."""
-        return self._own.clashes(instant)
+        found = self._own.clashes(instant)
+        successor = self._view.superseded.get(self._self)
+        if successor is not None:
+            found.append(
+                f"this clone's key has named peer {successor} to follow it, so that others refuse this clone: it was restored from before "
+                "coord rotate-key, or somebody else has the key; coord rotate-key makes another, and denied_peers keeps that one out"
+            )
+        return found
 
     @property
     def first_read_done(self) -> bool:
