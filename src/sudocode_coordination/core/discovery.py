@@ -168,8 +168,9 @@ class Discovery:
         successor = self._view.superseded.get(self._self)
         if successor is not None:
             found.append(
-                f"this clone's key has named peer {successor} to follow it, so that others refuse this clone: it was restored from before "
-                "coord rotate-key, or somebody else has the key; coord rotate-key makes another, and denied_peers keeps that one out"
+                f"this clone's key has named peer {successor} to follow it, so that others refuse this clone: it was restored "
+                "from before coord rotate-key, or somebody else has the key; coord rotate-key makes another, and denied_peers "
+                "keeps that one out"
             )
         return found
 
