@@ -270,7 +270,7 @@ class Soak:
         self._phase = "churn"
         done = self.result.churned = dict.fromkeys(("leases", "denied", "work", "restarts", "kills"), 0)
         until = time.monotonic() + seconds
-        restarted = 0.0
+        restarted = time.monotonic()
         while time.monotonic() < until:
             member = self._random.choice(self.members)
             try:

@@ -95,9 +95,8 @@ def test_an_idle_link_is_asked_the_more_rarely_the_more_links_there_are() -> Non
             counts[scene.links] = len(scene.stream.written)
 
         play(lambda links=links: Scene(links=links), story)  # type: ignore[misc]
-    assert counts[1] > 300
-    assert 40 <= counts[10] <= 1_000 / (10 * IDLE_PER_LINK_S)
-    assert 8 <= counts[50] <= 1_000 / (50 * IDLE_PER_LINK_S)
+    for links, count in counts.items():
+        assert 0.7 < count / (1_000 / (links * IDLE_PER_LINK_S)) <= 1.0
 
 
 def test_a_peer_that_does_not_answer_what_was_sent_is_given_up_however_many_links_there_are() -> None:

@@ -32,6 +32,7 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
@@ -83,6 +84,11 @@ _MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
 _WINDOW_BATCH_BYTES: Final = 64 << 10
 """A quarter of Yamux's first window."""
 _INBOUND_TOKENS: Final = 1 << 30
+_RTT_SECONDS: Final = 3_600
+"""Between two pings by which Yamux measures a connection: windows are made by it, the first one is sent at once. With fifty
+connections the usual 30 s are most of what a daemon does at rest."""
+_SWEEP_SECONDS: Final = 300.0
+"""Between two looks of each connection for what closed streams have left: there are few, and it is usually done every 30 s."""
 _HANDSHAKE_SECONDS: Final = 10.0
 
 
@@ -134,6 +140,8 @@ def make_host(
         noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)
         security = {NOISE_PROTOCOL: noise}
     addresses = list(listen)
+    timing: Any = yamux_module
+    timing.RTT_MEASURE_INTERVAL, timing._STALE_STREAM_SWEEP_INTERVAL = _RTT_SECONDS, _SWEEP_SECONDS
     host = new_host(
         key_pair=pair,
         sec_opt=security,

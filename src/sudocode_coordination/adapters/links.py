@@ -37,8 +37,8 @@ DUPLICATE: Final = 3
 ANSWERS_PROBES: Final = 1
 PROBE: Final = 0xFFFF_FFFF
 """In place of a frame's length."""
-IDLE_PER_LINK_S: Final = 2.0
-"""How long a link may be idle, for each link that there is: a daemon sends and answers about one probe a second at most."""
+IDLE_PER_LINK_S: Final = 4.0
+"""How long a link may be idle, for each link that there is: a daemon sends or answers a probe every two seconds at most."""
 _MAGIC: Final = b"SCSY"
 _VERSION: Final = 1
 _HELLO: Final = struct.Struct(">4sBB8sQ")

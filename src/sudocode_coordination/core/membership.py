@@ -32,8 +32,8 @@ SUSPECT_MS: Final = 5_000
 """Away, or unanswered, for longer: others need not wait for it."""
 REFUSED_MS: Final = 2_000
 """The same if a dial has failed. Not at once: a peer that has yet to read our record refuses us, and lets us in a moment later."""
-BEAT_PER_PEER_MS: Final = 3_000
-"""In a large swarm beats are rarer, so that a daemon sends one in three seconds at most: each costs it a millisecond, and so does
+BEAT_PER_PEER_MS: Final = 8_000
+"""In a large swarm beats are rarer, so that a daemon sends one in eight seconds at most: each costs it a millisecond, and so does
 each that it gets and answers. They tell of round trips; that a peer is gone is noticed by its link."""
 SILENT_BEATS: Final = 4
 """Connected but silent for so many beats: disconnected. The network part notices a frozen peer much sooner."""
