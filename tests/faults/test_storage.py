@@ -121,7 +121,10 @@ def test_a_damaged_database_is_set_aside_told_and_rebuilt_from_peers(damage: Cal
         ann.coord("issue", "update", "7", "--title", "kept by ann")
         ann.coord("lease", "src/auth.py")
         peer = bob.json("status")["peerId"]
-        wait_for("bob has it", lambda: [i["issueId"] for i in bob.json("issue", "show")["issues"]] == ["7"])
+        bob.coord("issue", "update", "9", "--title", "kept by bob")
+        bob.coord("spec", "update", "specs/auth.md", "--set", "by=bob")
+        wait_for("bob has it", lambda: {i["issueId"] for i in bob.json("issue", "show")["issues"]} == {"7", "9"})
+        wait_for("ann has bob's", lambda: "kept by bob" in ann.coord("issue", "show").stdout)
         bob.coord("stop")
         damage(bob.state_dir / "state.db")
         ann.coord("issue", "update", "8", "--title", "meanwhile")
@@ -138,7 +141,9 @@ def test_a_damaged_database_is_set_aside_told_and_rebuilt_from_peers(damage: Cal
             assert "rm " in next(f["hint"] for f in findings if f["name"] == "damaged")
             assert aside.stat().st_size
         wait_for("they meet again", lambda: connected(ann, bob), 30)
-        wait_for("it is rebuilt", lambda: {i["issueId"] for i in bob.json("issue", "show")["issues"]} == {"7", "8"})
+        wait_for("it is rebuilt", lambda: {i["issueId"] for i in bob.json("issue", "show")["issues"]} == {"7", "8", "9"})
+        wait_for("what bob wrote is bob's again", lambda: "bob" in bob.coord("spec", "show").stdout)
+        wait_for("and ann's still", lambda: "kept by bob" in ann.coord("issue", "show").stdout)
         wait_for("ann's work shows", lambda: "by ann" in bob.coord("work", "show").stdout)
         assert bob.json("lease", "src/auth.py", expect=3)["holders"][0]["agentId"] == "ann"
 

@@ -42,7 +42,7 @@ PAGE_BYTES: Final = 1_024
 _FORMATS: Final = slice(18, 20)
 _NEWEST_FORMAT: Final = 2
 """Where SQLite's header has the versions needed to write and to read; 2 is write-ahead logging."""
-_COMES_BACK: Final = "what others shared comes back from them; own updates, lease history and drafts do not"
+_COMES_BACK: Final = "what was shared comes back from other peers; own lease history and drafts do not"
 _TABLES: Final = (
     "CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE envelopes (owner TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, crc INTEGER NOT NULL,

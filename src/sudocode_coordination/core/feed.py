@@ -22,10 +22,12 @@ from sudocode_coordination.core.facts import EntryChange, Root
 from sudocode_coordination.core.grammar import FeedState, GrammarError, Step, client_id, parse_update
 from sudocode_coordination.core.io import DiskOperation, ForgottenEpochs, ForgottenValue, StoredEnvelope, StoredValue
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.wire import MAX_ENVELOPE_BYTES, MAX_HEADS, Envelope, Head
+from sudocode_coordination.core.wire import MAX_ENVELOPE_BYTES, MAX_HEADS, Envelope, Envelopes, Head
 from sudocode_coordination.errors import ProtocolError
 from sudocode_coordination.model import Json, PeerId
 
+MESSAGE_BYTES: Final = 500_000
+"""Of envelopes in one message, below the 512 KB of which two fit a frame."""
 MAX_FEED_BYTES: Final = 16 << 20
 """Of one feed, encoded. An owner of 8 MB live entries (the writer's own limit) stays below it by compacting."""
 MAX_TOTAL_BYTES: Final = 256 << 20
@@ -137,6 +139,21 @@ _GAP = Received("gap")
 _REFUSED = Received("refused")
 _FORGED = Received("refused", forged=True)
 _FULL = Received("full")
+
+
+def in_messages(envelopes: Iterable[Envelope]) -> Iterator[Envelopes]:
+    """Envelopes in messages of at most about `MESSAGE_BYTES`."""
+    batch: list[Envelope] = []
+    size = 0
+    for envelope in envelopes:
+        more = len(envelope.update) + 200
+        if batch and size + more > MESSAGE_BYTES:
+            yield Envelopes(envelopes=tuple(batch))
+            batch, size = [], 0
+        batch.append(envelope)
+        size += more
+    if batch:
+        yield Envelopes(envelopes=tuple(batch))
 
 
 class FeedStore:

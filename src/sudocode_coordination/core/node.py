@@ -311,7 +311,7 @@ class Node:
                 self.desk.trouble(f"{key} is set, but has no effect in this version")
         if given.contents.lost:
             self.desk.trouble(given.contents.lost)
-        out = self.sync.started(given.contents, now)
+        out = self.sync.started(given.contents, now, newborn=given.newborn)
         incarnation = self.sync.incarnation
         ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)
         out += self.leases.history.restarted(ended, held, now)
@@ -350,7 +350,7 @@ class Node:
         peer = given.peer
         self._greet_by[peer] = now.instant + GREET_MS
         out: list[Output] = [
-            Say(peer=peer, message=Hello(version=__version__, incarnation=self.sync.incarnation, heads=self.sync.hello()))
+            Say(peer=peer, message=Hello(version=__version__, incarnation=self.sync.incarnation, heads=self.sync.greeting(now)))
         ]
         out += self.membership.connected(given, now) + self.electorate.greet(peer, now)
         out += self.sync.peer_up(peer, now)

@@ -13,16 +13,26 @@ for speed. Nothing is sent before the effect that stores it, and nothing is broa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from random import Random
 from typing import Final, assert_never
 
 from sudocode_coordination.core.author import Author, Published
 from sudocode_coordination.core.facts import EntriesChanged, EntryChange, Misbehaved, Notify, Output, Root, Say
-from sudocode_coordination.core.feed import EPOCHS_SPACE, NOTHING_MORE, FeedStore, Received, decode_envelope, encode_envelope
+from sudocode_coordination.core.feed import (
+    EPOCHS_SPACE,
+    NOTHING_MORE,
+    FeedStore,
+    Received,
+    decode_envelope,
+    encode_envelope,
+    in_messages,
+)
 from sudocode_coordination.core.io import DiskContents, DiskOperation, ForgottenEpochs, Gossip, Persist, StoredValue
 from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.recovery import Recovery
 from sudocode_coordination.core.wire import Envelope, Envelopes, Head, Heads
-from sudocode_coordination.errors import ProtocolError
+from sudocode_coordination.errors import ProtocolError, UsageError
 from sudocode_coordination.model import Instant, Json, Now, PeerId, earliest
 
 SYNC_TOPIC: Final = "sudocode/sync"
@@ -34,8 +44,6 @@ ASK_PAUSE_MS: Final = 1_000
 """Between two questions to one peer, and how long an answer may take to make progress."""
 MAX_ASKS: Final = 5
 """Questions without progress before waiting for the next exchange: the peer can't or won't give what it told of."""
-MESSAGE_BYTES: Final = 500_000
-"""Of envelopes in one message, below the 512 KB of which two fit a frame."""
 ANSWER_BYTES: Final = 8 << 20
 """Sent to one peer in answers within `ANSWER_WINDOW_MS`: bounds its send queue, and what repeated questions cost. It asks on."""
 ANSWER_WINDOW_MS: Final = ASK_PAUSE_MS // 2
@@ -86,6 +94,7 @@ class Sync:
         self.store = FeedStore(keyring)
         self.document = self.store.document
         self._author = Author(keyring, self.store, rng)
+        self._recovery = Recovery(keyring)
         self._peers: dict[PeerId, _Peer] = {}
         self._exchange_at: Instant | None = None
         self._all_connected = True
@@ -96,7 +105,7 @@ class Sync:
 
     # --- start ----------------------------------------------------------------------------------------------------------
 
-    def started(self, contents: DiskContents, now: Now) -> list[Output]:
+    def started(self, contents: DiskContents, now: Now, *, newborn: bool = True) -> list[Output]:
         """Load what was stored; whatever of it is unsound is left out, and comes again from others. Opens a new own epoch
         that begins with the own entries of before; its snapshot is published by the first flush, so that entries which are
         out of date can be removed in the same step."""
@@ -121,6 +130,8 @@ class Sync:
                 highest = max(highest, int(value.data))
             else:
                 self.store.remember_forgotten(value.key, int(value.data))
+        if not newborn and self.store.newest(self.own) is None:
+            self._recovery.begin(now.instant)
         self._author.begin(highest + 1, now)
         self.incarnation = self._author.epoch
         operations.append(StoredValue(space=EPOCHS_SPACE, key=self.own, data=str(self.incarnation).encode()))
@@ -183,27 +194,13 @@ class Sync:
         for peer_id in sorted(self._peers):
             peer = self._peers[peer_id]
             if peer.greeted:
-                outputs += [Say(peer=peer_id, message=message) for message in self._messages(published.envelopes)]
+                outputs += [Say(peer=peer_id, message=message) for message in in_messages(published.envelopes)]
                 self._count_sent(peer, published.envelopes)
         if not self._all_connected:
             encoded = (encode_envelope(envelope) for envelope in published.envelopes)
             outputs += [Gossip(topic=SYNC_TOPIC, data=data) for data in encoded if len(data) <= MAX_GOSSIP_BYTES]
         self._plan(now)
         return outputs
-
-    @staticmethod
-    def _messages(envelopes: Iterable[Envelope]) -> Iterator[Envelopes]:
-        batch: list[Envelope] = []
-        size = 0
-        for envelope in envelopes:
-            more = len(envelope.update) + 200
-            if batch and size + more > MESSAGE_BYTES:
-                yield Envelopes(envelopes=tuple(batch))
-                batch, size = [], 0
-            batch.append(envelope)
-            size += more
-        if batch:
-            yield Envelopes(envelopes=tuple(batch))
 
     @staticmethod
     def _count_sent(peer: _Peer, envelopes: Iterable[Envelope]) -> None:
@@ -233,6 +230,11 @@ class Sync:
     def hello(self) -> tuple[Head, ...]:
         """How far all feeds are known here."""
         return tuple(self.store.heads())
+
+    def greeting(self, now: Now) -> tuple[Head, ...]:
+        """The same for the own `Hello`. Without the own feed while copies of it are wanted: the peer gives it as it has it."""
+        heads = self.hello()
+        return tuple(head for head in heads if head.owner != self.own) if self._recovery.under_way(now.instant) else heads
 
     def greeted(self, peer: PeerId, heads: tuple[Head, ...], now: Now) -> list[Output]:
         """The peer's `Hello`: answer with what it lacks. What is lacking here comes as its answer to our own Hello."""
@@ -324,7 +326,7 @@ class Sync:
         if lacking:
             peer.answered_at = now.instant
             self._count_sent(peer, lacking)
-            outputs += [Say(peer=peer_id, message=message) for message in self._messages(lacking)]
+            outputs += [Say(peer=peer_id, message=message) for message in in_messages(lacking)]
         return outputs
 
     # --- taking ---------------------------------------------------------------------------------------------------------
@@ -374,6 +376,10 @@ class Sync:
 
     def _take_own(self, envelope: Envelope, now: Now, outputs: list[Output]) -> Received:
         """Somebody has what this peer signed and no longer knows: never write there again, go on beyond it."""
+        for root, key, value, before in self._recovery.take(envelope) if self._recovery.under_way(now.instant) else ():
+            if self.get(root, self.own, key) == before:  # else it was written anew since
+                with suppress(UsageError):  # there is no room for it any more
+                    outputs += self.set(root, key, value, now)
         feed = self.store.feed(self.own)
         epoch, seq = self._author.epoch, self._author.seq
         ours = feed.envelopes[envelope.seq - 1] if feed is not None and envelope.epoch == epoch and envelope.seq <= seq else None
@@ -433,7 +439,7 @@ class Sync:
                 if (lacking := self.store.missing(owner, peer.has.get(owner)))
             ]
             for peer_id, lacking in sorted(self._rng.sample(behind, min(FORWARD_PEERS, len(behind))), key=lambda pair: pair[0]):
-                outputs += [Say(peer=peer_id, message=message) for message in self._messages(lacking)]
+                outputs += [Say(peer=peer_id, message=message) for message in in_messages(lacking)]
                 self._count_sent(self._peers[peer_id], lacking)
         return outputs
 
