@@ -473,11 +473,12 @@ class Libp2pNetwork:
         while True:
             await trio.sleep(_TICK_SECONDS)
             now = trio.current_time()
-            paused = now - last - _TICK_SECONDS
+            # What this process came late by is nobody's silence: it may have been asleep, or the machine has too much to do.
+            paused = max(0.0, now - last - _TICK_SECONDS)
             last = now
             self._refusals_left = _MAX_REFUSALS_PER_SECOND
             for link in list(self._links.values()):
-                reason = link.tick(now, paused if paused > _TICK_SECONDS else 0.0, len(self._links))
+                reason = link.tick(now, paused, len(self._links))
                 if reason is not None:
                     self._forget(link, reason)
                     link.close_nowait(reason)

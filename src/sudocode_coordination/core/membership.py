@@ -37,6 +37,9 @@ BEAT_PER_PEER_MS: Final = 8_000
 each that it gets and answers. They tell of round trips; that a peer is gone is noticed by its link."""
 SILENT_BEATS: Final = 4
 """Connected but silent for so many beats: disconnected. The network part notices a frozen peer much sooner."""
+MAX_DIALS: Final = 8
+"""Dials under way to peers that were not tried in vain before, and as many to others. A handshake costs both sides tens of
+milliseconds: fifty at once on a busy machine all miss their time limit, and are all tried again."""
 PAUSE_MS: Final = 1_000
 """A tick later than this: the process or the machine was asleep."""
 
@@ -112,10 +115,11 @@ class Membership:
         """When to be ticked next."""
         first = earliest(self._next_beat if self._incarnation else None, self.conduct.deadline())
         silent_ms = SILENT_BEATS * self._beat_ms()
+        room = self._room_to_dial()
         for id_, peer in self._peers.items():
             if peer.connected:
                 at = peer.heard_at + silent_ms
-            elif peer.wanted and not peer.dialling and not self.conduct.keeps_out(id_):
+            elif peer.wanted and not peer.dialling and room[peer.failures > 0] and not self.conduct.keeps_out(id_):
                 at = peer.next_dial_at
             else:
                 continue
@@ -144,12 +148,14 @@ class Membership:
         if late_ms > PAUSE_MS:
             self._woken_up(now)
         out = self._admit(now)
+        room = self._room_to_dial()
         for id_, peer in sorted(self._peers.items()):
             if peer.connected and now.instant - peer.heard_at >= SILENT_BEATS * self._beat_ms():
                 peer.heard_at = now.instant  # told once, and not with every tick until the connection is gone
                 out.append(HangUp(peer=id_, reason="silent"))
             elif peer.wanted and not peer.connected and not peer.dialling and now.instant >= peer.next_dial_at:
-                out += [] if self.conduct.keeps_out(id_) else self._dial(id_, peer)
+                out += self._dial(id_, peer) if room[peer.failures > 0] and not self.conduct.keeps_out(id_) else []
+                room[peer.failures > 0] -= peer.dialling
         if self._incarnation and now.instant >= self._next_beat:
             out += self._beat(now)
         return out
@@ -330,6 +336,15 @@ class Membership:
             return []
         self._admitted = admitted
         return [Admit(peers=admitted)]
+
+    def _room_to_dial(self) -> list[int]:
+        """How many more dials may be made: to peers that were not tried in vain, and to others."""
+        room = [MAX_DIALS, MAX_DIALS]
+        if len(self._connected) < len(self._peers):
+            for peer in self._peers.values():
+                if peer.dialling and not peer.connected:
+                    room[peer.failures > 0] -= 1
+        return [max(0, left) for left in room]
 
     def _dial(self, id_: PeerId, peer: Peer) -> list[Output]:
         peer.dialling = True
