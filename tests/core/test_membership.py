@@ -16,10 +16,12 @@ from sudocode_coordination.core.membership import (
     COURTESY_MS,
     FIRST_BACKOFF_MS,
     MAX_BACKOFF_MS,
+    MAX_DIALS,
     PAUSE_MS,
     REFUSED_MS,
     SILENT_BEATS,
     SUSPECT_MS,
+    TURN_MS,
     Membership,
 )
 from sudocode_coordination.core.wire import Presence
@@ -112,6 +114,39 @@ def test_what_fails_is_tried_again_ever_more_rarely_but_for_ever() -> None:
         base = min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2**number)
         assert 0.8 * base <= wait <= 1.2 * base + 50
     assert bench.machine.longing() == 12
+
+
+def test_a_crowd_is_dialled_a_few_at_a_time_until_all_are_there() -> None:
+    bench = Bench()
+    crowd = {f"z{number:02}": known() for number in range(50)}
+    under_way = dials(bench.knows(**crowd))
+    met = 0
+    while under_way:
+        assert len(under_way) <= MAX_DIALS
+        bench.connects(under_way.pop(0))
+        met += 1
+        under_way += dials(bench.passes(2 * TURN_MS))
+    assert met == len(bench.machine.connected_peers) == 50
+
+
+def test_dials_that_fail_or_hang_keep_nobody_new_waiting() -> None:
+    bench = Bench()
+    dead = {f"x{number:02}": known() for number in range(50)}
+    tried = dials(bench.knows(**dead))
+    for peer in tried:
+        bench.fails(peer)
+    while len(tried) < 50:
+        more = dials(bench.passes(50))
+        for peer in more:
+            bench.fails(peer)
+        tried = sorted({*tried, *more})
+    hanging = dials(bench.passes(2 * MAX_BACKOFF_MS))
+    assert len(hanging) == MAX_DIALS, "all are due, and a few are tried"
+    assert not dials(bench.passes(10_000))
+    assert dials(bench.knows(**dead, z=known())) == ["z"]
+    for peer in hanging:
+        bench.fails(peer)
+    assert len(dials(bench.passes(2 * TURN_MS))) == MAX_DIALS
 
 
 def test_a_peer_that_is_lost_is_dialled_again_soon() -> None:

@@ -40,6 +40,8 @@ SILENT_BEATS: Final = 4
 MAX_DIALS: Final = 8
 """Dials under way to peers that were not tried in vain before, and as many to others. A handshake costs both sides tens of
 milliseconds: fifty at once on a busy machine all miss their time limit, and are all tried again."""
+TURN_MS: Final = 500
+"""Between two looks whether there is room for another dial."""
 PAUSE_MS: Final = 1_000
 """A tick later than this: the process or the machine was asleep."""
 
@@ -115,11 +117,10 @@ class Membership:
         """When to be ticked next."""
         first = earliest(self._next_beat if self._incarnation else None, self.conduct.deadline())
         silent_ms = SILENT_BEATS * self._beat_ms()
-        room = self._room_to_dial()
         for id_, peer in self._peers.items():
             if peer.connected:
                 at = peer.heard_at + silent_ms
-            elif peer.wanted and not peer.dialling and room[peer.failures > 0] and not self.conduct.keeps_out(id_):
+            elif peer.wanted and not peer.dialling and not self.conduct.keeps_out(id_):
                 at = peer.next_dial_at
             else:
                 continue
@@ -154,8 +155,13 @@ class Membership:
                 peer.heard_at = now.instant  # told once, and not with every tick until the connection is gone
                 out.append(HangUp(peer=id_, reason="silent"))
             elif peer.wanted and not peer.connected and not peer.dialling and now.instant >= peer.next_dial_at:
-                out += self._dial(id_, peer) if room[peer.failures > 0] and not self.conduct.keeps_out(id_) else []
-                room[peer.failures > 0] -= peer.dialling
+                if self.conduct.keeps_out(id_):
+                    continue
+                if room[peer.failures > 0]:
+                    room[peer.failures > 0] -= 1
+                    out += self._dial(id_, peer)
+                else:
+                    peer.next_dial_at = now.instant + self._jittered(TURN_MS)
         if self._incarnation and now.instant >= self._next_beat:
             out += self._beat(now)
         return out
