@@ -171,7 +171,7 @@ def comes_back_to_others() -> Grade | None:
 def all_but_one_join_at_once() -> Grade | None:
     """A is alone, and holds. B, C and D join; each finds the other three, and gives them weight. (With this seed all three have
     published before any of them looks again.)"""
-    swarm = Swarm("ann", seed=3)
+    swarm = Swarm("ann", seed=1)
     assert swarm.asks("ann") == "quorum"
     for name in ("ben", "cid", "dan"):
         swarm.joins(name)

@@ -471,8 +471,7 @@ class Sync:
             self._exchange_at = now.instant + round(EXCHANGE_MS * self._rng.uniform(0.8, 1.2))
 
     def _ask(self, peer_id: PeerId, now: Now) -> Say:
-        peer = self._peers[peer_id]
-        peer.asked_at = now.instant
+        self._peers[peer_id].asked_at = now.instant
         return Say(peer=peer_id, message=Heads(heads=self.hello(), reply=True))
 
     def _ask_due(self, now: Now) -> list[Output]:
@@ -497,7 +496,5 @@ class Sync:
         if owner == self.own:
             return []
         operations, changes = self.store.forget(owner)
-        outputs: list[Output] = [Persist(operations=tuple(operations))] if operations else []
-        if changes:
-            outputs.append(EntriesChanged(owner=owner, changes=changes))
-        return outputs
+        gone: list[Output] = [Persist(operations=tuple(operations))] if operations else []
+        return gone + [EntriesChanged(owner=owner, changes=changes)] if changes else gone
