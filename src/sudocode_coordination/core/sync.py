@@ -497,4 +497,4 @@ class Sync:
             return []
         operations, changes = self.store.forget(owner)
         gone: list[Output] = [Persist(operations=tuple(operations))] if operations else []
-        return gone + [EntriesChanged(owner=owner, changes=changes)] if changes else gone
+        return [*gone, EntriesChanged(owner=owner, changes=changes)] if changes else gone
