@@ -42,7 +42,7 @@ def is_dropped_for(data: bytes, reason: str, **options: Any) -> None:
 
 
 def test_a_frame_that_is_announced_too_large() -> None:
-    is_dropped_for(b"\xff\xff\xff\xff", "announced a frame of 4294967295 bytes")
+    is_dropped_for(b"\xff\xff\xff\xfe", "announced a frame of 4294967294 bytes")
 
 
 def test_a_frame_that_comes_byte_by_byte() -> None:
@@ -51,6 +51,10 @@ def test_a_frame_that_comes_byte_by_byte() -> None:
 
 def test_keepalives_without_end() -> None:
     is_dropped_for(bytes(4 * 500), "too many frames", limits=LinkLimits(frames=1.0, burst_frames=300.0))
+
+
+def test_probes_without_end() -> None:
+    is_dropped_for(b"\xff" * 4 * 500, "too many frames", limits=LinkLimits(frames=1.0, burst_frames=300.0))
 
 
 def test_more_bytes_than_anybody_has_to_say(monkeypatch: pytest.MonkeyPatch) -> None:

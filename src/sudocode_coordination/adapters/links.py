@@ -298,6 +298,8 @@ class Link:
                     if not self._queue:  # what waits there is an answer, too
                         self.send_nowait(b"")
                     start += _LENGTH.size
+                    frames += 1
+                    self._frame_since = None
                     continue
                 if length > MAX_FRAME_BYTES:
                     raise ProtocolError(f"announced a frame of {length} bytes, {MAX_FRAME_BYTES} allowed")
