@@ -155,8 +155,7 @@ class Node:
         self._done = False
         self._view_stale = False
         """This step may change who counts; the mere passing of time is the electorate's deadline."""
-        self._ends: list[Say] = []
-        """What the last step said of ended claims."""
+        self._ends: list[tuple[PeerId, End]] = []
         self._times: tuple[Instant | None, ...] | None = None
         """Deadlines of the machines, and the first of `_greet_by`: from the end of one step to the next."""
         self._first: Instant | None = None
@@ -175,8 +174,6 @@ class Node:
         self._now = now
         self._view_stale = not isinstance(given, _QUIET)
         step = Step()
-        untold = self._ends
-        self._ends = []
         if not isinstance(given, DiskFailed):
             self.leases.begin_step()
         if not isinstance(given, Started):
@@ -191,13 +188,8 @@ class Node:
         if self.stopping and not self._done and (over or now.instant >= (self._stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
-        if not isinstance(given, DiskFailed):
-            return step.finish()
-        # That a claim has ended needs no disk to vouch for it, and others wait for it: in the last step it was not said.
-        first = Step()
-        for end in dict.fromkeys((*untold, *self._ends)):
-            first.say(end.peer, end.message)
-        return first.finish() + step.finish()
+        untold, self._ends = self._ends, step.ends
+        return step.finish_after_failure(untold) if isinstance(given, DiskFailed) else step.finish()
 
     def deadline(self) -> Instant | None:
         """When it wants a `Ticked`; None: it waits for inputs only."""
@@ -457,8 +449,6 @@ class Node:
         for output in outputs:
             match output:
                 case Say(peer=peer, message=message):
-                    if isinstance(message, End):
-                        self._ends.append(output)
                     step.say(peer, message)
                 case Persist(operations=operations):
                     step.operations.extend(operations)

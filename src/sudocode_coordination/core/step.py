@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from sudocode_coordination.core.io import DiskOperation, Effect, Persist, Send
-from sudocode_coordination.core.wire import MAX_MESSAGES, WireMessage, encode_message
+from sudocode_coordination.core.wire import MAX_MESSAGES, End, WireMessage, encode_message
 from sudocode_coordination.model import PeerId
 
 FRAME_BYTES: Final = 512 << 10
@@ -20,11 +20,15 @@ class Step:
     def __init__(self) -> None:
         self.operations: list[DiskOperation] = []
         self.effects: list[Effect] = []
+        self.ends: list[tuple[PeerId, End]] = []
+        """What it says of claims that have ended."""
         self._said: dict[PeerId, list[WireMessage]] = {}
 
     def say(self, peer: PeerId, message: WireMessage) -> None:
         """Once the writes are done."""
         self._said.setdefault(peer, []).append(message)
+        if isinstance(message, End):
+            self.ends.append((peer, message))
 
     def finish(self) -> list[Effect]:
         """Writes, then messages (they are waited for elsewhere), then the rest."""
@@ -33,6 +37,14 @@ class Step:
         for peer, messages in self._said.items():
             effects += [Send(peer=peer, frame=frame) for frame in _frames(messages, encoded)]
         return effects + self.effects
+
+    def finish_after_failure(self, untold: list[tuple[PeerId, End]]) -> list[Effect]:
+        """The step that handles a failed disk. That a claim has ended needs no disk to vouch for it, and others wait for it: it goes
+        out before this step's writes, which may fail as well, with what the step that failed could not say (`untold`)."""
+        first = Step()
+        for peer, end in dict.fromkeys((*untold, *self.ends)):
+            first.say(peer, end)
+        return first.finish() + self.finish()
 
 
 def _frames(messages: list[WireMessage], known: dict[int, bytes]) -> list[bytes]:
