@@ -317,7 +317,7 @@ class Soak:
     def _trouble(self, what: str) -> None:
         if len(self.result.trouble) < 50:
             self.result.trouble.append(what)
-        self._say(f"! {what}")
+            self._say(f"! {what}")
 
     def _pushes(self) -> int:
         return sum(member.me.status().remote.pushes for member in self.members)

@@ -39,8 +39,8 @@ class Step:
         return effects + self.effects
 
     def finish_after_failure(self, untold: list[tuple[PeerId, End]]) -> list[Effect]:
-        """The step that handles a failed disk. That a claim has ended needs no disk to vouch for it, and others wait for it: it goes
-        out before this step's writes, which may fail as well, with what the step that failed could not say (`untold`)."""
+        """The step that handles a failed disk. That a claim has ended needs no disk to vouch for it, and others wait for it: it
+        goes out before this step's writes, which may fail as well, with what the step that failed could not say (`untold`)."""
         first = Step()
         for peer, end in dict.fromkeys((*untold, *self.ends)):
             first.say(peer, end)
