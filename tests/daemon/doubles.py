@@ -93,6 +93,9 @@ class Log:
     def gossip(self, topic: str, data: bytes) -> None:
         self.calls.append(("gossip", topic, data))
 
+    def show_record(self, data: bytes) -> None:
+        self.calls.append(("show_record", data))
+
     def read_branch(self) -> None:
         self.calls.append(("read_branch",))
 
@@ -182,7 +185,7 @@ class ThreadedServer:
             stop=lambda: self.pump.deliver(StopRequested()),
         )
         ports = self.ports
-        self.pump = Pump(self.node, HandClock(), ports, ports, ports, ports, emit=self.server.emit, reply=self.server.reply)
+        self.pump = Pump(self.node, HandClock(), ports, ports, ports, ports, ports, emit=self.server.emit, reply=self.server.reply)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.server.run, listener)
             self._up.set()

@@ -14,7 +14,7 @@ from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperatio
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import Instant, Now, PeerId
 
-__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Network"]
+__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Neighbourhood", "Network"]
 
 Deliver: TypeAlias = Callable[[Input], None]
 """Hands an input to whoever owns the node. Never blocks; bounded by that owner."""
@@ -75,6 +75,17 @@ class Network(Protocol):
 
     def gossip(self, topic: str, data: bytes) -> None:
         """Publish; the sender does not get its own back."""
+
+
+class Neighbourhood(Protocol):
+    """Other daemons of the same user on the same machine, found without a network and without the git remote.
+
+    Delivers `RecordsSighted`. Laws: what a living daemon shows is told to all others within seconds, and no longer once it has
+    ended, however it ended; what others wrote is handed on unread.
+    """
+
+    def show_record(self, data: bytes) -> None:
+        """Show this, instead of what was shown before."""
 
 
 class GitRemote(Protocol):

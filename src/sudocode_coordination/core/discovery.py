@@ -31,20 +31,20 @@ from sudocode_coordination.core.io import (
     BranchRead,
     BranchReadFailed,
     DiskContents,
+    Persist,
     Publish,
     ReadBranch,
+    ShowRecord,
 )
 from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.nearby import Memory, Neighbours
+from sudocode_coordination.core.offers import PUBLISH_GAP_MS, Offers
 from sudocode_coordination.core.own_records import OwnRecords
 from sudocode_coordination.core.peer_view import BranchView, KnownPeer, shape
-from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of, record_name
+from sudocode_coordination.core.records import record_name
 from sudocode_coordination.core.wire import RecordOffer
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, WallMs, earliest
 
-MAX_OFFERS: Final = 2_000
-"""Records that wait to be published for others: as many as are read."""
-PUBLISH_GAP_MS: Final = 15_000
-"""Between two pushes of this peer: four a minute at most; hosts ask for no more than six in a repository."""
 RETRY_MS: Final = 2_000
 """First wait after a failed read or push, doubled each time."""
 MAX_RETRY_MS: Final = 60_000
@@ -76,13 +76,6 @@ class BranchHealth(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class _Offer(msgspec.Struct, frozen=True, kw_only=True):
-    peer: PeerId
-    data: bytes
-    last_seen_ms: WallMs
-    due: Instant
-
-
 class Discovery:
     """The machine. Methods take what happened and return what is to be done; times are `Now`, so both clocks.
 
@@ -98,10 +91,12 @@ class Discovery:
         self._ttl = config.record_ttl_ms
         self._interval = config.peer_discovery_interval_ms
         self._rng = rng
-        self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
+        self._own = OwnRecords(keyring, config.record_ttl_ms, rng, relay=config.relay_service)
         self._connected: frozenset[PeerId] = frozenset()
         self._view = BranchView(keyring)
-        self._offers: dict[str, _Offer] = {}
+        self._offers = Offers(keyring, self._view)
+        self._memory = Memory(keyring)
+        self._neighbours = Neighbours(keyring)
         self._commit: str | None = None
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
         self._changed = True
@@ -202,8 +197,9 @@ class Discovery:
     # --- what happens ------------------------------------------------------------------------------------------------------
 
     def started(self, now: Now, contents: DiskContents) -> list[Output]:
-        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory."""
-        del contents
+        """First of all: look at the branch. Until it was read, those are let in whom an earlier life has found on it."""
+        self._view.remember(self._memory.started(contents, now))
+        self._changed = True
         self._health = BranchHealth(state="unknown", since_ms=now.wall_ms)
         self._next_read = now.instant
         self._knocks_at = now.instant
@@ -230,11 +226,19 @@ class Discovery:
         lost = self._connected - connected
         self._changed = self._changed or connected != self._connected
         self._connected = connected
-        # The record of a peer that stopped must not come back through us.
-        self._offers = {name: offer for name, offer in self._offers.items() if offer.peer in connected}
+        self._offers.keep_those_of(connected)
         if lost and self._spend_knock(now.instant):
             self._look(now.instant + LOST_PEER_LOOK_MS)
         return self._act(now)
+
+    def sighted(self, records: tuple[bytes, ...], now: Now) -> list[Output]:
+        """These are shown on this machine."""
+        self._changed = self._neighbours.sighted(records) or self._changed
+        return self._act(now)
+
+    def disk_failed(self) -> None:
+        """What was to be kept may not be on disk."""
+        self._memory.disk_failed()
 
     def knocked(self, peer: PeerId, now: Now) -> list[Output]:
         """A peer that is not let in tried to connect: it may have published since the last look."""
@@ -252,8 +256,8 @@ class Discovery:
 
     def offered(self, peer: PeerId, offer: RecordOffer, now: Now) -> list[Output]:
         """A connected peer asks to have its records published."""
-        for data in offer.records:
-            self._take_offer(peer, data, now)
+        for data in offer.records if not self._stopping else ():
+            self._offers.take(peer, data, self._known.__contains__, self._connected, now)
         return self._act(now)
 
     def branch_read(self, read: BranchRead, now: Now) -> list[Output]:
@@ -268,10 +272,11 @@ class Discovery:
         self._commit = read.commit
         own = self._view.take(read, self._connected, now, asked)
         self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant)
-        for name in [n for n, offer in self._offers.items() if self._view.has(n, offer.last_seen_ms)]:
-            del self._offers[name]  # somebody else pushed it
+        self._offers.branch_read()
         self._note_health(now)
-        return self._act(now)
+        operations = self._memory.branch_read(self._view, now)
+        kept: list[Output] = [Persist(operations=tuple(operations))] if operations else []
+        return kept + self._act(now)
 
     def branch_read_failed(self, failure: BranchReadFailed, now: Now) -> list[Output]:
         """The remote could not be read; tried again sooner than after a success, but ever less often."""
@@ -298,10 +303,7 @@ class Discovery:
         self._commit = done.commit or None
         self._changed = True
         self._own.published_now(flight.changes, now.instant)
-        for name, data in flight.changes.items():
-            offer = self._offers.get(name)
-            if offer is not None and offer.data == data:
-                del self._offers[name]
+        self._offers.published(flight.changes)
         self._not_before = now.instant + PUBLISH_GAP_MS
         # Of two that published at the same time, the later one finds the other by this look.
         self._look(now.instant)
@@ -388,28 +390,6 @@ class Discovery:
 
     # --- publishing --------------------------------------------------------------------------------------------------------
 
-    def _take_offer(self, peer: PeerId, data: bytes, now: Now) -> None:
-        name = offered_name(data)
-        if name is None or self._stopping or (name not in self._offers and len(self._offers) >= MAX_OFFERS):
-            return
-        record = parse_record(name, data, self._keyring)
-        if isinstance(record, str) or peer_of(record) == self._self:
-            return
-        owner = peer_of(record)
-        if owner != peer and owner not in self._known:
-            return  # only its own, or those of peers that the branch has introduced
-        last_seen_ms = parse_wall(record.last_seen) or 0
-        waiting = self._offers.get(name)
-        if waiting is not None and waiting.last_seen_ms >= last_seen_ms:
-            return
-        if not self._view.would_renew(name, owner, last_seen_ms, self._connected):
-            return
-        renewal = self._view.says_the_same(name, record)
-        due = now.instant + (record.ttl // 6 if renewal else PUBLISH_GAP_MS)
-        if waiting is not None:
-            due = min(due, waiting.due)
-        self._offers[name] = _Offer(peer=peer, data=data, last_seen_ms=last_seen_ms, due=due)
-
     def _publish_due(self) -> Instant | None:
         """When to push next; None if there is nothing to push, or something else has to happen first."""
         if self._stopping or self._in_flight is not None or self._waits_for_view or not self._own.ready:
@@ -419,7 +399,7 @@ class Discovery:
         leads = self._publisher == self._self
         times = self._own.publish_times(leads=leads, read_at=self._roster_read_at)
         if leads:
-            times.extend(offer.due for offer in self._offers.values())
+            times.extend(self._offers.due())
             if len(self._stale()) >= MANY_STALE:
                 times.append(self._not_before)
         earliest = min(times, default=None)
@@ -439,7 +419,7 @@ class Discovery:
             return []
         changes: dict[str, bytes | None] = dict.fromkeys(stale)
         if leads:
-            changes.update((name, offer.data) for name, offer in sorted(self._offers.items()))
+            changes.update(self._offers.changes())
         changes.update(self._own.changes(now))
         self._ticket += 1
         self._in_flight = Publish(ticket=self._ticket, changes=changes)
@@ -456,6 +436,9 @@ class Discovery:
     def _act(self, now: Now) -> list[Output]:
         """What follows from the state as it is now: a new view, and whatever is due."""
         outputs = self._show()
+        shown = self._own.for_neighbours(now) if not self._stopping else None
+        if shown is not None:
+            outputs.append(ShowRecord(data=shown))
         due = self._publish_due()
         if due is not None and due <= now.instant:
             outputs.extend(self._publish(now))
@@ -476,7 +459,7 @@ class Discovery:
         if not self._changed:
             return []
         self._changed = False
-        known = self._view.known(self._connected)
+        known = self._neighbours.beside(self._view.known(self._connected))
         self._removable = self._view.removable(self._connected)
         # Who pushes for the connected swarm. A peer that is not on the branch itself leads nobody.
         candidates = {p for p in known if p in self._connected}

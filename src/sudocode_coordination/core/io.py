@@ -35,7 +35,7 @@ class ForgottenEpochs(Item, frozen=True, kw_only=True):
 
 
 class StoredValue(Item, frozen=True, kw_only=True):
-    """A value by (space, key); spaces: claims, departed, drafts, epochs."""
+    """A value by (space, key); spaces: claims, departed, drafts, epochs, known."""
 
     space: str
     key: str
@@ -106,6 +106,12 @@ class DialFailed(Item, frozen=True, kw_only=True):
 
     peer: PeerId
     reason: str
+
+
+class RecordsSighted(Item, frozen=True, kw_only=True):
+    """Signed records that other daemons of this user show on this machine: all that are there now, and none is checked."""
+
+    records: tuple[bytes, ...]
 
 
 class PeerRefused(Item, frozen=True, kw_only=True):
@@ -244,6 +250,7 @@ Input: TypeAlias = (
     | PeerDisconnected
     | DialFailed
     | PeerRefused
+    | RecordsSighted
     | FrameReceived
     | GossipReceived
     | BranchRead
@@ -302,6 +309,12 @@ class Gossip(Item, frozen=True, kw_only=True):
     """Publish on a topic."""
 
     topic: str
+    data: bytes
+
+
+class ShowRecord(Item, frozen=True, kw_only=True):
+    """Show this signed record to other daemons on this machine, instead of the one before."""
+
     data: bytes
 
 
@@ -380,6 +393,7 @@ Effect: TypeAlias = (
     | Admit
     | Send
     | Gossip
+    | ShowRecord
     | ReadBranch
     | Publish
     | ReadTable

@@ -159,11 +159,12 @@ class Membership:
             peer = self._peers.setdefault(id_, Peer(now))
             news = known[id_]
             self._agents[id_] = tuple(sorted(news.agents))
-            if news.addresses != peer.addresses or (news.fresh and not peer.wanted):
+            wanted = news.fresh or news.near
+            if news.addresses != peer.addresses or (wanted and not peer.wanted):
                 courtesy = COURTESY_MS if self._me > id_ else 0
                 peer.addresses, peer.left, peer.failures = news.addresses, False, 0
                 peer.next_dial_at = now.instant + courtesy
-            peer.wanted = news.fresh and not self._stopping
+            peer.wanted = wanted and not self._stopping
         for id_ in [id_ for id_, peer in self._peers.items() if id_ not in known and not peer.connected]:
             del self._peers[id_]
             self._agents.pop(id_, None)

@@ -60,10 +60,12 @@ from sudocode_coordination.core.io import (
     Publish,
     ReadBranch,
     ReadTable,
+    RecordsSighted,
     Reply,
     RequestCancelled,
     RequestReceived,
     Send,
+    ShowRecord,
     Started,
     Stopped,
     StopRequested,
@@ -253,6 +255,8 @@ class Node:
                 return self.membership.dial_failed(given, now)
             case PeerRefused(peer=peer):
                 return self.discovery.knocked(peer, now)
+            case RecordsSighted(records=records):
+                return self.discovery.sighted(records, now)
             case FrameReceived(peer=peer, frame=frame):
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
@@ -281,6 +285,7 @@ class Node:
                 self.sync.disk_failed(now)
                 self.strict.disk_failed()
                 self.electorate.disk_failed()
+                self.discovery.disk_failed()
                 return self.leases.disk_failed(now)
             case StopRequested():
                 return self._stop(now)
@@ -478,9 +483,9 @@ class Node:
                     self._route(self.strict.told(output, now), step, now)
                 case StrictGranted() | StrictRefused() | StrictLost():
                     self._route(self.leases.strict_told(output, now), step, now)
-                case Dial() | HangUp() | Admit() | Send() | Gossip() | ReadBranch() | Publish() | Reply() | Emit() | Stopped():
+                case Dial() | HangUp() | Admit() | Send() | Gossip() | ShowRecord() | ReadBranch() | Publish() | Reply() | Emit():
                     step.effects.append(output)
-                case ReadTable() | SwapTable() | BuildTable():
+                case ReadTable() | SwapTable() | BuildTable() | Stopped():
                     step.effects.append(output)
                 case _:
                     assert_never(output)

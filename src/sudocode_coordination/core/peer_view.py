@@ -6,14 +6,14 @@ while the remote can't be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from sudocode_coordination.core.io import BranchRead
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.records import parse_record, parse_wall, peer_of
+from sudocode_coordination.core.records import offers_relay, parse_record, parse_wall, peer_of
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
 
 MAX_RECORDS: Final = 2_000
@@ -32,6 +32,10 @@ class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
     agents: dict[AgentId, PeerRecord]
     fresh: bool
     """Whether it counts: connected, or its records are renewed."""
+    near: bool = False
+    """It runs on this machine: dialled whatever its records are."""
+    relay: bool = False
+    """It offers to relay for others."""
 
 
 class _Seen(msgspec.Struct, kw_only=True):
@@ -46,6 +50,8 @@ class _Seen(msgspec.Struct, kw_only=True):
     born_stale: bool
     listed: bool = True
     """Whether the latest read still had it."""
+    remembered: bool = False
+    """Of an earlier life's reads: it admits its peer until there is one of this life, and counts for nothing."""
 
 
 class BranchView:
@@ -64,6 +70,22 @@ class BranchView:
         self.skipped: dict[str, str] = {}
         """Files that do not count -> why."""
 
+    def remember(self, records: Iterable[tuple[str, bytes, PeerRecord]]) -> None:
+        """Before the first read: what earlier ones had."""
+        for name, data, record in records:
+            last_seen_ms = parse_wall(record.last_seen) or 0
+            seen = _Seen(record=record, peer=peer_of(record), data=data, last_seen_ms=last_seen_ms, since=0, born_stale=True)
+            seen.listed, seen.remembered = False, True
+            self._seen[name] = seen
+
+    def latest(self) -> dict[PeerId, tuple[bytes, PeerRecord]]:
+        """The latest record of every other peer that the branch has, sorted by peer."""
+        found: dict[PeerId, _Seen] = {}
+        for seen in self._seen.values():
+            if seen.listed and (seen.peer not in found or seen.last_seen_ms > found[seen.peer].last_seen_ms):
+                found[seen.peer] = seen
+        return {peer: (seen.data, seen.record) for peer, seen in sorted(found.items())}
+
     def take(self, read: BranchRead, connected: frozenset[PeerId], now: Now, asked: Instant) -> dict[str, tuple[bytes, PeerRecord]]:
         """Take in a read that was asked for at `asked`; our own records are handed back."""
         self._read_at = asked
@@ -76,6 +98,8 @@ class BranchView:
                 skipped.setdefault(name, f"more than {MAX_RECORDS} records")
                 break
             before = self._seen.get(name)
+            if before is not None and before.remembered:
+                before = None
             if before is not None and before.data == data:
                 before.listed = True
                 foreign[name] = before
@@ -96,7 +120,7 @@ class BranchView:
                 foreign[name] = self._sight(before, record, data, now)
         for name, seen in self._seen.items():
             if name not in foreign and name not in own and seen.peer in connected:
-                seen.listed = False
+                seen.listed = seen.remembered = False
                 foreign[name] = seen
         self._seen, self._own, self._refused, self.skipped = foreign, own, refused, skipped
         return own
@@ -133,7 +157,8 @@ class BranchView:
         if seen is None or not seen.listed:
             return False
         there = seen.record
-        return (there.multiaddrs, there.capabilities, there.ttl) == (record.multiaddrs, record.capabilities, record.ttl)
+        shape = (there.multiaddrs, there.capabilities, there.ttl, offers_relay(there))
+        return shape == (record.multiaddrs, record.capabilities, record.ttl, offers_relay(record))
 
     def fresh_names(self, connected: frozenset[PeerId]) -> dict[str, PeerId]:
         """Files of other peers on the branch that count, and whose they are."""
@@ -155,7 +180,7 @@ class BranchView:
 
     def known(self, connected: frozenset[PeerId]) -> dict[PeerId, KnownPeer]:
         """The other peers, sorted by id. A peer whose record has vanished stays while it is connected."""
-        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in connected}
+        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.remembered or seen.peer in connected}
         by_peer: dict[PeerId, list[_Seen]] = {}
         for _, seen in sorted(self._seen.items()):
             by_peer.setdefault(seen.peer, []).append(seen)
@@ -167,6 +192,7 @@ class BranchView:
                 addresses=latest.record.multiaddrs,
                 agents={seen.record.agent_id: seen.record for seen in fresh or all_seen},
                 fresh=bool(fresh),
+                relay=offers_relay(latest.record),
             )
         return found
 
@@ -181,6 +207,9 @@ class BranchView:
 def shape(known: Mapping[PeerId, KnownPeer]) -> list[object]:
     """What of it is news when it changes: everything but the times."""
     return [
-        (peer, entry.addresses, entry.fresh, sorted((agent, r.capabilities) for agent, r in entry.agents.items()))
+        (
+            (peer, entry.addresses, entry.fresh, entry.near, entry.relay),
+            sorted((agent, r.capabilities) for agent, r in entry.agents.items()),
+        )
         for peer, entry in known.items()
     ]

@@ -93,6 +93,11 @@ def peer_of(record: PeerRecord) -> PeerId:
     return str(record.ext["peerId"])
 
 
+def offers_relay(record: PeerRecord) -> bool:
+    """Whether its peer says that it relays for others."""
+    return record.ext.get("relay") is True
+
+
 def build_record(
     keyring: Keyring,
     *,
@@ -101,6 +106,7 @@ def build_record(
     capabilities: tuple[str, ...],
     wall_ms: WallMs,
     ttl_ms: int,
+    relay: bool = False,
 ) -> bytes:
     """The signed file for an agent of this peer.
 
@@ -117,7 +123,7 @@ def build_record(
             "capabilities": words,
             "lastSeen": format_wall(wall_ms),
             "ttl": min(max(ttl_ms, MIN_TTL_MS), MAX_TTL_MS),
-            "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id},
+            "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id} | ({"relay": True} if relay else {}),
         }
         body["ext"]["signature"] = base64.b64encode(keyring.sign(_signed_bytes(body))).decode()
         data = msgspec.json.format(msgspec.json.encode(body), indent=2) + b"\n"

@@ -19,7 +19,7 @@ import trio
 
 from sudocode_coordination import __version__
 from sudocode_coordination.adapters.clock import BootClock
-from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Network
+from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import Started, StopRequested
 from sudocode_coordination.daemon.journal import Header, Journal
@@ -56,6 +56,13 @@ class RunningTable(LeaseTable, Protocol):
         """Until cancelled."""
 
 
+class RunningNeighbourhood(Neighbourhood, Protocol):
+    """The neighbourhood port with its task."""
+
+    async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
+        """Until cancelled."""
+
+
 class RunningNetwork(Network, Protocol):
     """The network port with its task."""
 
@@ -84,6 +91,9 @@ class Surroundings(Protocol):
 
     def table(self, deliver: Deliver) -> RunningTable:
         """The strict leases on the remote."""
+
+    def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
+        """Other daemons on this machine."""
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         """The peers. Called in a thread: it may take a second."""
@@ -127,6 +137,11 @@ class RealSurroundings:
         work_tree = None if self._clone.work_tree is None else Path(self._clone.work_tree)
         home = Path(self._clone.state_file(TABLE_FOLDER))
         return GitTable(Path(self._clone.common_dir), home, self._config.git_remote, deliver, work_tree=work_tree)
+
+    def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
+        from sudocode_coordination.adapters.neighbourhood import Rendezvous
+
+        return Rendezvous(self._identity.peer_id, deliver)
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
@@ -243,6 +258,7 @@ class Daemon:
             server = self._server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
             self._git = self._surroundings.git(self._deliver)
             table = self._surroundings.table(self._deliver)
+            neighbourhood = self._surroundings.neighbourhood(self._deliver)
             self._pump = Pump(
                 self._surroundings.node(),
                 BootClock(),
@@ -250,6 +266,7 @@ class Daemon:
                 network,
                 self._git,
                 table,
+                neighbourhood,
                 emit=server.emit,
                 reply=server.reply,
                 journal=self._journal,
@@ -263,6 +280,7 @@ class Daemon:
                         await nursery.start(self._obey_signals)
                     nursery.start_soon(self._git.run)
                     nursery.start_soon(table.run)
+                    nursery.start_soon(neighbourhood.run)
                     nursery.start_soon(server.run, listener)
                     nursery.start_soon(self._bring_up, network)
                     try:

@@ -16,7 +16,7 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
-from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Network
+from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Neighbourhood, Network
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.core.io import (
     Admit,
@@ -41,6 +41,7 @@ from sudocode_coordination.core.io import (
     RequestError,
     RequestReceived,
     Send,
+    ShowRecord,
     Stopped,
     SwapTable,
     TableSwapFailed,
@@ -93,6 +94,7 @@ class Pump:
         network: Network,
         git: GitRemote,
         table: LeaseTable,
+        neighbourhood: Neighbourhood,
         *,
         emit: Callable[[Event], None],
         reply: Callable[[Reply], None],
@@ -104,6 +106,7 @@ class Pump:
         self._network = network
         self._git = git
         self._table = table
+        self._neighbourhood = neighbourhood
         self._emit = emit
         self._reply = reply
         self._journal = journal
@@ -287,6 +290,8 @@ class Pump:
                 self._network.hang_up(peer, reason)
             case Admit(peers=peers):
                 self._network.admit(peers)
+            case ShowRecord(data=data):
+                self._neighbourhood.show_record(data)
             case ReadBranch():
                 self._git.read_branch()
             case Emit(event=event):

@@ -38,6 +38,7 @@ from sudocode_coordination.core.io import (
     RequestError,
     RequestReceived,
     Send,
+    ShowRecord,
     Started,
     Stopped,
     StopRequested,
@@ -301,6 +302,8 @@ class SimNode:
                     self.network.hang_up(peer, reason)
                 case Admit(peers=peers):
                     self.network.admit(peers)
+                case ShowRecord():
+                    pass  # each is alone on its machine
                 case ReadBranch():
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, final=final):
