@@ -27,6 +27,7 @@ _NOT_CONFIG: Final = frozenset({"COORD_AGENT", "COORD_OVERRIDE"})
 WEEK_MS: Final = 7 * 24 * 3_600_000
 Ms = Annotated[int, Meta(ge=1, le=WEEK_MS)]
 Address = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/|$)")]
+Relay = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/ws)?/p2p/[1-9A-HJ-NP-Za-km-z]{1,60}$")]
 _BRANCH: Final = r"^(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])$"
 """What git takes as a branch's name, of plain characters."""
 _MEANT: Final = {
@@ -34,6 +35,7 @@ _MEANT: Final = {
     "git_remote": "the name of a git remote, such as origin",
     "coordination_branch": "a branch name of letters, digits and . _ - /, such as coordination",
     "listen_addresses": "a list of addresses such as /ip4/0.0.0.0/tcp/0 or /ip4/0.0.0.0/tcp/4001/ws",
+    "relays": "a list of addresses with peer ids such as /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW…",
     "announce_addresses": "a list of addresses such as /ip4/203.0.113.7/tcp/4001 or /dns4/example.org/tcp/4001/ws",
 }
 """What is allowed, where a pattern would say it badly."""
@@ -76,10 +78,10 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """libp2p multiaddrs to listen on."""
     announce_addresses: tuple[Address, ...] = ()
     """Published instead of the interfaces' own addresses, if any are given."""
-    relays: tuple[str, ...] = ()
-    """Multiaddrs of relays to use when no direct address answers. Reserved: no effect yet."""
+    relays: tuple[Relay, ...] = ()
+    """Multiaddrs of relays, with their peer ids, to use where no direct address answers; instead of the peers that offer it."""
     relay_service: bool = False
-    """Whether this peer relays for others. Reserved: no effect yet."""
+    """Whether this peer relays for others, and says so in its records. For one that all can reach."""
     ignore_case: bool | None = None
     """Whether names of files that differ in case alone are one. If it is not set: as git has it for this clone (`core.ignorecase`,
     read when the daemon starts)."""

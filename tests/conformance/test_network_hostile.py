@@ -115,7 +115,7 @@ def test_a_peer_that_ignores_windows_is_closed(monkeypatch: pytest.MonkeyPatch) 
         async def never_read(_: Any) -> None:
             await trio.sleep_forever()
 
-        running = bench.real(ann)._running
+        running = bench.real(ann)._links.running
         assert running is not None
         running.host.set_stream_handler(TProtocol("/unread/1.0.0"), never_read)
         unread = await host.new_stream(ID.from_base58(ann.peer_id), [TProtocol("/unread/1.0.0")])

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from tests.core.discovery_bench import ADDRESS, HIGH, LOW, ME, OTHER, TTL, WALL, Bench, kinds, record
 
-from sudocode_coordination.core.discovery import PUBLISH_GAP_MS, RETRY_MS
+from sudocode_coordination.core.discovery import RETRY_MS
 from sudocode_coordination.core.facts import Say
 from sudocode_coordination.core.io import (
     BranchPublishFailed,
@@ -16,6 +16,7 @@ from sudocode_coordination.core.io import (
     Publish,
     ReadBranch,
 )
+from sudocode_coordination.core.offers import PUBLISH_GAP_MS
 from sudocode_coordination.core.own_records import OwnRecords
 from sudocode_coordination.core.records import parse_record, parse_wall, record_name
 from sudocode_coordination.core.wire import RecordOffer

@@ -23,6 +23,7 @@ from sudocode_coordination.core.io import (
     DiskOperation,
     Effect,
     Input,
+    RelayAt,
     Reply,
     RequestCancelled,
     RequestReceived,
@@ -78,8 +79,14 @@ class Log:
     def close(self) -> None:
         self.calls.append(("close",))
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        self.calls.append(("dial", peer, addresses))
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
+        self.calls.append(("dial", peer, addresses, *([relayed, patience_ms] if relayed else [])))
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        self.calls.append(("upgrade", peer, addresses))
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        self.calls.append(("use_relays", relays))
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         self.calls.append(("hang_up", peer, reason))

@@ -16,11 +16,13 @@ from typing import Any, Final
 import trio
 from libp2p import new_host
 from libp2p.abc import IHost, INetStream, IRawConnection, ISecureConn
+from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.pubsub import pubsub as pubsub_module
@@ -34,7 +36,9 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport import cmux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
+from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
@@ -89,7 +93,22 @@ def quiet_modules() -> None:
         logger.addHandler(logging.NullHandler())
     # Fault: WebSocket dials go through the proxy that the environment names for HTTP, and print that on stdout.
     proxy_env.get_proxy_from_environment = _no_proxy
+    # Fault: the port that TCP and WebSocket share is listened on without SO_REUSEPORT, so that nothing can be dialled from it.
+    cmux_module: Any = cmux
+    cmux_module.trio = _ReusingTrio()
     swarm_connection.logging = logging.getLogger(swarm_connection.__name__)  # type: ignore[attr-defined,assignment]
+
+
+class _ReusingTrio:
+    """Trio for `cmux`, but for one function."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio, name)
+
+    @staticmethod
+    async def serve_tcp(handler: Any, port: int, *, host: str | None = None, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await tcp._open_reuseport_listeners(host, port)
+        await trio.serve_listeners(handler, listeners, task_status=task_status)
 
 
 def _no_proxy(url: str) -> str | None:  # noqa: ARG001 - the name is part of what it replaces
@@ -267,6 +286,25 @@ def contain_streams(swarm: Swarm, may_open: Callable[[PeerId], bool], *, closing
     swarm.set_stream_handler(contained)
 
 
+def gate_protocols(host: IHost, may_use: Callable[[PeerId], bool], *, open_to_all: Iterable[TProtocol]) -> None:
+    """Fault: a handler is open to whoever is connected. Peers that may not use protocols get these alone. Call it when all handlers
+    are set."""
+    handlers: Any = host.get_mux().handlers
+
+    def gated(handle: Callable[[INetStream], Awaitable[None]]) -> Callable[[INetStream], Awaitable[None]]:
+        async def checked(stream: INetStream) -> None:
+            if may_use(stream.muxed_conn.peer_id.to_base58()):
+                await handle(stream)
+            else:
+                await stream.reset()
+
+        return checked
+
+    for protocol, handle in list(handlers.items()):
+        if protocol not in open_to_all and handle is not None:
+            handlers[protocol] = gated(handle)
+
+
 def make_pubsub(
     host: IHost,
     topics: Iterable[str],
@@ -349,6 +387,8 @@ def _socket_of(connection: Any) -> trio.socket.SocketType | None:
 
 def remote_address(connection: Any) -> str:
     """Multiaddr of a raw connection's other end; empty if unknown. libp2p itself knows none for IPv6 and WebSocket."""
+    if _goes_through_relay(connection):
+        return str(connection.get_transport_addresses()[0])
     endpoint = connection.get_remote_address()
     if endpoint is None:
         found = _socket_of(connection)
@@ -367,6 +407,15 @@ def connection_address(connection: Any) -> str:
     return str(connection.muxed_conn.secured_conn._remote_address)
 
 
+def _goes_through_relay(raw: Any) -> bool:
+    return isinstance(raw, RawConnection) and raw.get_connection_type() == ConnectionType.RELAYED
+
+
+def is_relayed(connection: Any) -> bool:
+    """Whether a connection that `gate_peers` let through goes through a relay. Fault: libp2p knows that of outbound ones alone."""
+    return bool(connection.muxed_conn.secured_conn._relayed)
+
+
 class Sockets:
     """Fault: a connection that is closed while its host stops, or over WebSocket while its peer is gone, leaves its socket
     open. Every connection's is known here, and closed with it."""
@@ -377,7 +426,8 @@ class Sockets:
     def watch(self, raw: Any, secured: Any) -> None:
         """A new connection."""
         secured._remote_address = remote_address(raw)
-        found = _socket_of(raw)
+        secured._relayed = _goes_through_relay(raw)
+        found = None if secured._relayed else _socket_of(raw)
         if found is not None:
             self._open = {number: known for number, known in self._open.items() if known.fileno() >= 0}
             self._open[id(found)] = found

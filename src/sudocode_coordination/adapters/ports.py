@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, SwapTable
+from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, RelayAt, SwapTable
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import Instant, Now, PeerId
 
@@ -54,15 +54,23 @@ class Disk(Protocol):
 class Network(Protocol):
     """Authenticated frames between peers, and gossip.
 
-    Delivers `Listening`, `PeerConnected`, `PeerDisconnected`, `DialFailed`, `PeerRefused`, `FrameReceived`, `GossipReceived`.
+    Delivers `Listening`, `PeerConnected`, `PeerMoved`, `PeerDisconnected`, `DialFailed`, `UpgradeFailed`, `PeerRefused`,
+    `FrameReceived`, `GossipReceived`.
     Laws: between `PeerConnected(p)` and `PeerDisconnected(p)` there is exactly one stream to p; frames on it arrive whole, in
     order, unaltered, or the peer is disconnected. A dial ends in `PeerConnected` or `DialFailed`. A dial to a connected peer
-    does nothing. Only admitted peers connect; a peer that is admitted no more is disconnected. Gossip may be lost,
-    reordered or doubled.
+    does nothing. Only admitted peers connect, also through a relay; a peer that is admitted no more is disconnected. A relay sees
+    no frame. An upgrade ends in `PeerMoved`, `PeerDisconnected` or `UpgradeFailed`, and may come about at the other side's wish
+    as well. Gossip may be lost, reordered or doubled.
     """
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Try all addresses until one answers as that peer."""
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
+        """Try all addresses until one answers as that peer; circuit addresses after the others, see `core.io.Dial`."""
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Get a relayed peer a direct connection, and go on over that."""
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        """Be reachable through these, as far as they agree."""
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         """Close the connection, if there is one; `PeerDisconnected` follows."""

@@ -101,6 +101,21 @@ class PeerDisconnected(Item, frozen=True, kw_only=True):
     reason: str
 
 
+class PeerMoved(Item, frozen=True, kw_only=True):
+    """The stream to a connected peer goes over another connection now; no frame was lost."""
+
+    peer: PeerId
+    address: str
+    relayed: bool = False
+
+
+class UpgradeFailed(Item, frozen=True, kw_only=True):
+    """No direct connection could be made to a peer that is connected by a relay: it stays so."""
+
+    peer: PeerId
+    reason: str
+
+
 class DialFailed(Item, frozen=True, kw_only=True):
     """None of the addresses answered."""
 
@@ -248,6 +263,8 @@ Input: TypeAlias = (
     | Listening
     | PeerConnected
     | PeerDisconnected
+    | PeerMoved
+    | UpgradeFailed
     | DialFailed
     | PeerRefused
     | RecordsSighted
@@ -279,10 +296,33 @@ class Persist(Item, frozen=True, kw_only=True):
 
 
 class Dial(Item, frozen=True, kw_only=True):
-    """Connect to a peer at any of the addresses, and open its sync stream."""
+    """Connect to a peer at any of the addresses, and open its sync stream. `relayed`: circuit addresses, tried when all the others
+    have failed, or have not answered for `patience_ms`."""
 
     peer: PeerId
     addresses: tuple[str, ...]
+    relayed: tuple[str, ...] = ()
+    patience_ms: int = 0
+
+
+class Upgrade(Item, frozen=True, kw_only=True):
+    """A peer is connected by a relay: move to a direct connection, at one of these addresses or by punching a hole."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+class RelayAt(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer that relays, and where it listens."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+class UseRelays(Item, frozen=True, kw_only=True):
+    """Be reachable through these relays, and through no others; `Listening` has the addresses there once they have agreed."""
+
+    relays: tuple[RelayAt, ...]
 
 
 class HangUp(Item, frozen=True, kw_only=True):
@@ -389,6 +429,8 @@ class Stopped(Item, frozen=True, kw_only=True):
 Effect: TypeAlias = (
     Persist
     | Dial
+    | Upgrade
+    | UseRelays
     | HangUp
     | Admit
     | Send

@@ -55,6 +55,7 @@ from sudocode_coordination.core.io import (
     Listening,
     PeerConnected,
     PeerDisconnected,
+    PeerMoved,
     PeerRefused,
     Persist,
     Publish,
@@ -76,6 +77,9 @@ from sudocode_coordination.core.io import (
     TableSwapFailed,
     TableSwapped,
     Ticked,
+    Upgrade,
+    UpgradeFailed,
+    UseRelays,
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
@@ -118,7 +122,7 @@ STOP_MS: Final = 10_000
 SEEK_MS: Final = 2_000
 MAX_SEEK_MS: Final = 60_000
 """While a known peer does not answer, the branch may know a newer address: looked at ever more rarely."""
-RESERVED: Final = frozenset({"relays", "relay_service", "enable_file_diffs"})
+RESERVED: Final = frozenset({"enable_file_diffs"})
 """Configuration keys of what is still to come: who sets one is told."""
 _LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
 MAX_PRESENCES: Final = 10_000
@@ -251,6 +255,10 @@ class Node:
                 self._greet_by.pop(peer, None)
                 out = self.membership.disconnected(given, now) + self.sync.peer_down(peer, now)
                 return out + self.discovery.connected_changed(self.membership.connected_peers, now)
+            case PeerMoved():
+                return self.membership.moved(given, now)
+            case UpgradeFailed():
+                return self.membership.upgrade_failed(given, now)
             case DialFailed():
                 return self.membership.dial_failed(given, now)
             case PeerRefused(peer=peer):
@@ -485,7 +493,7 @@ class Node:
                     self._route(self.leases.strict_told(output, now), step, now)
                 case Dial() | HangUp() | Admit() | Send() | Gossip() | ShowRecord() | ReadBranch() | Publish() | Reply() | Emit():
                     step.effects.append(output)
-                case ReadTable() | SwapTable() | BuildTable() | Stopped():
+                case Upgrade() | UseRelays() | ReadTable() | SwapTable() | BuildTable() | Stopped():
                     step.effects.append(output)
                 case _:
                     assert_never(output)

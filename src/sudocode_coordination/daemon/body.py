@@ -21,7 +21,7 @@ from sudocode_coordination import __version__
 from sudocode_coordination.adapters.clock import BootClock
 from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.core.io import Started, StopRequested
+from sudocode_coordination.core.io import RelayAt, Started, StopRequested
 from sudocode_coordination.daemon.journal import Header, Journal
 from sudocode_coordination.daemon.lifecycle import Holding
 from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
@@ -152,6 +152,7 @@ class RealSurroundings:
             config.listen_addresses,
             deliver,
             announce_addresses=config.announce_addresses,
+            relay_service=config.relay_service,
             max_peers=config.max_peers,
         )
 
@@ -162,22 +163,35 @@ class LateNetwork:
     def __init__(self) -> None:
         self._network: Network | None = None
         self._admitted: tuple[PeerId, ...] | None = None
-        self._dials: dict[PeerId, tuple[str, ...]] = {}
+        self._dials: dict[PeerId, tuple[tuple[str, ...], tuple[str, ...], int]] = {}
+        self._relays: tuple[RelayAt, ...] | None = None
 
     def arrived(self, network: Network) -> None:
         """From now on everything goes there, what was kept first."""
         self._network = network
         if self._admitted is not None:
             network.admit(self._admitted)
-        for peer, addresses in self._dials.items():
-            network.dial(peer, addresses)
+        if self._relays is not None:
+            network.use_relays(self._relays)
+        for peer, ways in self._dials.items():
+            network.dial(peer, *ways)
         self._dials.clear()
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
         if self._network is not None:
-            self._network.dial(peer, addresses)
+            self._network.dial(peer, addresses, relayed, patience_ms)
         elif len(self._dials) < MAX_LATE_DIALS:
-            self._dials[peer] = addresses
+            self._dials[peer] = (addresses, relayed, patience_ms)
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if self._network is not None:
+            self._network.upgrade(peer, addresses)
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        if self._network is not None:
+            self._network.use_relays(relays)
+        else:
+            self._relays = relays
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         if self._network is not None:

@@ -46,6 +46,8 @@ from sudocode_coordination.core.io import (
     SwapTable,
     TableSwapFailed,
     Ticked,
+    Upgrade,
+    UseRelays,
 )
 from sudocode_coordination.daemon.journal import Journal
 from sudocode_coordination.errors import StorageError
@@ -284,8 +286,12 @@ class Pump:
                     refusal = RequestError(code="storage", message=f"could not be kept: {failure}", hint=hint)
                     effect = Reply(client=effect.client, request_id=effect.request_id, error=refusal)
                 self._reply(effect)
-            case Dial(peer=peer, addresses=addresses):
-                self._network.dial(peer, addresses)
+            case Dial(peer=peer, addresses=addresses, relayed=relayed, patience_ms=patience_ms):
+                self._network.dial(peer, addresses, relayed, patience_ms)
+            case Upgrade(peer=peer, addresses=addresses):
+                self._network.upgrade(peer, addresses)
+            case UseRelays(relays=relays):
+                self._network.use_relays(relays)
             case HangUp(peer=peer, reason=reason):
                 self._network.hang_up(peer, reason)
             case Admit(peers=peers):
