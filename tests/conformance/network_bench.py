@@ -177,7 +177,7 @@ class Bench(ABC):
 
     def check_laws(self) -> None:
         for node in self.nodes:
-            assert node.broken_laws == [], node.name
+            assert node.broken_laws == [], f"{node.name}: {node.broken_laws}"
 
 
 class SimBench(Bench):

@@ -7,6 +7,7 @@ import random
 import pytest
 from tests.conformance.network_bench import Bench, Node, run_on
 
+from sudocode_coordination.adapters.libp2p_relay import RelayLimits
 from sudocode_coordination.core.io import (
     DialFailed,
     PeerConnected,
@@ -17,7 +18,7 @@ from sudocode_coordination.core.io import (
 )
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
 
-everywhere = pytest.mark.parametrize("kind", ["sim", "tcp", "ws"])
+everywhere = pytest.mark.parametrize("kind", ["sim", "tcp", pytest.param("ws", marks=pytest.mark.slow)])
 
 
 async def three(bench: Bench) -> tuple[Node, Node, Node]:
@@ -214,3 +215,65 @@ def test_who_is_admitted_no_more_is_disconnected_through_a_relay_too(kind: str) 
         await bench.until(lambda: not ann.connected and not bob.connected)
 
     run_on(kind, test)
+
+
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_a_relay_that_is_no_peer_may_relay_and_nothing_else(kind: str) -> None:
+    async def test(bench: Bench) -> None:
+        ann, bob, relay = [await bench.node(name) for name in ("ann", "bob", "relay")]
+        ann.admit(bob)
+        bob.admit(ann)
+        relay.admit(ann, bob)
+        for node in (ann, bob):
+            node.use(relay)
+            await bench.until(lambda node=node: node.circuits)  # type: ignore[misc]
+        ann.dial_through(bob, bob.circuits[0])
+        await bench.until(lambda: bob.peer_id in ann.connected and ann.peer_id in bob.connected)
+        relay.dial(ann)
+        await bench.until(lambda: relay.of(DialFailed))
+        await bench.settle()
+        assert relay.peer_id not in ann.connected
+        assert not [up for up in ann.of(PeerConnected) if up.peer == relay.peer_id]
+        ann.use()
+        bob.use()
+        await bench.until(lambda: not bob.circuits)
+
+    run_on(kind, test)
+
+
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_a_relay_gives_no_more_than_it_says(kind: str) -> None:
+    async def test(bench: Bench) -> None:
+        ann, bob, relay = await three(bench)
+        ann.dial_through(bob, bob.circuits[0])
+        await bench.until(lambda: ann.connected)
+        cid = await bench.node("cid")
+        for node in (ann, bob, relay):
+            node.admit(ann, bob, cid, relay)
+        cid.admit(ann, bob, relay)
+        cid.dial_through(bob, bob.circuits[0])
+        await bench.until(lambda: cid.of(DialFailed))
+        assert "as many circuits as it may" in cid.of(DialFailed)[0].reason
+        for _ in range(40):  # past its bytes the circuit ends, and both sides know it
+            ann.send(bob, bytes(100_000))
+        await bench.until(lambda: not ann.connected and not bob.connected)
+        assert len(bob.frames()) < 40
+
+    limits = RelayLimits(circuits=1, circuit_bytes=1_000_000)
+    run_on(kind, test, relay_limits=limits)
+
+
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_a_relay_has_room_for_so_many(kind: str) -> None:
+    async def test(bench: Bench) -> None:
+        ann, bob, _ = await three(bench)
+        relay = bench.nodes[2]
+        ann.use(relay)
+        await bench.connect(ann, relay)
+        await bench.settle()
+        for _ in range(3):
+            await bench.settle()
+        assert bob.circuits
+        assert not ann.circuits
+
+    run_on(kind, test, relay_limits=RelayLimits(reservations=1))

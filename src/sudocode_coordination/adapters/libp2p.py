@@ -273,7 +273,7 @@ class Libp2pNetwork:
             connect=lambda peer, addresses: self._connect_to_relay(running, peer, addresses),
             may_connect=self._may_connect,
             refused=self._told_refused,
-            changed=lambda: self._announce_addresses(parts),
+            changed=lambda: self._announce_addresses(parts, later=True),
         )
         upgrades = Upgrades(running, self._links, self._outbox, own=lambda: self._addresses, listening=listening)
         parts = _Parts(running, circuits, upgrades)
@@ -435,12 +435,13 @@ class Libp2pNetwork:
                 look = now
                 self._announce_addresses(parts)
 
-    def _announce_addresses(self, parts: _Parts) -> None:
+    def _announce_addresses(self, parts: _Parts, *, later: bool = False) -> None:
         own = self._announce or addressing.announced(parts.running.host.get_transport_addrs())
         addresses = (*own, *parts.circuits.addresses)
         if addresses != self._addresses:
             self._addresses = addresses
-            self._outbox.now(Listening(addresses=addresses))
+            tell = self._outbox.later if later else self._outbox.now
+            tell(Listening(addresses=addresses))
 
     # --- gossip -----------------------------------------------------------------------------------------------------------
 

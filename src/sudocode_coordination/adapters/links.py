@@ -278,7 +278,7 @@ class Link:
             start = 0
             while len(buffer) - start >= 4:
                 (length,) = _LENGTH.unpack_from(buffer, start)
-                if length == _MOVED:
+                if length == _MOVED and self.relayed:
                     await self._read_on(len(buffer) - start - 4)
                     start += 4
                     break
