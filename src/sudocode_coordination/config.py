@@ -74,8 +74,13 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     grants nothing; `closed` grants nothing new, majority or not, unless every live peer of the last view answers."""
     capabilities: tuple[str, ...] = ("code", "review", "test")
     """What the default agent offers; free words that other agents may look for."""
-    listen_addresses: tuple[Address, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")
-    """libp2p multiaddrs to listen on."""
+    listen_addresses: tuple[Address, ...] = (
+        "/ip4/0.0.0.0/tcp/0",
+        "/ip4/0.0.0.0/tcp/0/ws",
+        "/ip6/::/tcp/0",
+        "/ip6/::/tcp/0/ws",
+    )
+    """libp2p multiaddrs to listen on. Those of IPv6 are left out where the machine has none."""
     announce_addresses: tuple[Address, ...] = ()
     """Published instead of the interfaces' own addresses, if any are given."""
     relays: tuple[Relay, ...] = ()

@@ -59,7 +59,7 @@ def test_two_behind_nats_meet_at_a_relay_and_punch_a_hole() -> None:
         assert held["granted"]
         relay.coord("stop")
         wait_for("the relay is gone", lambda: peer_of(ann, relay)["connection"] not in ("direct", "relayed"), PATIENCE_S)
-        assert bob.coord("lease", "src/auth.py", expect=3)
+        bob.coord("lease", "src/auth.py", expect=3)
         assert peer_of(ann, bob)["connection"] == "direct"
         for clone, other in ((ann, bob), (bob, ann)):
             lost = [event for event in clone.events("peer-disconnected") if other.name in event["data"]["agentIds"]]
@@ -78,3 +78,87 @@ def test_where_no_hole_can_be_punched_the_relay_carries_it() -> None:
         bob.coord("lease", "src/auth.py", expect=3)
         ann.coord("release", "src/auth.py")
         bob.coord("lease", "src/auth.py")
+
+
+# --- firewalls ----------------------------------------------------------------------------------------------------------------
+
+ONE_PORT = """
+table inet filter {
+  chain input { type filter hook input priority 0; policy drop; iifname "lo" accept; ct state established,related accept; %s }
+  chain output { type filter hook output priority 0; policy drop; oifname "lo" accept; ct state established,related accept; %s }
+}
+"""
+HTTP_ONLY = """
+table inet filter {
+  chain forward {
+    type filter hook forward priority 0; policy drop;
+    ct mark 80 accept
+    ip length <= 60 accept
+    iifname "lan" @ih,0,32 0x47455420 ct mark set 80 accept
+    reject with tcp reset
+  }
+}
+table ip nat {
+  chain post { type nat hook postrouting priority 100; oifname "wan" masquerade; }
+}
+"""
+"""Segments without content pass; the first one with content must begin with `GET `, or the connection is reset."""
+
+
+def test_a_firewall_that_lets_only_the_websocket_port_through() -> None:
+    with internet() as net, repository("ann", "bob") as (ann, bob):
+        net.machine("ann", "203.0.113.10/24")
+        net.machine("bob", "203.0.113.20/24")
+        net.rules("ann", ONE_PORT % ("", "tcp dport 8080 accept;"))
+        net.rules("bob", ONE_PORT % ("tcp dport 8080 accept;", ""))
+        start(net, bob, "/ip4/203.0.113.20/tcp/4001", "/ip4/203.0.113.20/tcp/8080/ws")
+        start(net, ann, "/ip4/203.0.113.10/tcp/4001")
+        become("direct", ann, bob)
+        assert peer_of(ann, bob)["address"] == "/ip4/203.0.113.20/tcp/8080/ws"
+
+
+def test_where_only_http_passes_websocket_does() -> None:
+    with internet() as net, repository("ann", "bob") as (ann, bob):
+        net.machine("bob", "203.0.113.20/24")
+        net.nat("office", "203.0.113.1/24", "10.1.0.1/24")
+        net.rules("office", HTTP_ONLY)
+        net.behind("office", "ann", "10.1.0.2/24")
+        start(net, bob, "/ip4/203.0.113.20/tcp/4001", "/ip4/203.0.113.20/tcp/80/ws")
+        start(net, ann)
+        become("direct", ann, bob)
+        assert peer_of(ann, bob)["address"] == "/ip4/203.0.113.20/tcp/80/ws"
+        assert ann.json("lease", "src/auth.py")["granted"]
+        bob.coord("lease", "src/auth.py", expect=3)
+
+
+# --- IPv6 ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_with_ipv6_alone_they_meet_by_default() -> None:
+    with internet() as net, repository("ann", "bob") as (ann, bob):
+        for clone, address in ((ann, "2001:db8::a/64"), (bob, "2001:db8::b/64")):
+            net.machine(clone.name, address)
+            start(net, clone)
+        become("direct", ann, bob)
+        assert {peer_of(ann, bob)["address"][:15], peer_of(bob, ann)["address"][:15]} == {"/ip6/2001:db8::"}
+
+
+def test_a_relay_and_a_hole_in_ipv6_firewalls() -> None:
+    stateful = """
+    table inet filter {
+      chain input {
+        type filter hook input priority 0; policy drop;
+        iifname "lo" accept; icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept; ct state established,related accept;
+      }
+    }
+    """
+    with internet() as net, repository("relay", "ann", "bob") as (relay, ann, bob):
+        net.machine("relay", "2001:db8::10/64")
+        start(net, relay, "/ip6/2001:db8::10/tcp/4001", relay_service="true")
+        for clone, address in ((ann, "2001:db8::a/64"), (bob, "2001:db8::b/64")):
+            net.machine(clone.name, address)
+            net.rules(clone.name, stateful)
+            start(net, clone)
+        become("direct", ann, bob)
+        ups = [event for clone in (ann, bob) for event in clone.events("peer-connected")]
+        assert any("/p2p-circuit" in event["data"]["address"] for event in ups), "the relay came first"

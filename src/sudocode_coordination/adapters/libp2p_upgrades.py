@@ -213,8 +213,8 @@ class Upgrades:
 
     def _source(self, towards: Multiaddr) -> tuple[str, int] | None:
         """The address to connect from: that which is listened on."""
-        for listening in self._listening:
-            family, host, port = addressing.endpoint(listening)
+        plain = sorted(self._listening, key=lambda address: str(address).endswith("/ws"))
+        for family, host, port in map(addressing.endpoint, plain):
             if family == addressing.endpoint(towards)[0]:
                 return host, port
         return None
