@@ -420,6 +420,17 @@ class Desk:
                 hint="" if node.discovery.published else "if it stays so: check that you may push to the coordination branch",
             ),
         ]
+        relays = node.membership.relays.used
+        if relays:
+            through = [relay for relay in relays if any(f"/p2p/{relay}/p2p-circuit" in address for address in node.listening)]
+            found.append(
+                DoctorFinding(
+                    name="relay",
+                    ok=bool(through),
+                    message=f"reachable through {len(through)} of {len(relays)} relays",
+                    hint="" if through else "the relay must run, be reachable from here, and let this peer in",
+                )
+            )
         for peer_id in node.leases.view.roster:
             peer = node.membership.peer(peer_id)
             if peer is not None and not peer.connected:
@@ -429,7 +440,7 @@ class Desk:
                         name="peer",
                         ok=True,  # people switch their machines off
                         message=f"{agents}: not connected" + (f" ({peer.reason})" if peer.reason else ""),
-                        hint="it may be off, or a firewall or NAT may be between you; its record ages out by itself",
+                        hint="it may be off, or no relay leads past a firewall or NAT between you; its record ages out by itself",
                     )
                 )
         found += [

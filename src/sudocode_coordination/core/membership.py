@@ -112,7 +112,7 @@ class Membership:
         self._me = peer_id
         self._config = config
         self._rng = rng
-        self._relays = Relays(peer_id, config)
+        self.relays = Relays(peer_id, config)
         self._peers: dict[PeerId, Peer] = {}
         self._connected: frozenset[PeerId] = frozenset()
         self._agents: dict[PeerId, tuple[AgentId, ...]] = {}
@@ -192,7 +192,7 @@ class Membership:
             peer = self._peers.setdefault(id_, Peer(now))
             news = known[id_]
             self._agents[id_] = tuple(sorted(news.agents))
-            wanted = news.fresh or news.near
+            wanted = news.fresh or news.near or news.remembered
             if news.addresses != peer.addresses or (wanted and not peer.wanted):
                 courtesy = COURTESY_MS if self._me > id_ else 0
                 if direct(news.addresses) != direct(peer.addresses) and peer.upgrade_at is not None:
@@ -206,7 +206,7 @@ class Membership:
         if admitted != self._admitted:
             self._admitted = admitted
             out.append(Admit(peers=admitted[: self._config.max_peers]))
-        out += self._relays.known_changed(known, stopping=self._stopping)
+        out += self.relays.known_changed(known, stopping=self._stopping)
         return out + self.ticked(now, 0)
 
     def connected(self, given: PeerConnected, now: Now) -> list[Output]:
@@ -348,7 +348,7 @@ class Membership:
 
     def _dial(self, id_: PeerId, peer: Peer) -> list[Output]:
         peer.dialling = True
-        ways = self._relays.ways(id_, peer.addresses)
+        ways = self.relays.ways(id_, peer.addresses)
         if not ways:
             return [Dial(peer=id_, addresses=direct(peer.addresses))]
         return [Dial(peer=id_, addresses=direct(peer.addresses), relayed=ways, patience_ms=RELAY_PATIENCE_MS)]

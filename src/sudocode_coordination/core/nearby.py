@@ -2,7 +2,7 @@
 
 Laws: who may join is decided by the branch alone. A record that was found on this machine gives addresses for a peer that a read
 of the branch has admitted, in this life or an earlier one, and nothing else: no weight, no agents, no admission. What was kept of
-earlier reads holds until the first successful one of this life.
+earlier reads holds until the first successful one of this life: until then those peers are let in, and dialled where they were.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it counts: connected, or its records are renewed."""
     near: bool = False
     """It runs on this machine: dialled whatever its records are."""
+    remembered: bool = False
+    """An earlier life knew it, and the branch was not read in this one yet: dialled, it may still be where it was."""
     relay: bool = False
     """It offers to relay for others."""
 
@@ -192,6 +194,7 @@ class BranchView:
                 addresses=latest.record.multiaddrs,
                 agents={seen.record.agent_id: seen.record for seen in fresh or all_seen},
                 fresh=bool(fresh),
+                remembered=latest.remembered,
                 relay=offers_relay(latest.record),
             )
         return found
@@ -208,7 +211,7 @@ def shape(known: Mapping[PeerId, KnownPeer]) -> list[object]:
     """What of it is news when it changes: everything but the times."""
     return [
         (
-            (peer, entry.addresses, entry.fresh, entry.near, entry.relay),
+            (peer, entry.addresses, entry.fresh, entry.near, entry.remembered, entry.relay),
             sorted((agent, r.capabilities) for agent, r in entry.agents.items()),
         )
         for peer, entry in known.items()

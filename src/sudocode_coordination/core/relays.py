@@ -51,6 +51,11 @@ class Relays:
         self._offered: tuple[RelayAt, ...] = ()
         self._used: tuple[RelayAt, ...] = ()
 
+    @property
+    def used(self) -> tuple[PeerId, ...]:
+        """Which this peer wants to be reached through."""
+        return tuple(relay.peer for relay in self._used)
+
     def known_changed(self, known: Mapping[PeerId, KnownPeer], *, stopping: bool) -> list[Output]:
         """Other peers, or other addresses of theirs. A relay that is in use is kept for as long as it offers to be one."""
         before = {relay.peer for relay in self._used}
