@@ -5,11 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.conformance.network_bench import Bench, Node, run_on
+from libp2p.peer.id import ID
+from tests.conformance.network_attacker import swarm_of
+from tests.conformance.network_bench import Bench, Node, RealBench, SimBench, run_on
+from tests.conformance.test_network import gossip_until_heard
 
+from sudocode_coordination.adapters import libp2p_links
+from sudocode_coordination.adapters.libp2p_faults import is_relayed
 from sudocode_coordination.adapters.libp2p_relay import RelayLimits
 from sudocode_coordination.core.io import (
     DialFailed,
+    Listening,
     PeerConnected,
     PeerDisconnected,
     PeerMoved,
@@ -17,6 +23,7 @@ from sudocode_coordination.core.io import (
     UpgradeFailed,
 )
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
+from sudocode_coordination.sim.wires import SimNetworkWorld
 
 everywhere = pytest.mark.parametrize("kind", ["sim", "tcp", pytest.param("ws", marks=pytest.mark.slow)])
 
@@ -159,7 +166,9 @@ def test_where_there_is_no_direct_way_it_stays_relayed(kind: str) -> None:
     async def test(bench: Bench) -> None:
         ann, bob, _ = await relayed(bench)
         if kind == "sim":
-            bench.world.cut(ann.peer_id, bob.peer_id)  # type: ignore[attr-defined]
+            assert isinstance(bench, SimBench)
+            assert isinstance(bench.world, SimNetworkWorld)
+            bench.world.cut(ann.peer_id, bob.peer_id)
         ann.upgrade(bob, ("/ip4/127.0.0.1/tcp/1",))
         await bench.until(lambda: ann.of(UpgradeFailed))
         await bench.settle()
@@ -277,3 +286,45 @@ def test_a_relay_has_room_for_so_many(kind: str) -> None:
         assert not ann.circuits
 
     run_on(kind, test, relay_limits=RelayLimits(reservations=1))
+
+
+@pytest.mark.parametrize("kind", ["tcp"])
+def test_the_relayed_connection_is_let_go(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libp2p_links, "LINGER_SECONDS", 0.1)
+
+    async def test(bench: Bench) -> None:
+        ann, bob, _ = await relayed(bench)
+        assert isinstance(bench, RealBench)
+        for node, other in ((ann, bob), (bob, ann)):
+            assert [is_relayed(one) for one in swarm_of(bench, node).get_connections(ID.from_base58(other.peer_id))] == [True]
+        bob.upgrade(ann)
+        await bench.until(lambda: ann.of(PeerMoved) and bob.of(PeerMoved))
+        for node, other in ((ann, bob), (bob, ann)):
+            swarm, peer = swarm_of(bench, node), ID.from_base58(other.peer_id)
+            await bench.until(lambda swarm=swarm, peer=peer: [is_relayed(one) for one in swarm.get_connections(peer)] == [False])  # type: ignore[misc]
+        await gossip_until_heard(bench, ann, bob)
+        assert not ann.of(PeerDisconnected)
+
+    run_on(kind, test)
+
+
+@everywhere
+def test_both_may_dial_through_the_relay_at_once(kind: str) -> None:
+    async def test(bench: Bench) -> None:
+        ann, bob, relay = await three(bench)
+        ann.use(relay)
+        await bench.until(lambda: ann.circuits)
+        for _ in range(6):
+            ann.dial_through(bob, bob.circuits[0])
+            bob.dial_through(ann, ann.circuits[0])
+            await bench.until(lambda: bob.peer_id in ann.connected and ann.peer_id in bob.connected)
+            await bench.settle()
+            assert not ann.of(PeerDisconnected)
+            assert not bob.of(PeerDisconnected)
+            ann.hang_up(bob)
+            await bench.until(lambda: bob.peer_id not in ann.connected and ann.peer_id not in bob.connected)
+            for node in (ann, bob):
+                assert not node.of(DialFailed)
+                node.inputs = list(node.of(Listening))
+
+    run_on(kind, test)

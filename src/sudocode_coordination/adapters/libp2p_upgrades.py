@@ -96,21 +96,28 @@ class Upgrades:
     async def _upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
         failures: list[str] = []
         try:
-            await self._dial_directly(peer, addresses, failures)
-            link = self._links.of.get(peer)
-            if link is not None and link.direction == "in":
-                for number in range(_ROUNDS):
+            # Both at once: addresses behind a NAT answer nobody, and it takes seconds to know that.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._dial_directly, peer, addresses, failures)
+                link = self._links.of.get(peer)
+                if link is not None and link.direction == "in":
+                    await self._punch_in_rounds(peer, failures)
                     if not self._is_relayed(peer):
-                        break
-                    try:
-                        await self._lead(peer, as_client=number == 1)
-                    except Exception as error:  # noqa: BLE001 - the relayed connection goes on, whatever goes wrong here
-                        failures.append(f"hole punching: {explain(error)}")
+                        nursery.cancel_scope.cancel()
         finally:
             self._under_way.discard(peer)
         if self._is_relayed(peer):
             reason = "; ".join(dict.fromkeys(failures[-4:])) or "nothing to try"
             self._outbox.now(UpgradeFailed(peer=peer, reason=reason))
+
+    async def _punch_in_rounds(self, peer: PeerId, failures: list[str]) -> None:
+        for number in range(_ROUNDS):
+            if not self._is_relayed(peer):
+                return
+            try:
+                await self._lead(peer, as_client=number == 1)
+            except Exception as error:  # noqa: BLE001 - the relayed connection goes on, whatever goes wrong here
+                failures.append(f"hole punching: {explain(error)}")
 
     async def _dial_directly(self, peer: PeerId, addresses: tuple[str, ...], failures: list[str]) -> None:
         turn = trio.Lock()
