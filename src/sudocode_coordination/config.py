@@ -87,6 +87,9 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Multiaddrs of relays, with their peer ids, to use where no direct address answers; instead of the peers that offer it."""
     relay_service: bool = False
     """Whether this peer relays for others, and says so in its records. For one that all can reach."""
+    mdns: bool = True
+    """Whether clones that know each other find each other on the local network by multicast DNS. A hash, addresses and a port are
+    told there, nothing else; and nothing while only loopback is listened on."""
     ignore_case: bool | None = None
     """Whether names of files that differ in case alone are one. If it is not set: as git has it for this clone (`core.ignorecase`,
     read when the daemon starts)."""

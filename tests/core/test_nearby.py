@@ -6,7 +6,16 @@ from tests.core.discovery_bench import HIGH, ME, OTHER, TTL, WALL, Bench, kinds,
 
 from sudocode_coordination.core.facts import RosterChanged
 from sudocode_coordination.core.io import BranchReadFailed, DiskContents, ForgottenValue, Persist, ShowRecord, StoredValue
-from sudocode_coordination.core.nearby import MAX_NEIGHBOURS, MAX_REMEMBERED, REMEMBERED_MS, REWRITE_MS, SPACE, Memory
+from sudocode_coordination.core.nearby import (
+    MAX_NEIGHBOURS,
+    MAX_REMEMBERED,
+    MAX_TOLD,
+    REMEMBERED_MS,
+    REWRITE_MS,
+    SPACE,
+    Memory,
+    name_on_network,
+)
 from sudocode_coordination.core.peer_view import BranchView
 from sudocode_coordination.core.records import parse_record, parse_wall
 from sudocode_coordination.model import Now, PeerRecord
@@ -69,6 +78,21 @@ def test_what_is_found_here_is_checked_as_if_it_came_from_the_branch() -> None:
     many = tuple(record(SimKeyring(f"n{number}"), "n") for number in range(3)) * MAX_NEIGHBOURS
     bench.do(bench.machine.sighted((*many, record(OTHER, "x", address=HERE)), bench.now()))
     assert not bench.machine.known[OTHER.peer_id].near, "past the limit"
+
+
+def test_what_is_told_on_the_network_gives_addresses_to_who_is_known_alone() -> None:
+    bench = next_life({OTHER.peer_id: record(OTHER, "x")})
+    told = {name_on_network(OTHER.peer_id): (HERE, "nonsense", *[f"/ip4/192.0.2.{n}/tcp/1" for n in range(99)])}
+    assert RosterChanged() in bench.do(bench.machine.sighted_on_network({"0" * 32: (HERE,)} | told, bench.now()))
+    assert list(bench.machine.known) == [OTHER.peer_id]
+    known = bench.machine.known[OTHER.peer_id]
+    assert known.near
+    assert known.addresses[0] == HERE
+    assert len(known.addresses) <= MAX_TOLD + 1
+    assert not kinds(bench.do(bench.machine.sighted_on_network(told, bench.now())), RosterChanged)
+    assert RosterChanged() in bench.do(bench.machine.sighted_on_network({}, bench.now()))
+    assert not bench.machine.known[OTHER.peer_id].near
+    assert OTHER.peer_id not in name_on_network(OTHER.peer_id)
 
 
 def test_the_first_read_of_this_life_replaces_what_was_kept() -> None:

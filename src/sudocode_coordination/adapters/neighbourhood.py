@@ -15,7 +15,7 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -39,6 +39,24 @@ LOOK_CLOSELY_EVERY: Final = 20
 MAX_FILES: Final = 500
 """Read at most: more daemons than one machine holds. The first by name."""
 _NAME: Final = re.compile(r"([1-9A-HJ-NP-Za-km-z]{1,60})\.json\Z")
+
+
+class Everywhere:
+    """Several neighbourhoods as one."""
+
+    def __init__(self, *parts: Any) -> None:
+        self._parts = parts
+
+    def show_record(self, data: bytes) -> None:
+        for part in self._parts:
+            part.show_record(data)
+
+    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """All of them, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for part in self._parts:
+                await nursery.start(part.run)
+            task_status.started()
 
 
 class Rendezvous:

@@ -86,9 +86,10 @@ class Network(Protocol):
 
 
 class Neighbourhood(Protocol):
-    """Other daemons of the same user on the same machine, found without a network and without the git remote.
+    """Other daemons on the same machine or in the local network, found without the git remote.
 
-    Delivers `RecordsSighted`. Laws: what a living daemon shows is told to all others within seconds, and no longer once it has
+    Delivers `RecordsSighted` and `AddressesSighted`.
+    Laws: what a living daemon shows is told to all others within seconds, and no longer once it has
     ended, however it ended; what others wrote is handed on unread.
     """
 

@@ -236,6 +236,11 @@ class Discovery:
         self._changed = self._neighbours.sighted(records) or self._changed
         return self._act(now)
 
+    def sighted_on_network(self, addresses: Mapping[str, tuple[str, ...]], now: Now) -> list[Output]:
+        """These are told on the local network."""
+        self._changed = self._neighbours.sighted_on_network(addresses) or self._changed
+        return self._act(now)
+
     def disk_failed(self) -> None:
         """What was to be kept may not be on disk."""
         self._memory.disk_failed()

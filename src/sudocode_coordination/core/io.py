@@ -129,6 +129,13 @@ class RecordsSighted(Item, frozen=True, kw_only=True):
     records: tuple[bytes, ...]
 
 
+class AddressesSighted(Item, frozen=True, kw_only=True):
+    """Daemons on the local network: `nearby.name_on_network` of a peer -> multiaddrs. All that are there now; anybody may have said
+    so."""
+
+    addresses: dict[str, tuple[str, ...]]
+
+
 class PeerRefused(Item, frozen=True, kw_only=True):
     """A peer that is not admitted knocked (inbound)."""
 
@@ -268,6 +275,7 @@ Input: TypeAlias = (
     | DialFailed
     | PeerRefused
     | RecordsSighted
+    | AddressesSighted
     | FrameReceived
     | GossipReceived
     | BranchRead

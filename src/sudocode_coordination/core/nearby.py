@@ -8,6 +8,8 @@ earlier reads holds until the first successful one of this life: until then thos
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -15,7 +17,7 @@ import msgspec
 from sudocode_coordination.core.io import DiskContents, DiskOperation, ForgottenValue, StoredValue
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.peer_view import BranchView, KnownPeer
-from sudocode_coordination.core.records import offered_name, parse_record, parse_wall, peer_of
+from sudocode_coordination.core.records import is_multiaddr, offered_name, parse_record, parse_wall, peer_of
 from sudocode_coordination.model import Now, PeerId, PeerRecord, WallMs
 
 SPACE: Final = "known"
@@ -27,6 +29,12 @@ REWRITE_MS: Final = 24 * 3_600_000
 """Renewals are not worth a write; a new signature is after a day, so that what is kept does not look older than it is."""
 MAX_NEIGHBOURS: Final = 200
 """Records of neighbours looked at: clones of one user on one machine."""
+
+
+MAX_TOLD: Final = 8
+"""Addresses of one peer that were told on the local network: nobody has signed them."""
+_MAX_CACHED_NAMES: Final = 1_024
+"""A few times the largest swarm."""
 
 
 class Memory:
@@ -83,8 +91,14 @@ def _content(record: PeerRecord) -> object:
     return (record.agent_id, record.multiaddrs)
 
 
+@lru_cache(_MAX_CACHED_NAMES)
+def name_on_network(peer: PeerId) -> str:
+    """How a peer is called on the local network: who has its id from the branch can make it, nobody can make the id of it."""
+    return blake2b(peer.encode(), digest_size=16, person=b"sudocode-mdns").hexdigest()
+
+
 class Neighbours:
-    """Addresses that were found on this machine.
+    """Addresses that were found on this machine or told on the local network.
 
     Args:
         keyring: verifies records.
@@ -93,6 +107,7 @@ class Neighbours:
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
         self._found: dict[PeerId, tuple[WallMs, tuple[str, ...]]] = {}
+        self._told: dict[str, tuple[str, ...]] = {}
 
     def sighted(self, records: Iterable[bytes]) -> bool:
         """These, and no others, are there now; whether that is news."""
@@ -108,12 +123,22 @@ class Neighbours:
         self._found = found
         return changed
 
+    def sighted_on_network(self, addresses: Mapping[str, tuple[str, ...]]) -> bool:
+        """These, and no others, are told on the local network; whether that is news."""
+        usable = {
+            name: tuple(address for address in told if is_multiaddr(address))[:MAX_TOLD]
+            for name, told in list(addresses.items())[:MAX_NEIGHBOURS]
+        }
+        changed = usable != self._told
+        self._told = usable
+        return changed
+
     def beside(self, known: Mapping[PeerId, KnownPeer]) -> dict[PeerId, KnownPeer]:
         """The same peers, those that are neighbours with their addresses here first."""
         shown = dict(known)
-        for peer, (_, addresses) in self._found.items():
-            entry = known.get(peer)
-            if entry is not None:
-                both = tuple(dict.fromkeys((*addresses, *entry.addresses)))
+        for peer, entry in known.items() if self._found or self._told else ():
+            here = (*self._found.get(peer, (0, ()))[1], *self._told.get(name_on_network(peer), ()))
+            if here:
+                both = tuple(dict.fromkeys((*here, *entry.addresses)))
                 shown[peer] = msgspec.structs.replace(entry, addresses=both, near=True)
         return shown

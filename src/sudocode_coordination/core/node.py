@@ -35,6 +35,7 @@ from sudocode_coordination.core.facts import (
     Write,
 )
 from sudocode_coordination.core.io import (
+    AddressesSighted,
     Admit,
     BranchPublished,
     BranchPublishFailed,
@@ -265,6 +266,8 @@ class Node:
                 return self.discovery.knocked(peer, now)
             case RecordsSighted(records=records):
                 return self.discovery.sighted(records, now)
+            case AddressesSighted(addresses=found):
+                return self.discovery.sighted_on_network(found, now)
             case FrameReceived(peer=peer, frame=frame):
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):

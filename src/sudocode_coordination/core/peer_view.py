@@ -33,7 +33,7 @@ class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool
     """Whether it counts: connected, or its records are renewed."""
     near: bool = False
-    """It runs on this machine: dialled whatever its records are."""
+    """It runs on this machine or in this network: dialled whatever its records are."""
     remembered: bool = False
     """An earlier life knew it, and the branch was not read in this one yet: dialled, it may still be where it was."""
     relay: bool = False

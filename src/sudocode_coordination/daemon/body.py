@@ -139,9 +139,11 @@ class RealSurroundings:
         return GitTable(Path(self._clone.common_dir), home, self._config.git_remote, deliver, work_tree=work_tree)
 
     def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
-        from sudocode_coordination.adapters.neighbourhood import Rendezvous
+        from sudocode_coordination.adapters.lan import Lan
+        from sudocode_coordination.adapters.neighbourhood import Everywhere, Rendezvous
 
-        return Rendezvous(self._identity.peer_id, deliver)
+        peer = self._identity.peer_id
+        return Everywhere(Rendezvous(peer, deliver), *([Lan(peer, deliver)] if self._config.mdns else []))
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
