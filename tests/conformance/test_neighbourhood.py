@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from sudocode_coordination.adapters.neighbourhood import Rendezvous
+from sudocode_coordination.adapters.neighbourhood import Everywhere, Rendezvous
 from sudocode_coordination.core.io import Input, RecordsSighted
 from sudocode_coordination.core.records import MAX_RECORD_BYTES
 
@@ -138,3 +138,17 @@ def test_a_folder_that_can_not_be_used_is_told_in_the_log(short_tmp: Path, caplo
 
     trio.run(main)
     assert "are not looked for" in caplog.text
+
+
+def test_several_neighbourhoods_are_one(short_tmp: Path) -> None:
+    async def main() -> None:
+        ann, bob = Clone("ann", short_tmp / "near"), Clone("bob", short_tmp / "other")
+        both = Everywhere(ann.port, bob.port)
+        both.show_record(b"of both")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(both.run)
+            assert (names_in(short_tmp / "near"), names_in(short_tmp / "other")) == (["ann.json"], ["bob.json"])
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert not names_in(short_tmp / "near") + names_in(short_tmp / "other")

@@ -14,6 +14,7 @@ from tests.core.node_bench import ANN, BEN, NodeBench
 from sudocode_coordination.api.requests import AcquireLease, GetStatus, ListLeases, SetWork, UpdateIssue
 from sudocode_coordination.core import step as step_module
 from sudocode_coordination.core.electorate import READY_MS
+from sudocode_coordination.core.gossiped_beats import PRESENCE_TOPIC
 from sudocode_coordination.core.io import (
     Admit,
     BranchPublishFailed,
@@ -36,7 +37,7 @@ from sudocode_coordination.core.io import (
     StoredValue,
     Ticked,
 )
-from sudocode_coordination.core.node import PRESENCE_TOPIC, STOP_MS
+from sudocode_coordination.core.node import STOP_MS
 from sudocode_coordination.core.step import FRAME_BYTES
 from sudocode_coordination.core.sync import SYNC_TOPIC
 from sudocode_coordination.core.wire import (
@@ -290,7 +291,7 @@ def beat(count: int = 1, key: object = ANN, payload: bytes | None = None) -> byt
 def test_beats_by_gossip_count_once_and_only_if_signed() -> None:
     bench = NodeBench()
     bench.reads(ann=ANN)
-    heard = bench.node._presences
+    heard = bench.node.beats._heard
     forged = encode_signed(Signed(ANN.peer_id, encode_message(Presence(incarnation=1, count=9)), b"s" * 64))
     for data in (forged, b"", b"\xc1", beat(payload=b"\xc1"), beat(payload=encode_message(Bye())), beat(key=BEN)):
         bench.gives(GossipReceived(topic=PRESENCE_TOPIC, data=data))

@@ -7,7 +7,7 @@ import re
 from tests.docs.blocks import ROOT
 
 from sudocode_coordination.adapters import links
-from sudocode_coordination.core import author, feed, grammar, node, records, sync, wire
+from sudocode_coordination.core import author, feed, gossiped_beats, grammar, records, sync, wire
 from sudocode_coordination.core.facts import ROOTS
 
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
@@ -24,7 +24,7 @@ def test_every_root_map_is_named() -> None:
 
 
 def test_names_and_limits_are_those_of_the_code() -> None:
-    for text in (links.SYNC_PROTOCOL, sync.SYNC_TOPIC, node.PRESENCE_TOPIC, feed.SIGNED_DOMAIN.decode().rstrip("\0")):
+    for text in (links.SYNC_PROTOCOL, sync.SYNC_TOPIC, gossiped_beats.PRESENCE_TOPIC, feed.SIGNED_DOMAIN.decode().rstrip("\0")):
         assert f"`{text}`" in PROTOCOL
     limits = links.LinkLimits()
     assert f"{limits.keepalive} s sends a keepalive; a peer silent for {limits.silence:.0f} s" in " ".join(PROTOCOL.split())

@@ -2,8 +2,9 @@
 
     <name>._sudocode-coord._tcp.local.   SRV: port   A: addresses
 
-The name is a hash of the peer id (`core.nearby.name_on_network`): who knows the peer from the branch recognises it, and to everybody
-else it says nothing. Nothing else is told: no agent, no repository, no key. Whoever answers there has to prove to be that peer.
+The name is a hash of the peer id (`core.nearby.name_on_network`): who knows the peer from the branch recognises it, and to
+everybody else it says nothing. Nothing else is told: no agent, no repository, no key. Whoever answers there has to prove to be
+that peer.
 
 python-zeroconf has threads of its own. Nothing is sent while only loopback is listened on.
 """

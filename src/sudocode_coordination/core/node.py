@@ -34,6 +34,7 @@ from sudocode_coordination.core.facts import (
     StrictWanted,
     Write,
 )
+from sudocode_coordination.core.gossiped_beats import PRESENCE_TOPIC, GossipedBeats
 from sudocode_coordination.core.io import (
     AddressesSighted,
     Admit,
@@ -102,20 +103,14 @@ from sudocode_coordination.core.wire import (
     RecordOffer,
     Renew,
     RenewAck,
-    Signed,
     StrictAnswer,
     StrictAsk,
     WireMessage,
     decode_frame,
-    decode_message,
-    decode_signed,
-    encode_message,
-    encode_signed,
 )
 from sudocode_coordination.errors import ProtocolError, UsageError
 from sudocode_coordination.model import Instant, Now, PeerId, earliest, iso_from_ms
 
-PRESENCE_TOPIC: Final = "sudocode/presence"
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
@@ -126,8 +121,6 @@ MAX_SEEK_MS: Final = 60_000
 RESERVED: Final = frozenset({"enable_file_diffs"})
 """Configuration keys of what is still to come: who sets one is told."""
 _LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
-MAX_PRESENCES: Final = 10_000
-"""Peers whose gossiped beats are counted."""
 
 _QUIET: Final = (Ticked, FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
 """Most inputs: they say nothing of who is there, but for a few messages."""
@@ -153,7 +146,7 @@ class Node:
         self.electorate = Electorate(self._me, config, self.leases, self.discovery, self.membership)
         self.roster = self.electorate.roster
         self._now = Now(0, 0)
-        self._presences: dict[PeerId, tuple[int, int]] = {}
+        self.beats = GossipedBeats(keyring)
         self._sought_at: Instant = 0
         self._seeks = 0
         self._greet_by: dict[PeerId, Instant] = {}
@@ -396,35 +389,16 @@ class Node:
     def _gossip(self, topic: str, data: bytes, now: Now) -> list[Output]:
         if topic == SYNC_TOPIC:
             return self.sync.gossiped(data, now)
-        if topic != PRESENCE_TOPIC:
-            return []
-        try:
-            signed = decode_signed(data)
-            message = decode_message(signed.payload)
-        except ProtocolError:
-            return []
-        if not isinstance(message, Presence) or signed.peer not in self.discovery.known or signed.peer == self._me:
-            return []
-        beat = (message.incarnation, message.count)
-        before = self._presences.get(signed.peer)
-        if before is not None and beat <= before:
-            return []
-        if len(self._presences) >= MAX_PRESENCES:
-            known = self.discovery.known
-            self._presences = {peer: last for peer, last in self._presences.items() if peer in known}
-        if not self._keyring.verify(signed.peer, _presence_bytes(signed.payload), signed.signature):
-            return []
-        self._presences[signed.peer] = beat
-        self.leases.peer_alive(signed.peer, now)
+        alive = self.beats.heard(data, self.discovery.known) if topic == PRESENCE_TOPIC else None
+        if alive is not None:
+            self.leases.peer_alive(alive, now)
         return []
 
     def _beat_for_all(self, count: int) -> list[Output]:
         """Peers out of direct reach hear the beat by gossip; in a full mesh it would only cost everyone's time."""
         if self._all_connected():
             return []
-        payload = encode_message(Presence(incarnation=self.sync.incarnation, count=count))
-        signed = Signed(self._me, payload, self._keyring.sign(_presence_bytes(payload)))
-        return [Gossip(topic=PRESENCE_TOPIC, data=encode_signed(signed))]
+        return [self.beats.beat(self.sync.incarnation, count)]
 
     # --- around -------------------------------------------------------------------------------------------------------------
 
@@ -500,7 +474,3 @@ class Node:
                     step.effects.append(output)
                 case _:
                     assert_never(output)
-
-
-def _presence_bytes(payload: bytes) -> bytes:
-    return b"sudocode-coordination/presence/1\0" + payload
