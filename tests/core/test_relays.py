@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.core.test_membership import BEAT, Bench, known
+from tests.core.test_membership import BEAT, GRACE, Bench, known
 
 from sudocode_coordination.config import config_from_mapping, create_default_config
 from sudocode_coordination.core.discovery import KnownPeer
@@ -44,28 +44,47 @@ def upgrades(outputs: list[Output]) -> list[str]:
 
 def test_two_of_those_who_offer_it_are_used_and_kept_while_they_do() -> None:
     relays = Relays("m", create_default_config("me"))
-    assert used(relays.known_changed({A: relay_at(A, offers=False)}, stopping=False)) == []
-    assert used(relays.known_changed({B: relay_at(B), C: relay_at(C)}, stopping=False)) == [(B, C)]
+
+    def chosen(known: dict[str, KnownPeer], gone: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        relays.known_changed(known)
+        return used(relays.choose(gone))
+
+    assert chosen({A: relay_at(A, offers=False)}) == []
+    assert chosen({B: relay_at(B), C: relay_at(C)}) == [(B, C)]
     everybody = {peer: relay_at(peer) for peer in PEERS}
-    assert used(relays.known_changed(everybody, stopping=False)) == [], "those in use stay"
-    assert used(relays.known_changed(everybody | {C: relay_at(C, fresh=False)}, stopping=False)) == [(B, A)]
-    assert used(relays.known_changed({}, stopping=False)) == [()]
-    assert len(USED * "x") == 2
+    assert chosen(everybody) == [], "those in use stay"
+    assert chosen(everybody | {C: relay_at(C, fresh=False)}) == [(B, A)]
+    assert chosen(everybody, gone=(B, A)) == [(C, D)], "who is gone is of no use"
+    assert chosen({B: relay_at(B)}, gone=(B,)) == [(B,)], "better than none"
+    assert chosen({}) == [()]
+    assert USED == 2
 
 
 def test_what_is_configured_goes_before_what_is_offered() -> None:
     relays = Relays(
         "m", create_default_config("me", relays=(f"/ip4/192.0.2.1/tcp/1/p2p/{D}", f"/ip6/2001:db8::1/tcp/1/ws/p2p/{D}"))
     )
-    [output] = relays.known_changed({B: relay_at(B)}, stopping=False)
+    relays.known_changed({B: relay_at(B)})
+    [output] = relays.choose(())
     assert output == UseRelays(relays=(RelayAt(peer=D, addresses=("/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/1/ws")),))
     assert relays.ways("z", ()) == (f"/ip4/192.0.2.1/tcp/1/p2p/{D}/p2p-circuit", circuit(B)), "the other may use what is offered"
 
 
 def test_who_relays_for_others_needs_no_relay() -> None:
     relays = Relays("m", create_default_config("me", relay_service=True))
-    assert relays.known_changed({B: relay_at(B)}, stopping=False) == []
+    relays.known_changed({B: relay_at(B)})
+    assert relays.choose(()) == []
     assert relays.ways("z", ()) == (circuit(B),), "but may reach others by one"
+
+
+def test_a_relay_that_is_lost_for_long_is_replaced_with_a_beat() -> None:
+    bench = Bench()
+    assert used(bench.knows(**{A: relay_at(A), B: relay_at(B), C: relay_at(C)})) == [(A, B)]
+    for peer in (A, B, C):
+        bench.connects(peer)
+    bench.loses(A)
+    bench.fails(A)
+    assert used(bench.passes(GRACE + 2 * BEAT)) == [(B, C)]
 
 
 @pytest.mark.parametrize("text", ["/ip4/192.0.2.1/tcp/1", "12D3KooWa", "/ip4/192.0.2.1/udp/1/quic-v1/p2p/12D3KooWa", ""])
@@ -79,7 +98,7 @@ def test_a_relay_is_configured_with_its_peer_id(text: str) -> None:
 
 def test_the_ways_to_a_peer_are_those_it_announces_then_those_that_are_known() -> None:
     relays = Relays("m", create_default_config("me"))
-    relays.known_changed({A: relay_at(A), B: relay_at(B)}, stopping=False)
+    relays.known_changed({A: relay_at(A), B: relay_at(B)})
     announced = (f"/ip4/192.0.2.9/tcp/9/p2p/{B}/p2p-circuit",)
     assert relays.ways("z", ("/ip4/192.0.2.1/tcp/1", *announced)) == (*announced, circuit(A))
     assert relays.ways(A, ()) == (circuit(B),), "not through itself"

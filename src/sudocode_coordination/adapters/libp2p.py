@@ -341,7 +341,9 @@ class Libp2pNetwork:
                 if dial.circuits:
                     with trio.move_on_after(dial.patience):
                         await direct_failed.wait()
-                    for circuit in dial.circuits:
+                    # Relays that are connected first: one that is down would cost all the time that is left.
+                    direct_to = parts.running.connections.direct_to
+                    for circuit in sorted(dial.circuits, key=lambda circuit: direct_to(circuit.relay) is None):
                         await self._attempt(parts, dial, circuit.text, lambda c=circuit: parts.circuits.dial(c, dial.peer))  # type: ignore[misc]
         if self._dials.get(dial.peer) is dial:
             del self._dials[dial.peer]

@@ -206,8 +206,8 @@ class Membership:
         if admitted != self._admitted:
             self._admitted = admitted
             out.append(Admit(peers=admitted[: self._config.max_peers]))
-        out += self.relays.known_changed(known, stopping=self._stopping)
-        return out + self.ticked(now, 0)
+        self.relays.known_changed(known)
+        return out + self._choose_relays(now) + self.ticked(now, 0)
 
     def connected(self, given: PeerConnected, now: Now) -> list[Output]:
         """A connection is there; the first beat measures its round trip."""
@@ -329,6 +329,9 @@ class Membership:
             return 0
         return max((peer.failures for peer in self._peers.values() if peer.wanted and not peer.connected), default=0)
 
+    def _choose_relays(self, now: Now) -> list[Output]:
+        return [] if self._stopping else self.relays.choose(self.gone(now.instant))
+
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _suspects(self, peer: Peer, now: Instant) -> bool:
@@ -360,7 +363,7 @@ class Membership:
         self._beats += 1
         self._next_beat = now.instant + self._jittered(self._beat_ms())
         out: list[Output] = [self._ping(id_, now) for id_ in sorted(self.connected_peers)]
-        return [*out, Notify(type="heartbeat-sent", data={"count": self._beats})]
+        return [*out, *self._choose_relays(now), Notify(type="heartbeat-sent", data={"count": self._beats})]
 
     def _ping(self, peer_id: PeerId, now: Now) -> Say:
         return Say(peer=peer_id, message=Presence(incarnation=self._incarnation, count=self._beats, ping=now.instant))

@@ -37,7 +37,7 @@ def direct(addresses: Collection[str]) -> tuple[str, ...]:
 
 
 class Relays:
-    """The relays of this peer. It does not matter who is connected: a relay is dialled where it is not."""
+    """The relays of this peer. Those that can't be reached come last; a relay that is not connected otherwise is dialled."""
 
     def __init__(self, me: PeerId, config: CoordinationConfig) -> None:
         self._me = me
@@ -49,6 +49,7 @@ class Relays:
                 found.setdefault(peer, []).append(at)
         self._configured = tuple(RelayAt(peer=peer, addresses=tuple(at)) for peer, at in found.items())
         self._offered: tuple[RelayAt, ...] = ()
+        """By peer id."""
         self._used: tuple[RelayAt, ...] = ()
 
     @property
@@ -56,16 +57,19 @@ class Relays:
         """Which this peer wants to be reached through."""
         return tuple(relay.peer for relay in self._used)
 
-    def known_changed(self, known: Mapping[PeerId, KnownPeer], *, stopping: bool) -> list[Output]:
-        """Other peers, or other addresses of theirs. A relay that is in use is kept for as long as it offers to be one."""
-        before = {relay.peer for relay in self._used}
-        offers = [
+    def known_changed(self, known: Mapping[PeerId, KnownPeer]) -> None:
+        """Other peers, or other addresses of theirs."""
+        self._offered = tuple(
             RelayAt(peer=peer, addresses=direct(entry.addresses)[:MAX_ADDRESSES])
             for peer, entry in known.items()
             if entry.relay and entry.fresh and peer != self._me
-        ]
-        self._offered = tuple(sorted(offers, key=lambda relay: (relay.peer not in before, relay.peer)))
-        used = () if self._serves or stopping else (self._configured or self._offered)[:USED]
+        )
+
+    def choose(self, gone: Collection[PeerId]) -> list[Output]:
+        """Which to use. One that is in use is kept for as long as it offers to be one and is not gone."""
+        before = {relay.peer for relay in self._used}
+        order = sorted(self._offered, key=lambda relay: (relay.peer in gone, relay.peer not in before, relay.peer))
+        used = () if self._serves else (self._configured or tuple(order))[:USED]
         if used == self._used:
             return []
         self._used = used
