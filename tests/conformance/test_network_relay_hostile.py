@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
+import trio
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.exceptions import StreamReset
 from libp2p.peer.id import ID
@@ -20,6 +22,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from tests.conformance.network_attacker import attacker, open_sync_stream, plain_host, read_to_the_end, run_real
 from tests.conformance.network_bench import Node, RealBench
 
+from sudocode_coordination.adapters import libp2p_faults
 from sudocode_coordination.adapters.libp2p_circuits import parse_circuit
 from sudocode_coordination.adapters.libp2p_connections import UNUSED_SECONDS
 from sudocode_coordination.adapters.libp2p_links import HELLO_SECONDS
@@ -64,17 +67,17 @@ def peer_bytes(node: Node) -> CircuitPeer:
     return CircuitPeer(id=ID.from_base58(node.peer_id).to_bytes())
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\xff" * 20, b"\x05hello", b"\xff\xff\x03", b"\x00", bytes([MAX_MESSAGE_BYTES & 0x7F | 0x80, 0x7F])]
-)
-def test_what_is_no_message_ends_its_stream(data: bytes) -> None:
+def test_what_is_no_message_ends_its_stream() -> None:
+    messages = (b"", b"\xff" * 20, b"\x05hello", b"\xff\xff\x03", b"\x00", bytes([MAX_MESSAGE_BYTES & 0x7F | 0x80, 0x7F]))
+
     async def attack(_: RealBench, relay: Node, __: Node, host: Any) -> None:
         for protocol in (HOP, STOP, DCUTR):
-            with suppress(Exception):  # it may be reset at any moment
-                stream = await stream_of(host, relay, protocol)
-                await stream.write(data)
-                await stream.close()
-                await read_to_the_end(stream)
+            for data in messages:
+                with suppress(Exception):  # it may be reset at any moment
+                    stream = await stream_of(host, relay, protocol)
+                    await stream.write(data)
+                    await stream.close()
+                    await read_to_the_end(stream)
 
     attacked(attack)
 
@@ -230,3 +233,25 @@ def test_a_refusal_of_a_relay_is_told_in_words() -> None:
 
 def test_a_connection_outlives_a_hello() -> None:
     assert UNUSED_SECONDS > HELLO_SECONDS
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "open"])
+def test_the_port_that_is_listened_on_can_be_dialled_from(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holes are punched from there. Fault: TCP and WebSocket on one port listen without SO_REUSEPORT."""
+    if not closed:
+        monkeypatch.setattr(libp2p_faults, "_ReusingTrio", lambda: trio)
+
+    async def test(bench: RealBench) -> None:
+        bench.listen = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws")
+        ann = await bench.node("ann")
+        [port] = {int(address.split("/")[4]) for address in ann.addresses}
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if closed:
+                other.bind(("127.0.0.1", port))
+            else:
+                with pytest.raises(OSError, match="in use"):
+                    other.bind(("127.0.0.1", port))
+
+    run_real(test)
