@@ -61,6 +61,8 @@ class SimNetwork:
         self._dials: dict[PeerId, int] = {}
         self._knocking: dict[PeerId, int] = {}
         """Dials that have found their peer's address."""
+        self._early: dict[PeerId, tuple[tuple[str, ...], tuple[str, ...], int]] = {}
+        """Dials from before it was up: they wait, as in `daemon.body.LateNetwork`."""
         self._dial_count = 0
         self._address = ""
         self._life = 0
@@ -82,6 +84,11 @@ class SimNetwork:
         self._address = self._world.new_address()
         self._world.by_address[self._address] = self
         self._later(0, self._announce)
+        if self._relays:
+            self.use_relays(self._relays)
+        early, self._early = self._early, {}
+        for peer, ways in early.items():
+            self.dial(peer, *ways)
 
     def crash(self, *, noticed: bool = True) -> None:
         """Gone without a word. `noticed`: its machine still runs and tells the others at once, as after kill -9; otherwise
@@ -94,6 +101,7 @@ class SimNetwork:
         self._relays = ()
         self._relay_round += 1
         self._reserved.clear()
+        self._early.clear()
         self._dials.clear()
         self._knocking.clear()
         self._frozen_inputs = None
@@ -136,6 +144,9 @@ class SimNetwork:
 
     def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
         """Try all addresses until one answers as that peer; circuit addresses after the others."""
+        if not self.alive:
+            self._early[peer] = (addresses, relayed, patience_ms)
+            return
         if peer in self._sides or peer in self._dials:
             return
         self._dial_count += 1
