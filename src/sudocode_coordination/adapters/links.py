@@ -3,14 +3,14 @@
 On the wire, after the stream protocol `/sudocode/sync/1.0.0` was agreed on:
 
     hello   4 bytes length · magic `SCSY` · version · kind · 8 bytes instance · 8 bytes number  (once, in both directions)
-    frame   4 bytes length · that many bytes                            (0 bytes: keepalive; length 2^32-1: moved, see below)
+    frame   4 bytes length · that many bytes                            (0 bytes: keepalive; length 2^32-2: moved, see below)
 
 All numbers are big-endian. The opener's hello is `OPEN` or `MOVE`, the answer `ACCEPT` or `DUPLICATE`. `instance` is drawn at
 random when a host starts; `number` counts the hellos of an instance. By them a peer knows whether a stream that comes in while
 another one is up is newer than it (the other side has lost it: replace it) or a leftover of both dialling at once (refuse).
 
 A link that is relayed moves to a direct connection without a frame lost: a stream there opens with `MOVE`; once that is accepted,
-each side ends what it sends on the old stream with the mark of 2^32-1 and goes on with the next frame on the new one, and reads
+each side ends what it sends on the old stream with the mark of 2^32-2 and goes on with the next frame on the new one, and reads
 the old one to its mark before it reads the new one.
 """
 
@@ -36,7 +36,7 @@ _MAGIC: Final = b"SCSY"
 _VERSION: Final = 1
 _HELLO: Final = struct.Struct(">4sBB8sQ")
 _LENGTH: Final = struct.Struct(">I")
-_MOVED: Final = 0xFFFFFFFF
+_MOVED: Final = 0xFFFF_FFFE
 """As a length: what follows is on the other stream."""
 _MAX_HELLO_BYTES: Final = 256
 """Room for what later versions add; unknown bytes at the end are ignored."""
