@@ -127,6 +127,7 @@ def test_who_left_in_order_is_remembered_and_who_is_a_week_old_is_not() -> None:
     own = dict(bench.branch or {})
     bench.branch = {**own, "agent-x.json": record(OTHER, "x")}
     bench.wait(80_000)
+    bench.machine.said_goodbye(OTHER.peer_id)
     bench.branch = dict(own)
     bench.wait(80_000)
     assert OTHER.peer_id not in bench.machine.known
@@ -134,6 +135,18 @@ def test_who_left_in_order_is_remembered_and_who_is_a_week_old_is_not() -> None:
     late = Bench()
     late.instant += REMEMBERED_MS + 1_000
     assert not next_life(kept(bench), late).machine.known
+
+
+def test_whose_record_somebody_else_removed_is_not_remembered() -> None:
+    bench = Bench().settled()
+    own = dict(bench.branch or {})
+    bench.machine.said_goodbye(OTHER.peer_id)  # in an earlier life
+    bench.branch = {**own, "agent-x.json": record(OTHER, "x")}
+    bench.wait(80_000)
+    assert list(kept(bench)) == [OTHER.peer_id]
+    bench.branch = dict(own)
+    bench.wait(80_000)
+    assert kept(bench) == {}
 
 
 def test_renewals_are_seldom_worth_a_write() -> None:

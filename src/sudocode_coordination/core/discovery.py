@@ -241,6 +241,10 @@ class Discovery:
         self._changed = self._neighbours.sighted_on_network(addresses) or self._changed
         return self._act(now)
 
+    def said_goodbye(self, peer: PeerId) -> None:
+        """A peer stops: that its record goes is its own doing."""
+        self._memory.said_goodbye(peer)
+
     def disk_failed(self) -> None:
         """What was to be kept may not be on disk."""
         self._memory.disk_failed()

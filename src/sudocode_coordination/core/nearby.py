@@ -38,8 +38,8 @@ _MAX_CACHED_NAMES: Final = 1_024
 
 
 class Memory:
-    """What the disk keeps of the branch: the latest record of each peer that it has shown. A record that goes is kept on: peers
-    take theirs away whenever they stop.
+    """What the disk keeps of the branch: the latest record of each peer that it has shown. A record that is gone is kept on if its
+    peer said goodbye: it takes that away itself when it stops. If it did not, somebody has shut it out.
 
     Args:
         keyring: verifies what the disk gives back, as if it came from the branch.
@@ -49,6 +49,8 @@ class Memory:
         self._keyring = keyring
         self._kept: dict[PeerId, tuple[WallMs, object]] = {}
         """When each was signed, and what it says; the second None: to be written anew."""
+        self._left: set[PeerId] = set()
+        """Peers that said goodbye and are not back: some of those above."""
 
     def started(self, contents: DiskContents, now: Now) -> list[tuple[str, bytes, PeerRecord]]:
         """The records of an earlier life that still admit their peers: file name, bytes, content."""
@@ -70,17 +72,26 @@ class Memory:
         """What to write, now that the branch was read."""
         operations: list[DiskOperation] = []
         for peer, (data, record) in view.latest().items():
+            self._left.discard(peer)
             signed_ms, content = self._kept.get(peer, (0, None))
             new_ms = parse_wall(record.last_seen) or 0
             if content != _content(record) or new_ms - signed_ms >= REWRITE_MS:
                 self._kept[peer] = (new_ms, _content(record))
                 operations.append(StoredValue(space=SPACE, key=peer, data=data))
+        listed = view.latest()
         by_age = sorted(self._kept, key=lambda peer: (-self._kept[peer][0], peer))
         for place, peer in enumerate(by_age):
-            if place >= MAX_REMEMBERED or now.wall_ms - self._kept[peer][0] > REMEMBERED_MS:
+            too_old = place >= MAX_REMEMBERED or now.wall_ms - self._kept[peer][0] > REMEMBERED_MS
+            if too_old or (peer not in listed and peer not in self._left):
                 del self._kept[peer]
+                self._left.discard(peer)
                 operations.append(ForgottenValue(space=SPACE, key=peer))
         return operations
+
+    def said_goodbye(self, peer: PeerId) -> None:
+        """It stops, and takes its record away."""
+        if peer in self._kept:
+            self._left.add(peer)
 
     def disk_failed(self) -> None:
         """What was to be kept may not be on disk: the next read writes all of it."""

@@ -375,6 +375,7 @@ class Node:
             case Bye(known=known, partial=partial):
                 self._view_stale = True
                 self.membership.said_goodbye(peer)
+                self.discovery.said_goodbye(peer)
                 whole, out = self.leases.inherit(known, now)
                 if whole and not partial:
                     self.roster.left(peer, now.instant)
