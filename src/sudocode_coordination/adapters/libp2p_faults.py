@@ -119,7 +119,7 @@ def quiet_modules() -> None:
     # Fault: WebSocket dials go through the proxy that the environment names for HTTP, and print that on stdout.
     proxy_env.get_proxy_from_environment = _no_proxy
     # Fault: the port that TCP and WebSocket share is listened on without SO_REUSEPORT, so that nothing can be dialled from it.
-    cmux.trio = _ReusingTrio()  # type: ignore[assignment]
+    cmux.trio = _ReusingTrio()  # type: ignore[attr-defined,assignment]
     swarm_connection.logging = logging.getLogger(swarm_connection.__name__)  # type: ignore[attr-defined,assignment]
 
 
