@@ -26,7 +26,7 @@ FILE = (Resource("file", "f"),)
 INTERVAL_MS = 60_000
 LONGEST_MS = 600_000
 FRESH_MS = 2 * INTERVAL_MS + 10_000
-WINDOW_MS = FRESH_MS + LONGEST_MS * 106 // 100
+WINDOW_MS = 2 * FRESH_MS + LONGEST_MS * 106 // 100
 """A little more than it is."""
 ADDRESS = "/ip4/192.0.2.1/tcp/1"
 
@@ -34,12 +34,13 @@ ADDRESS = "/ip4/192.0.2.1/tcp/1"
 class Swarm:
     """A world, and the branch in the hands of the test. All have weight from the beginning."""
 
-    def __init__(self, *names: str, seed: int = 1) -> None:
+    def __init__(self, *names: str, seed: int = 1, partition_policy: str = "open") -> None:
         config: dict[str, Any] = {
             "lease_ttl_ms": LONGEST_MS,
             "max_lease_ttl_ms": LONGEST_MS,
             "peer_discovery_interval_ms": INTERVAL_MS,
             "record_ttl_ms": 7 * 24 * 3_600_000,
+            "partition_policy": partition_policy,
         }
         self.world = World(seed, config=lambda name: create_default_config(name, **config), faults=NetworkFaults())
         for name in names:
@@ -290,3 +291,26 @@ def test_without_the_rule_they_are(
     without(monkeypatch)
     with pytest.raises(Violation):
         schedule()
+
+
+def test_who_holds_a_quorum_lease_does_not_say_that_it_has_no_weight() -> None:
+    """A reads, holds alone by that read, and can't read for long. If it began anew before that lease is over, it would tell three
+    who join that it is as new as they are: without it they are a majority of those whom they find. (By the policy `majority` it
+    does not become provisional meanwhile.)"""
+    swarm = Swarm("ann", partition_policy="majority")
+    swarm.reads("ann")
+    swarm["ann"].git.connected = False
+    swarm.passes(FRESH_MS - 5_000)
+    assert swarm.asks("ann") == "quorum"
+    swarm.joins("ben")
+    swarm.apart("ann", "ben")
+    swarm.passes(LONGEST_MS - 90_000)
+    swarm["ann"].git.connected = True
+    node = swarm["ann"].node
+    assert node is not None
+    while swarm["ben"].peer_id not in node.roster.voices:
+        swarm.passes(1_000)
+    (lease,) = node.leases.holdings()
+    assert lease.granted
+    assert lease.grade == "quorum"
+    assert swarm["ann"].peer_id in node.roster.established(swarm["ann"].now.instant)

@@ -45,7 +45,8 @@ class Electorate:
         self._grace_ms = config.gone_grace_ms
         self._leases, self._discovery, self._membership = leases, discovery, membership
         self._fresh_ms = 2 * config.peer_discovery_interval_ms + ROSTER_SLACK_MS
-        self._window_ms = self._fresh_ms + stretch(stretch(config.max_lease_ttl_ms))
+        # Twice: whoever has not looked for the window less one begins anew, and none of its leases must be valid then any more.
+        self._window_ms = 2 * self._fresh_ms + stretch(stretch(config.max_lease_ttl_ms))
         self.roster = Roster(me, self._window_ms, self._fresh_ms)
         self._started_at: Instant = 0
         self._stranger = False

@@ -50,8 +50,8 @@ class Roster:
 
     Args:
         me: this peer, always a member.
-        window_ms: until everyone must have noticed a change, and leases of before it are over.
-        fresh_ms: how old a read of the branch may be for decisions; part of the window.
+        window_ms: until everyone must have noticed a change, and leases of before it are over, and once `fresh_ms` more.
+        fresh_ms: how old a read of the branch may be for decisions; part of the window, twice.
     """
 
     def __init__(self, me: PeerId, window_ms: int, fresh_ms: int) -> None:
