@@ -38,7 +38,7 @@ ANSWERS_PROBES: Final = 1
 PROBE: Final = 0xFFFF_FFFF
 """In place of a frame's length."""
 IDLE_PER_LINK_S: Final = 4.0
-"""How long a link may be idle, for each link that there is: a daemon sends or answers a probe every two seconds at most."""
+"""How long a link may be idle, for each other link that there is: a daemon sends or answers a probe every two seconds at most."""
 _MAGIC: Final = b"SCSY"
 _VERSION: Final = 1
 _HELLO: Final = struct.Struct(">4sBB8sQ")
@@ -225,7 +225,7 @@ class Link:
         if self._write_since is not None and now - self._write_since > self._limits.write:
             return f"took nothing for {self._limits.write:.0f} s"
         if self.remote.features & ANSWERS_PROBES:
-            return self._ask(now, max(self._limits.keepalive, IDLE_PER_LINK_S * links))
+            return self._ask(now, max(self._limits.keepalive, IDLE_PER_LINK_S * (links - 1)))
         if now - self._last_heard > self._limits.silence:
             return f"silent for {now - self._last_heard:.0f} s"
         if now - self._last_sent >= self._limits.keepalive and not self._queue and not self._finishing:
@@ -236,7 +236,7 @@ class Link:
         since = self._unheard_since
         if since is None:
             if now - self._last_heard >= idle:
-                self._probe(now)
+                self._probe(self._last_heard if idle <= self._limits.keepalive else now)
         elif now - since > self._limits.silence:
             return f"silent for {now - self._last_heard:.0f} s"
         elif now - since >= self._limits.keepalive and not self._probed:
