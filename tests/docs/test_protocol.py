@@ -31,7 +31,7 @@ def test_names_and_limits_are_those_of_the_code() -> None:
     keepalive, silence = f"{limits.keepalive} s", f"{limits.silence:.0f} s"
     assert f"nothing for {keepalive} after it sent something sends a probe, and after {silence} it disconnects" in text
     assert f"nothing else was sent for {keepalive}, and it is disconnected when it was silent for {silence}" in text
-    assert f"after {links.IDLE_PER_LINK_S:.0f} s for each link" in text
+    assert f"after {links.IDLE_PER_LINK_S:.0f} s for each other link that the side has, {keepalive} at least" in text
     assert (links.PROBE, links._MOVED) == (0xFFFF_FFFF, 0xFFFF_FFFE)
     assert re.search(r"^probe +ff ff ff ff ", PROTOCOL, re.MULTILINE)
     assert re.search(r"^moved +ff ff ff fe ", PROTOCOL, re.MULTILINE)

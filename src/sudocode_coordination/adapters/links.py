@@ -43,7 +43,7 @@ ANSWERS_PROBES: Final = 1
 PROBE: Final = 0xFFFF_FFFF
 """In place of a frame's length."""
 IDLE_PER_LINK_S: Final = 4.0
-"""How long a link may be idle, for each link that there is: a daemon sends or answers a probe every two seconds at most."""
+"""How long a link may be idle, for each other link that there is: a daemon sends or answers a probe every two seconds at most."""
 MOVE: Final = 4
 _MAGIC: Final = b"SCSY"
 _VERSION: Final = 1
@@ -274,7 +274,7 @@ class Link:
         if self._move_by is not None and now > self._move_by:
             return f"did not move to the direct connection within {self._limits.move:.0f} s"
         if self.remote.features & ANSWERS_PROBES:
-            return self._ask(now, max(self._limits.keepalive, IDLE_PER_LINK_S * links))
+            return self._ask(now, max(self._limits.keepalive, IDLE_PER_LINK_S * (links - 1)))
         if now - self._last_heard > self._limits.silence:
             return f"silent for {now - self._last_heard:.0f} s"
         if now - self._last_sent >= self._limits.keepalive and not self._queue and not self._finishing:
@@ -285,7 +285,7 @@ class Link:
         since = self._unheard_since
         if since is None:
             if now - self._last_heard >= idle:
-                self._probe(now)
+                self._probe(self._last_heard if idle <= self._limits.keepalive else now)
         elif now - since > self._limits.silence:
             return f"silent for {now - self._last_heard:.0f} s"
         elif now - since >= self._limits.keepalive and not self._probed:
