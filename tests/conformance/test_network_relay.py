@@ -10,7 +10,7 @@ from tests.conformance.network_attacker import swarm_of
 from tests.conformance.network_bench import Bench, Node, RealBench, SimBench, run_on
 from tests.conformance.test_network import gossip_until_heard
 
-from sudocode_coordination.adapters import libp2p_links
+from sudocode_coordination.adapters import libp2p_circuits, libp2p_links
 from sudocode_coordination.adapters.libp2p_faults import is_relayed
 from sudocode_coordination.adapters.libp2p_relay import RelayLimits
 from sudocode_coordination.core.io import (
@@ -20,6 +20,7 @@ from sudocode_coordination.core.io import (
     PeerDisconnected,
     PeerMoved,
     PeerRefused,
+    RelayAt,
     UpgradeFailed,
 )
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
@@ -205,6 +206,7 @@ def test_when_the_relay_goes_both_sides_know_it_and_when_it_is_back_it_is_of_use
         relay.use()
         await bench.until(lambda: len(relay.inputs) and relay.addresses)
         bob.use(relay)
+        await bench.until(lambda: any(relay.addresses[0] in circuit for circuit in bob.circuits))
         for attempt in range(40):
             ann.dial_through(bob, f"{relay.addresses[0]}/p2p/{relay.peer_id}/p2p-circuit")
             await bench.until(lambda attempt=attempt: ann.connected or len(ann.of(DialFailed)) > attempt)  # type: ignore[misc]
@@ -214,6 +216,25 @@ def test_when_the_relay_goes_both_sides_know_it_and_when_it_is_back_it_is_of_use
         await bench.settle()
 
     run_on(kind, test)
+
+
+def test_a_relay_that_is_elsewhere_is_tried_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libp2p_circuits, "_RETRY_SECONDS", (1e9,))
+
+    async def test(bench: Bench) -> None:
+        assert isinstance(bench, RealBench)
+        bob, relay = [await bench.node(name) for name in ("bob", "relay")]
+        bob.admit(relay)
+        relay.admit(bob)
+        nowhere = RelayAt(peer=relay.peer_id, addresses=("/ip4/127.0.0.1/tcp/1",))
+        bob._call(lambda: bob.network.use_relays((nowhere,)))
+        parts = bench.real(bob)._parts
+        assert parts is not None
+        await bench.until(lambda: parts.circuits._reservations[relay.peer_id].failures == 1)
+        bob.use(relay)
+        await bench.until(lambda: bob.circuits)
+
+    run_on("tcp", test)
 
 
 @everywhere

@@ -115,7 +115,8 @@ class Circuits:
         before = self.addresses
         self._reservations = kept
         for relay in relays:
-            kept[relay.peer].relay = relay
+            if kept[relay.peer].relay != relay:  # it is elsewhere now: no use in waiting
+                kept[relay.peer].relay, kept[relay.peer].failures, kept[relay.peer].renew_at = relay, 0, 0.0
         if self.addresses != before:
             self._changed()
 
