@@ -70,6 +70,7 @@ def test_strangers_are_refused(kind: str) -> None:
         ann.dial(bob)
         await bench.until(lambda: ann.of(DialFailed))
         assert ann.of(DialFailed)[0].reason
+        assert ann.of(DialFailed)[0].answered
         assert [refused.peer for refused in bob.of(PeerRefused)] == [ann.peer_id]
         assert not bob.of(PeerConnected)
         assert not ann.of(PeerConnected)
@@ -85,6 +86,7 @@ def test_who_is_not_admitted_is_not_dialled(kind: str) -> None:
         ann.dial(bob)
         await bench.until(lambda: ann.of(DialFailed))
         assert "admitted" in ann.of(DialFailed)[0].reason
+        assert not ann.of(DialFailed)[0].answered
         assert not bob.of(PeerRefused)
 
     run_on(kind, test)
@@ -198,6 +200,7 @@ def test_a_dial_that_reaches_nobody_fails_once(kind: str, addresses: tuple[str, 
         assert len(ann.of(DialFailed)) == 1
         assert ann.of(DialFailed)[0].peer == bob.peer_id
         assert ann.of(DialFailed)[0].reason
+        assert not ann.of(DialFailed)[0].answered
         await bench.connect(ann, bob)
 
     run_on(kind, test)

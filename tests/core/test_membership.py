@@ -62,8 +62,8 @@ class Bench:
     def loses(self, peer: str, reason: str = "reset") -> list[Output]:
         return self.machine.disconnected(PeerDisconnected(peer=peer, reason=reason), self.now)
 
-    def fails(self, peer: str) -> list[Output]:
-        return self.machine.dial_failed(DialFailed(peer=peer, reason="refused"), self.now)
+    def fails(self, peer: str, *, answered: bool = False) -> list[Output]:
+        return self.machine.dial_failed(DialFailed(peer=peer, reason="refused", answered=answered), self.now)
 
     def passes(self, ms: int) -> list[Output]:
         """Time passes; everything that is connected answers."""
@@ -216,6 +216,21 @@ def test_nobody_is_suspected_before_a_try() -> None:
     assert bench.machine.suspected(bench.instant) == {"z"}
     bench.connects("z")
     assert bench.machine.suspected(bench.instant) == set()
+
+
+def test_who_is_there_and_refuses_is_suspected_no_sooner_than_who_was_not_tried() -> None:
+    bench = Bench()
+    bench.knows(z=known())
+    bench.fails("z", answered=True)
+    bench.instant += SUSPECT_MS - 1
+    assert bench.machine.suspected(bench.instant) == set()
+    assert bench.machine.view_deadline(bench.instant) == bench.instant + 1
+    bench.fails("z")
+    assert bench.machine.suspected(bench.instant) == {"z"}, "it was there, and is not any more"
+    bench.fails("z", answered=True)
+    assert bench.machine.suspected(bench.instant) == set()
+    bench.instant += 1
+    assert bench.machine.suspected(bench.instant) == {"z"}
 
 
 def test_a_dial_that_has_no_end_is_one_that_failed() -> None:

@@ -125,7 +125,7 @@ def test_a_kept_record_does_not_make_the_branchs_old_one_fresh() -> None:
     assert not bench.machine.known[OTHER.peer_id].fresh
 
 
-def test_who_is_connected_stays_until_it_disconnects_though_the_branch_has_it_no_more() -> None:
+def test_who_is_connected_may_stay_for_a_while_if_the_branch_has_nobody() -> None:
     bench = next_life({OTHER.peer_id: record(OTHER, "x")})
     bench.do(bench.machine.connected_changed(frozenset({OTHER.peer_id}), bench.now()))
     assert OTHER.peer_id in bench.machine.roster
@@ -134,6 +134,21 @@ def test_who_is_connected_stays_until_it_disconnects_though_the_branch_has_it_no
     assert OTHER.peer_id in bench.machine.known
     bench.do(bench.machine.connected_changed(frozenset(), bench.now()))
     assert not bench.machine.known
+
+
+def test_who_is_connected_and_off_the_branch_is_let_in_no_more() -> None:
+    bench = next_life({OTHER.peer_id: record(OTHER, "x")})
+    bench.do(bench.machine.connected_changed(frozenset({OTHER.peer_id}), bench.now()))
+    bench.wait(3_000, auto=False)
+    bench.read({"agent-me.json": record(ME, "me")})
+    assert not bench.machine.known
+
+
+def test_whom_the_rules_of_this_clone_refuse_is_not_remembered() -> None:
+    disk = {OTHER.peer_id: record(OTHER, "x"), HIGH.peer_id: record(HIGH, "y")}
+    assert set(next_life(disk).machine.known) == set(disk)
+    assert list(next_life(disk, Bench(denied_peers=(OTHER.peer_id,))).machine.known) == [HIGH.peer_id]
+    assert list(next_life(disk, Bench(allowed_peers=(OTHER.peer_id,))).machine.known) == [OTHER.peer_id]
 
 
 def test_who_left_in_order_is_remembered_and_who_is_a_week_old_is_not() -> None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 from libp2p.peer.id import ID
 from libp2p.tools.anyio_service import background_trio_service
+from libp2p.transport.exceptions import OpenConnectionError
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_addresses as addressing
@@ -353,7 +354,7 @@ class Libp2pNetwork:
             if limit.cancelled_caught:
                 dial.failures.append(f"no answer within {_DIAL_SECONDS:.0f} s")
             reason = "; ".join(dict.fromkeys(dial.failures[-4:])) or "it has no usable address"
-            self._outbox.now(DialFailed(peer=dial.peer, reason=reason))
+            self._outbox.now(DialFailed(peer=dial.peer, reason=reason, answered=dial.answered))
 
     async def _dial_directly(self, parts: _Parts, dial: Dialling, all_failed: trio.Event) -> None:
         peer_id = ID.from_base58(dial.peer)
@@ -392,6 +393,8 @@ class Libp2pNetwork:
                 dial.scope.cancel()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with one address must not stop the others
             dial.failures.append(f"{address}: {explain(error)}")
+            # A relay that refuses says nothing of the peer behind it.
+            dial.answered |= _was_answered(error) and (connection is not None or "/p2p-circuit" not in address)
         finally:
             if connection is not None:
                 connections.close_soon(connection)
@@ -453,3 +456,13 @@ class Libp2pNetwork:
 
     def _on_gossip(self, topic: str, data: bytes) -> None:
         self._outbox.now(GossipReceived(topic=topic, data=data))
+
+
+def _was_answered(error: BaseException) -> bool:
+    """Whether an attempt failed although somebody was there: it was neither refused by the machine, nor lost, nor too slow."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OpenConnectionError | trio.TooSlowError):
+            return False
+        cause = cause.__cause__
+    return True

@@ -41,6 +41,8 @@ class Dialling:
     scope: trio.CancelScope
     hello_turn: trio.Lock = field(default_factory=trio.Lock)
     failures: list[str] = field(default_factory=list)
+    answered: bool = False
+    """An attempt failed although somebody was there."""
 
 
 class Connections:

@@ -123,10 +123,12 @@ class UpgradeFailed(Item, frozen=True, kw_only=True):
 
 
 class DialFailed(Item, frozen=True, kw_only=True):
-    """None of the addresses answered."""
+    """The peer could not be had at any of the addresses."""
 
     peer: PeerId
     reason: str
+    answered: bool = False
+    """Somebody was there, and refused or closed: it may only have yet to read of us."""
 
 
 class RecordsSighted(Item, frozen=True, kw_only=True):

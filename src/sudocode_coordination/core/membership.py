@@ -2,7 +2,7 @@
 
     known --dial--> connected --lost--> known, with backoff
                     relayed: connected through a relay, because no direct address answered; upgraded again and again
-    suspected: not connected for `SUSPECT_MS`, or for `REFUSED_MS` if a dial has failed
+    suspected: not connected for `SUSPECT_MS`, or for `REFUSED_MS` if a dial has failed and nobody was there
     gone:      suspected for longer than the configured grace
     kept out:  broke a rule; neither dialled nor let in for a while (`conduct.py`)
 
@@ -43,7 +43,8 @@ COURTESY_MS: Final = 300
 SUSPECT_MS: Final = 5_000
 """Away, or unanswered, for longer: others need not wait for it."""
 REFUSED_MS: Final = 2_000
-"""The same if a dial has failed. Not at once: a peer that has yet to read our record refuses us, and lets us in a moment later."""
+"""The same if a dial has failed and nobody was there. Not at once: it may be starting again. A peer that was there has yet to read
+our record, and lets us in a moment later: it has until `SUSPECT_MS`."""
 RELAY_PATIENCE_MS: Final = 2_000
 """Until a relay is tried while direct addresses do not answer: time for a lost packet to be repeated, and no more, since an agent
 waits. That it need not have been is mended by the upgrade."""
@@ -73,6 +74,7 @@ class Peer:
     __slots__ = (
         "address",
         "addresses",
+        "answered",
         "away_since",
         "beats_sent",
         "connected",
@@ -102,6 +104,8 @@ class Peer:
         self.address: str | None = None
         self.dialling = False
         self.failures = 0
+        self.answered = False
+        """The last of them was no silence: it is there, and did not let us in yet."""
         self.next_dial_at: Instant = now.instant
         self.away_since: Instant = now.instant
         self.heard_at: Instant = now.instant
@@ -300,6 +304,7 @@ class Membership:
         peer.dialling = False
         peer.reason = peer.reason if peer.connected else given.reason
         peer.failures += 1
+        peer.answered = given.answered
         backoff = min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** min(peer.failures - 1, 10))
         peer.next_dial_at = now.instant + self._jittered(backoff)
         return []
@@ -391,7 +396,7 @@ class Membership:
     def _suspects(self, peer: Peer, now: Instant) -> bool:
         if peer.connected:
             return False
-        return peer.left or now - peer.away_since >= (REFUSED_MS if peer.failures else SUSPECT_MS)
+        return peer.left or now - peer.away_since >= (REFUSED_MS if peer.failures and not peer.answered else SUSPECT_MS)
 
     def _woken_up(self, now: Now) -> None:
         for peer in self._peers.values():

@@ -359,7 +359,8 @@ class SimNetwork:
             return
         if dialler.peer_id not in self._admitted:
             self._deliver(PeerRefused(peer=dialler.peer_id, address=dialler.address))
-            dialler._later(self._world.delay(), lambda: dialler._dial_failed(self.peer_id, ticket, "it refused"))
+            delay = self._world.delay()
+            dialler._later(delay, lambda: dialler._dial_failed(self.peer_id, ticket, "it refused", answered=True))
             return
         if dialler.peer_id in self._knocking and self.peer_id < dialler.peer_id:
             # Both dial at once: the one of the smaller id stays.
@@ -400,11 +401,11 @@ class SimNetwork:
         self._deliver(PeerConnected(peer=peer, address=address, direction=way, relayed=link.via is not None))
         self.check_links()
 
-    def _dial_failed(self, peer: PeerId, ticket: int, reason: str) -> None:
+    def _dial_failed(self, peer: PeerId, ticket: int, reason: str, *, answered: bool = False) -> None:
         if self._dials.get(peer) == ticket:
             del self._dials[peer]
             self._knocking.pop(peer, None)
-            self._deliver(DialFailed(peer=peer, reason=reason))
+            self._deliver(DialFailed(peer=peer, reason=reason, answered=answered))
 
     def _close(self, side: Side) -> None:
         """Tell the other side, after all that was sent."""
