@@ -16,8 +16,7 @@ from tests.conformance.network_attacker import open_sync_stream, read_to_the_end
 from tests.conformance.network_bench import Node, RealBench
 from tests.conformance.test_network_hostile import hostile
 
-from sudocode_coordination.adapters import libp2p as libp2p_adapter
-from sudocode_coordination.adapters import libp2p_faults, links
+from sudocode_coordination.adapters import libp2p_faults, libp2p_links, links
 from sudocode_coordination.adapters.links import OPEN, SYNC_PROTOCOL, Hello, LinkLimits, encode_hello
 from sudocode_coordination.core.io import PeerConnected, PeerMisbehaved
 
@@ -88,7 +87,7 @@ def test_a_hello_that_is_none(hello: bytes, reason: str) -> None:
 
 def test_a_hello_that_never_comes_is_told_and_may_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
     async def attack(bench: RealBench, ann: Node, host: Any, _: Any) -> None:
-        monkeypatch.setattr(libp2p_adapter, "_HELLO_SECONDS", 0.3)
+        monkeypatch.setattr(libp2p_links, "HELLO_SECONDS", 0.3)
         stream = await host.new_stream(ID.from_base58(ann.peer_id), [TProtocol(SYNC_PROTOCOL)])
         await stream.write(b"\0")
         await bench.until(lambda: faults_of(ann, host))
