@@ -34,6 +34,7 @@ WEEK_MS: Final = 7 * 24 * 3_600_000
 Ms = Annotated[int, Meta(ge=1, le=WEEK_MS)]
 Address = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/|$)")]
 PeerKey = Annotated[str, Meta(pattern=r"^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$")]
+Relay = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/ws)?/p2p/[1-9A-HJ-NP-Za-km-z]{1,60}$")]
 SigningRule = Literal["off", "sign", "require"]
 _BRANCH: Final = r"^(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])$"
 """What git takes as a branch's name, of plain characters."""
@@ -45,6 +46,7 @@ _MEANT: Final = {
     "allowed_peers": "a list of peer ids of 52 characters that begin with 12D3KooW, as `coord status --json` shows them",
     "denied_peers": "a list of peer ids of 52 characters that begin with 12D3KooW, as `coord status --json` shows them",
     "allowed_signers": "a path in the repository, such as .sudocode/allowed_signers",
+    "relays": "a list of addresses with peer ids such as /ip4/203.0.113.7/tcp/4001/p2p/12D3KooW…",
     "announce_addresses": "a list of addresses such as /ip4/203.0.113.7/tcp/4001 or /dns4/example.org/tcp/4001/ws",
 }
 """What is allowed, where a pattern would say it badly."""
@@ -83,14 +85,22 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     grants nothing; `closed` grants nothing new, majority or not, unless every live peer of the last view answers."""
     capabilities: tuple[str, ...] = ("code", "review", "test")
     """What the default agent offers; free words that other agents may look for."""
-    listen_addresses: tuple[Address, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws")
-    """libp2p multiaddrs to listen on."""
+    listen_addresses: tuple[Address, ...] = (
+        "/ip4/0.0.0.0/tcp/0",
+        "/ip4/0.0.0.0/tcp/0/ws",
+        "/ip6/::/tcp/0",
+        "/ip6/::/tcp/0/ws",
+    )
+    """libp2p multiaddrs to listen on. Those of IPv6 are left out where the machine has none."""
     announce_addresses: tuple[Address, ...] = ()
     """Published instead of the interfaces' own addresses, if any are given."""
-    relays: tuple[str, ...] = ()
-    """Multiaddrs of relays to use when no direct address answers. Reserved: no effect yet."""
+    relays: tuple[Relay, ...] = ()
+    """Multiaddrs of relays, with their peer ids, to use where no direct address answers; instead of the peers that offer it."""
     relay_service: bool = False
-    """Whether this peer relays for others. Reserved: no effect yet."""
+    """Whether this peer relays for others, and says so in its records. For one that all can reach."""
+    mdns: bool = True
+    """Whether clones that know each other find each other on the local network by multicast DNS. A hash, addresses and a port are
+    told there, nothing else; and nothing while only loopback is listened on."""
     ignore_case: bool | None = None
     """Whether names of files that differ in case alone are one. If it is not set: as git has it for this clone (`core.ignorecase`,
     read when the daemon starts)."""

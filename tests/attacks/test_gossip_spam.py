@@ -31,7 +31,7 @@ def besieged(story: Callable[[RealBench, Node, Node, Any], Awaitable[None]]) -> 
         await bench.connect(mallory, ann)
         for node in (ben, mallory):
             await heard(bench, node, ann)
-        running = bench.real(mallory)._running
+        running = bench.real(mallory)._links.running
         assert running is not None
         await story(bench, ann, mallory, running.pubsub)
         assert ben.connected
@@ -82,7 +82,7 @@ def test_who_hands_on_too_much_is_dropped(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_nobody_gossips_in_the_name_of_another() -> None:
     async def story(bench: RealBench, ann: Node, mallory: Node, pubsub: Any) -> None:
-        running = bench.real(ann)._running
+        running = bench.real(ann)._links.running
         assert running is not None
         ben = next(node for node in bench.nodes if node.name == "bob")
         number = 0
@@ -95,7 +95,7 @@ def test_nobody_gossips_in_the_name_of_another() -> None:
                 setattr(made, name, value)
             return made
 
-        own_key = bench.real(mallory)._running.host.get_public_key().serialize()  # type: ignore[union-attr]
+        own_key = bench.real(mallory)._links.running.host.get_public_key().serialize()  # type: ignore[union-attr]
         forged = [
             message(ben.peer_id, b"forged"),
             message(ben.peer_id, b"forged", signature=b"x" * 64),

@@ -92,6 +92,6 @@ async def read_to_the_end(stream: Any) -> None:
 
 
 def swarm_of(bench: RealBench, node: Node) -> Swarm:
-    running = bench.real(node)._running
+    running = bench.real(node)._links.running
     assert running is not None
     return running.swarm

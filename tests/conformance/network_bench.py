@@ -20,7 +20,9 @@ from sudocode_coordination.core.io import (
     Listening,
     PeerConnected,
     PeerDisconnected,
+    PeerMoved,
     PeerRefused,
+    RelayAt,
 )
 from sudocode_coordination.model import PeerId
 from sudocode_coordination.sim.identity import SimKeyring
@@ -58,6 +60,9 @@ class Node:
                 if peer not in self.connected:
                     self.broken_laws.append(f"disconnected from {peer} without a connection")
                 self.connected.discard(peer)
+            case PeerMoved(peer=peer, relayed=relayed):
+                if peer not in self.connected or relayed:
+                    self.broken_laws.append(f"{item} without a relayed connection")
             case FrameReceived(peer=peer):
                 if peer not in self.connected:
                     self.broken_laws.append(f"a frame of {peer} without a connection")
@@ -84,6 +89,25 @@ class Node:
         if other.peer_id not in self.connected:
             self.dialling[other.peer_id] += 1
         self._call(lambda: self.network.dial(other.peer_id, other.addresses if addresses is None else addresses))
+
+    def dial_through(self, other: Node, circuit: str, addresses: tuple[str, ...] = ()) -> None:
+        """Dial it at these addresses, and at once through a relay."""
+        self.dialling[other.peer_id] += 1
+        self._call(lambda: self.network.dial(other.peer_id, addresses, (circuit,), 50))
+
+    def upgrade(self, other: Node, addresses: tuple[str, ...] | None = None) -> None:
+        direct = tuple(address for address in other.addresses if "/p2p-circuit" not in address)
+        self._call(lambda: self.network.upgrade(other.peer_id, direct if addresses is None else addresses))
+
+    def use(self, *relays: Node) -> None:
+        """Be reachable through these."""
+        at = tuple(RelayAt(peer=relay.peer_id, addresses=relay.addresses) for relay in relays)
+        self._call(lambda: self.network.use_relays(at))
+
+    @property
+    def circuits(self) -> tuple[str, ...]:
+        """Own addresses at relays."""
+        return tuple(address for address in self.addresses if "/p2p-circuit" in address)
 
     def admit(self, *others: Node) -> None:
         self._call(lambda: self.network.admit(tuple(other.peer_id for other in others)))
@@ -153,7 +177,7 @@ class Bench(ABC):
 
     def check_laws(self) -> None:
         for node in self.nodes:
-            assert node.broken_laws == [], node.name
+            assert node.broken_laws == [], f"{node.name}: {node.broken_laws}"
 
 
 class SimBench(Bench):
@@ -166,7 +190,7 @@ class SimBench(Bench):
 
     def make(self, name: str) -> Node:
         node = Node(name, SimKeyring(name).peer_id)
-        node.network = SimNetwork(self.world, node.peer_id, node.deliver)
+        node.network = SimNetwork(self.world, node.peer_id, node.deliver, relay_service=name.startswith("relay"))
         return node
 
     def sim(self, node: Node) -> SimNetwork:
@@ -200,7 +224,8 @@ class RealBench(Bench):
     def make(self, name: str) -> Node:
         identity = Identity(name.encode().ljust(32, b"."))
         node = Node(name, identity.peer_id)
-        node.network = Libp2pNetwork(identity, self.listen, node.deliver, **self.options)
+        relays = name.startswith("relay")
+        node.network = Libp2pNetwork(identity, self.listen, node.deliver, relay_service=relays, **self.options)
         return node
 
     def real(self, node: Node) -> Libp2pNetwork:

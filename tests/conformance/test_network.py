@@ -356,8 +356,18 @@ def test_five_that_all_dial_all_have_one_connection_each(kind: str) -> None:
     run_on(kind, test)
 
 
-@pytest.mark.parametrize(("kind", "rounds"), [("sim", 1_000), ("tcp", 270), pytest.param("ws", 300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("kind", "rounds"),
+    [
+        ("sim", 1_000),
+        ("tcp", 270),
+        pytest.param("tcp", 500, marks=pytest.mark.slow),
+        pytest.param("ws", 500, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.timeout(400)
 def test_reconnects_in_a_row(kind: str, rounds: int) -> None:
+    # Past 250 inbound connections in a host's life, libp2p refuses all (`faults.Closings.inbound_tokens`).
     async def test(bench: Bench) -> None:
         ann, bob = await bench.pair()
         for number in range(rounds):
@@ -367,7 +377,7 @@ def test_reconnects_in_a_row(kind: str, rounds: int) -> None:
             (ann if number % 2 else bob).hang_up(bob if number % 2 else ann)
             await bench.until(lambda: not ann.connected and not bob.connected)
 
-    run_on(kind, test, seconds=110)
+    run_on(kind, test, seconds=350)
 
 
 # --- the simulator's own doings ------------------------------------------------------------------------------------------

@@ -111,10 +111,10 @@ def test_a_handler_that_raises_ends_only_its_stream(closed: bool) -> None:
     async def test(bench: RealBench) -> None:
         ann, bob = await bench.pair()
         await bench.connect(bob, ann)
-        running = bench.real(ann)._running
+        running = bench.real(ann)._links.running
         assert running is not None
         running.host.set_stream_handler(TProtocol("/explode/1.0.0"), explode)
-        bobs = bench.real(bob)._running
+        bobs = bench.real(bob)._links.running
         assert bobs is not None
         with contextlib.suppress(Exception):  # it may end before the name is agreed on
             await bobs.host.new_stream(ID.from_base58(ann.peer_id), [TProtocol("/explode/1.0.0")])
@@ -215,7 +215,7 @@ def test_gossip_of_strangers_and_broken_gossip_is_dropped() -> None:
         cid.admit(ann, bob)
         await bench.connect(ann, bob)
         await bench.connect(bob, cid)
-        running = bench.real(bob)._running
+        running = bench.real(bob)._links.running
         assert running is not None
         await gossip_until_heard(bench, cid, bob)
         await gossip_until_heard(bench, bob, ann)

@@ -25,7 +25,7 @@ from tests.conformance.network_attacker import (
 )
 from tests.conformance.network_bench import TCP, Node, RealBench
 
-from sudocode_coordination.adapters import libp2p_faults
+from sudocode_coordination.adapters import libp2p_connections, libp2p_faults
 from sudocode_coordination.adapters.identity import Identity
 from sudocode_coordination.adapters.libp2p import Libp2pNetwork
 from sudocode_coordination.adapters.links import SYNC_PROTOCOL, LinkLimits
@@ -109,13 +109,13 @@ def test_an_endless_frame_is_not_waited_for() -> None:
 
 def test_a_peer_that_ignores_windows_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault: Yamux only logs that more comes than its window allows, and keeps it."""
-    monkeypatch.setattr(libp2p_faults, "MAX_BUFFERED_BYTES", 1 << 20)
+    monkeypatch.setattr(libp2p_connections, "MAX_BUFFERED_BYTES", 1 << 20)
 
     async def attack(bench: RealBench, ann: Node, host: Any, connection: Any) -> None:
         async def never_read(_: Any) -> None:
             await trio.sleep_forever()
 
-        running = bench.real(ann)._running
+        running = bench.real(ann)._links.running
         assert running is not None
         running.host.set_stream_handler(TProtocol("/unread/1.0.0"), never_read)
         unread = await host.new_stream(ID.from_base58(ann.peer_id), [TProtocol("/unread/1.0.0")])

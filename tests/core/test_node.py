@@ -374,9 +374,8 @@ def test_a_tick_that_is_not_due_does_nothing() -> None:
 
 
 def test_settings_of_what_is_still_to_come_are_told() -> None:
-    status = NodeBench(relays=("/dns/relay.example/tcp/1",), enable_file_diffs=True).asks(GetStatus())
+    status = NodeBench(enable_file_diffs=True).asks(GetStatus())
     assert [problem for problem in status.problems if "no effect" in problem] == [
         "enable_file_diffs is set, but has no effect in this version",
-        "relays is set, but has no effect in this version",
     ]
     assert NodeBench().asks(GetStatus()).problems == ()

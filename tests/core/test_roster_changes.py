@@ -15,6 +15,7 @@ from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.discovery import Discovery
 from sudocode_coordination.core.electorate import Electorate
 from sudocode_coordination.core.io import BranchRead, DiskContents, PeerRefused, Reply
+from sudocode_coordination.core.nearby import Memory
 from sudocode_coordination.core.peer_view import BranchView
 from sudocode_coordination.core.records import record_name
 from sudocode_coordination.core.roster import Roster
@@ -234,6 +235,7 @@ def connected_ones() -> Grade | None:
 def _nothing_is_kept(patch: pytest.MonkeyPatch) -> None:
     started = Electorate.started
     patch.setattr(Electorate, "started", lambda self, _contents, now, **_: started(self, DiskContents(), now, newborn=True))
+    patch.setattr(Memory, "started", lambda *_: [])
 
 
 def _nobody_is_told(patch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from sudocode_coordination.core.io import (
     DiskOperation,
     Effect,
     Input,
+    RelayAt,
     Reply,
     RequestCancelled,
     RequestReceived,
@@ -79,8 +80,14 @@ class Log:
     def close(self) -> None:
         self.calls.append(("close",))
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        self.calls.append(("dial", peer, addresses))
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
+        self.calls.append(("dial", peer, addresses, *([relayed, patience_ms] if relayed else [])))
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        self.calls.append(("upgrade", peer, addresses))
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        self.calls.append(("use_relays", relays))
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         self.calls.append(("hang_up", peer, reason))
@@ -93,6 +100,9 @@ class Log:
 
     def gossip(self, topic: str, data: bytes) -> None:
         self.calls.append(("gossip", topic, data))
+
+    def show_record(self, data: bytes) -> None:
+        self.calls.append(("show_record", data))
 
     def read_branch(self) -> None:
         self.calls.append(("read_branch",))
@@ -192,7 +202,7 @@ class ThreadedServer:
         ports = self.ports
         server = self.server
         self.pump = Pump(
-            self.node, HandClock(), ports, ports, ports, ports, emit=server.emit, reply=server.reply, taken=server.taken
+            self.node, HandClock(), ports, ports, ports, ports, ports, emit=server.emit, reply=server.reply, taken=server.taken
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.server.run, listener)

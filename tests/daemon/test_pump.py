@@ -54,6 +54,7 @@ def pump_of(node: CoreNode, log: Log, clock: HandClock | BootClock | None = None
         log,
         log,
         log,
+        log,
         emit=lambda event: log.calls.append(("emit", event)),
         reply=lambda reply: log.calls.append(("reply", reply)),
         journal=journal,

@@ -27,7 +27,15 @@ def test_names_and_limits_are_those_of_the_code() -> None:
     for text in (links.SYNC_PROTOCOL, sync.SYNC_TOPIC, beats.PRESENCE_TOPIC, feed.SIGNED_DOMAIN.decode().rstrip("\0")):
         assert f"`{text}`" in PROTOCOL
     limits = links.LinkLimits()
-    assert f"{limits.keepalive} s sends a keepalive; a peer silent for {limits.silence:.0f} s" in " ".join(PROTOCOL.split())
+    text = " ".join(PROTOCOL.split())
+    keepalive, silence = f"{limits.keepalive} s", f"{limits.silence:.0f} s"
+    assert f"nothing for {keepalive} after it sent something sends a probe, and after {silence} it disconnects" in text
+    assert f"nothing else was sent for {keepalive}, and it is disconnected when it was silent for {silence}" in text
+    assert f"after {links.IDLE_PER_LINK_S:.0f} s for each other link that the side has, {keepalive} at least" in text
+    assert (links.PROBE, links._MOVED) == (0xFFFF_FFFF, 0xFFFF_FFFE)
+    assert re.search(r"^probe +ff ff ff ff ", PROTOCOL, re.MULTILINE)
+    assert re.search(r"^moved +ff ff ff fe ", PROTOCOL, re.MULTILINE)
+    assert f"{links.DUPLICATE} (duplicate: another stream is up already) or {links.MOVE} (move)" in text
     assert wire.MAX_FRAME_BYTES == 1 << 20
     assert "at most 1 MiB" in PROTOCOL
     assert (author.COMPACT_BYTES, author.COMPACT_FACTOR, author.FLUSH_MS) == (16 << 10, 4, 50)

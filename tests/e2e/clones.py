@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -43,10 +43,12 @@ class Clone:
         self.folder = folder
         self.name = folder.name
 
-    def coord(self, *arguments: str, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run `coord` in the clone."""
+    def coord(
+        self, *arguments: str, expect: int | None = 0, on: Sequence[str] = (), **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `coord` in the clone; `on`: what goes before the command, to run it on another machine."""
         done = subprocess.run(
-            [COORD, *arguments],
+            [*on, COORD, *arguments],
             cwd=self.folder,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
@@ -58,9 +60,9 @@ class Clone:
         assert expect is None or done.returncode == expect, f"coord {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
-    def json(self, *arguments: str, expect: int | None = 0) -> Any:
+    def json(self, *arguments: str, expect: int | None = 0, on: Sequence[str] = ()) -> Any:
         """What `coord … --json` prints: one document."""
-        return json.loads(self.coord(*arguments, "--json", expect=expect).stdout)
+        return json.loads(self.coord(*arguments, "--json", expect=expect, on=on).stdout)
 
     def start(self, *more: str) -> Any:
         return self.json("start", "--agent-id", self.name, "--listen", LOOPBACK, *more)

@@ -125,7 +125,7 @@ def test_a_peer_that_asks_libp2p_learns_what_is_announced(announce: tuple[str, .
         network.admit((mallory,))
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
-            running = network._running
+            running = network._links.running
             assert running is not None
             own = str(running.host.get_transport_addrs()[0])
             async with plain_host("mallory") as host:

@@ -1,34 +1,20 @@
 """The real network: `ports.Network` over libp2p.
 
-One connection and one sync stream per peer (`links.py`). Who dials opens the stream on the connection it dialled. When both
-dial at once, the stream that the smaller id opened stays:
-
-| a hello comes in while                        | then                                                         |
-|---|---|
-| nothing is there                              | accept                                                       |
-| own hello is under way, own id is larger      | accept; the own one will be refused                          |
-| own hello is under way, own id is smaller     | wait for its answer, then as below                           |
-| a stream is up, the hello is older than it    | refuse: a leftover of dialling at once                       |
-| a stream is up, the hello is newer            | the other side has lost it: `PeerDisconnected`, then accept  |
-
-py-libp2p's faults are closed in `libp2p_faults.py`; this file knows peers, dials and links.
+One connection and one sync stream per peer: `libp2p_links.py`. Through relays: `libp2p_circuits.py`, and away from them again:
+`libp2p_upgrades.py`. py-libp2p's faults are closed in `libp2p_faults.py`; this file knows the port, the life of a host, who may
+connect, and dials.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
-from libp2p.abc import IHost, INetStream
-from libp2p.connection_types import ConnectionType
-from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
@@ -36,39 +22,24 @@ from sudocode_coordination.adapters import libp2p_addresses as addressing
 from sudocode_coordination.adapters import libp2p_faults as faults
 from sudocode_coordination.adapters.delivery import GossipQueue, Outbox
 from sudocode_coordination.adapters.identity import Identity
+from sudocode_coordination.adapters.libp2p_addresses import parse_circuit
+from sudocode_coordination.adapters.libp2p_circuits import Circuits
 from sudocode_coordination.adapters.libp2p_connections import Connections, Dialling, Running
-from sudocode_coordination.adapters.links import (
-    ACCEPT,
-    DUPLICATE,
-    OPEN,
-    SYNC_PROTOCOL,
-    Direction,
-    Hello,
-    Link,
-    LinkLimits,
-    encode_hello,
-    read_hello,
-)
+from sudocode_coordination.adapters.libp2p_links import HELLO_SECONDS, SYNC, Links
+from sudocode_coordination.adapters.libp2p_relay import HOP, STOP, RelayLimits, RelayService
+from sudocode_coordination.adapters.libp2p_streams import gate_protocols
+from sudocode_coordination.adapters.libp2p_upgrades import DCUTR, Upgrades
+from sudocode_coordination.adapters.links import Direction, LinkLimits
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.adapters.supervisor import explain, supervise
-from sudocode_coordination.core.io import (
-    DialFailed,
-    FrameReceived,
-    GossipReceived,
-    Listening,
-    PeerConnected,
-    PeerDisconnected,
-    PeerMisbehaved,
-    PeerRefused,
-)
+from sudocode_coordination.core.io import DialFailed, GossipReceived, Listening, PeerRefused, RelayAt, UpgradeFailed
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
-from sudocode_coordination.errors import NetworkError, ProtocolError
+from sudocode_coordination.errors import NetworkError
 from sudocode_coordination.model import PeerId
 
 log = logging.getLogger(__name__)
 
 TOPICS: Final = ("sudocode/sync", "sudocode/presence")
-_SYNC: Final = TProtocol(SYNC_PROTOCOL)
 _TICK_SECONDS: Final = 1.0
 _LOOK_AT_INTERFACES_SECONDS: Final = 15.0
 _DIAL_SECONDS: Final = 10.0
@@ -77,9 +48,19 @@ _ATTEMPT_SECONDS: Final = 6.0
 """One address: TCP, Noise and Yamux. Three round trips; a lost SYN is repeated after 1 and 3 s."""
 _STAGGER_SECONDS: Final = 0.05
 """Head start of an address over the next one."""
-_HELLO_SECONDS: Final = 5.0
+_MAX_CIRCUITS_TRIED: Final = 8
+"""Of one peer: two addresses at each of two relays are announced, and the asker knows of some more."""
 _MAX_REFUSALS_PER_SECOND: Final = 20
 """`PeerRefused` told to the node; strangers may knock as often as they like."""
+
+
+@dataclass
+class _Parts:
+    """Of one running host."""
+
+    running: Running
+    circuits: Circuits
+    upgrades: Upgrades
 
 
 class Libp2pNetwork:
@@ -91,6 +72,8 @@ class Libp2pNetwork:
         deliver: gets every input; never called from within a method of the port.
         announce_addresses: told instead of the interfaces' own addresses, if there are any.
         max_peers: links at most.
+        relay_service: whether to relay for others.
+        relay_limits: what is given to them.
         limits: times and sizes of a link.
         closings: for tests that show a fault of libp2p.
     """
@@ -103,6 +86,8 @@ class Libp2pNetwork:
         *,
         announce_addresses: Iterable[str] = (),
         max_peers: int = 200,
+        relay_service: bool = False,
+        relay_limits: RelayLimits = RelayLimits(),  # noqa: B008 - immutable
         limits: LinkLimits = LinkLimits(),  # noqa: B008 - immutable
         closings: faults.Closings = faults.ALL_CLOSED,
     ) -> None:
@@ -114,67 +99,82 @@ class Libp2pNetwork:
         self._limits = limits
         self._closings = closings
         self._admitted: frozenset[PeerId] = frozenset()
-        self._links: dict[PeerId, Link] = {}
         self._dials: dict[PeerId, Dialling] = {}
-        self._openings: dict[PeerId, trio.Event] = {}
-        self._instance = secrets.token_bytes(8)
-        self._count = 0
-        self._running: Running | None = None
+        self._relay_service, self._relay_limits = relay_service, relay_limits
+        self._relays: tuple[RelayAt, ...] = ()
+        self._parts: _Parts | None = None
         self._outbox = Outbox(deliver)
+        self._links = Links(
+            identity.peer_id, self._outbox, limits, max_peers, may_connect=self._may_connect, taken_up=self._taken_up
+        )
         self._gossip = GossipQueue()
         self._refusals_left = _MAX_REFUSALS_PER_SECOND
         self._addresses: tuple[str, ...] = ()
 
     # --- the port -------------------------------------------------------------------------------------------------------
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
         """Try all addresses until one answers as that peer. While a dial runs, another one for the same peer joins it."""
-        if peer in self._links or peer in self._dials:
+        if peer in self._links.of or peer in self._dials:
             return
-        running = self._running
-        if running is None or peer not in self._admitted or peer == self.peer_id:
-            reason = "the network is down" if running is None else "it is not admitted"
+        parts = self._parts
+        if parts is None or peer not in self._admitted or peer == self.peer_id:
+            reason = "the network is down" if parts is None else "it is not admitted"
             self._outbox.later(DialFailed(peer=peer, reason=reason))
             return
-        dial = Dialling(peer, addressing.dial_order(addresses, peer), trio.CancelScope())
+        circuits = [found for address in relayed[:_MAX_CIRCUITS_TRIED] if (found := parse_circuit(address, peer)) is not None]
+        dial = Dialling(peer, addressing.dial_order(addresses, peer), circuits, patience_ms / 1000, trio.CancelScope())
         self._dials[peer] = dial
-        running.nursery.start_soon(self._run_dial, running, dial)
+        parts.running.nursery.start_soon(self._run_dial, parts, dial)
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Get a relayed peer a direct connection, and go on over that."""
+        if self._parts is None:
+            self._outbox.later(UpgradeFailed(peer=peer, reason="the network is down"))
+        else:
+            self._parts.upgrades.start(peer, addresses)
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        """Be reachable through these, as far as they agree. They may connect, if only to relay."""
+        self._relays = relays
+        if self._parts is not None:
+            self._parts.circuits.use(relays)
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         """Close the connection, if there is one; what is queued still goes out, within a second."""
-        link = self._links.get(peer)
+        link = self._links.of.get(peer)
         if link is not None:
-            self._forget(link, reason, later=True)
+            self._links.forget(link, reason, later=True)
             link.finish_nowait(reason)
 
     def admit(self, peers: tuple[PeerId, ...]) -> None:
         """The only peers that may connect from now on."""
         self._admitted = frozenset(peers) - {self.peer_id}
-        for peer in [peer for peer in self._links if peer not in self._admitted]:
+        for peer in [peer for peer in self._links.of if peer not in self._admitted]:
             self.hang_up(peer, "no longer admitted")
         for peer in [peer for peer in self._dials if peer not in self._admitted]:
             self._dials[peer].failures.append("no longer admitted")
             self._dials[peer].scope.cancel()
-        if self._running is not None:
-            self._running.connections.close_those_of(lambda peer: peer not in self._admitted)
+        if self._parts is not None:
+            self._parts.running.connections.close_those_of(lambda peer: not self._may_open_streams(peer))
 
     def send(self, peer: PeerId, frame: bytes) -> None:
         """Queue a frame; a peer that takes too long or has too much queued is disconnected."""
-        link = self._links.get(peer)
+        link = self._links.of.get(peer)
         if link is None:
             return
         if len(frame) > MAX_FRAME_BYTES:
             raise ValueError(f"frame of {len(frame)} bytes, {MAX_FRAME_BYTES} allowed")
         if not frame or link.send_nowait(frame):
             return
-        self._forget(link, "too much queued for it", later=True)
+        self._links.forget(link, "too much queued for it", later=True)
         link.close_nowait("too much queued for it")
 
     def gossip(self, topic: str, data: bytes) -> None:
         """Publish; lost if nobody is connected or it is too large."""
         if topic not in TOPICS:
             raise ValueError(f"no such topic: {topic}")
-        if self._links and len(data) <= faults.MAX_GOSSIP_BYTES:
+        if self._links.of and len(data) <= faults.MAX_GOSSIP_BYTES:
             self._gossip.put(topic, data)
 
     # --- life -----------------------------------------------------------------------------------------------------------
@@ -204,9 +204,9 @@ class Libp2pNetwork:
         )
 
     def _on_host_ended(self) -> None:
-        self._running = None
-        for link in list(self._links.values()):
-            self._forget(link, "the network part ended")
+        self._parts = self._links.running = None
+        for link in list(self._links.of.values()):
+            self._links.forget(link, "the network part ended")
         for peer in list(self._dials):
             del self._dials[peer]
             self._outbox.now(DialFailed(peer=peer, reason="the network part ended"))
@@ -226,11 +226,11 @@ class Libp2pNetwork:
             TOPICS,
             accepts=self._accepts_gossip,
             on_message=self._on_gossip,
-            on_flood=self._on_flood,
+            on_flood=self._links.flooded,
             closings=self._closings,
         )
         faults.drop_notifees(swarm)
-        faults.contain_streams(swarm, self._may_connect, self._on_flood, closings=self._closings)
+        faults.contain_streams(swarm, self._may_open_streams, self._links.flooded, closings=self._closings)
         async with AsyncExitStack() as stack:
             stack.callback(sockets.close_all)
             stack.callback(pubsub.seen_messages.stop)  # fault: a thread that nobody ends
@@ -249,25 +249,56 @@ class Libp2pNetwork:
             for topic in TOPICS:
                 await pubsub.subscribe(topic)
             async with trio.open_nursery() as nursery:
-                running = Running(host, swarm, pubsub, nursery, Connections(swarm, nursery, sockets, self._on_flood))
-                host.set_stream_handler(_SYNC, lambda stream: self._on_sync_stream(running, stream))
-                self._running = running
-                nursery.start_soon(self._tick, running)
+                running = Running(host, swarm, pubsub, nursery, Connections(swarm, nursery, sockets, self._links.flooded))
+                parts = self._put_together(running, listening)
+                self._parts, self._links.running = parts, running
+                nursery.start_soon(self._tick, parts)
+                nursery.start_soon(parts.circuits.keep)
                 nursery.start_soon(self._outbox.run)
                 nursery.start_soon(self._gossip.run, pubsub.publish)
                 self._addresses = ()
-                self._announce_addresses(host)
+                self._announce_addresses(parts)
                 on_started(listening)
                 await done.wait()
                 await self._say_goodbye()
-                self._running = None
+                self._parts = self._links.running = None
                 nursery.cancel_scope.cancel()
             await host.close()
+
+    def _put_together(self, running: Running, listening: list[Multiaddr]) -> _Parts:
+        circuits = Circuits(
+            running.swarm,
+            running.connections,
+            running.nursery,
+            connect=lambda peer, addresses: self._connect_to_relay(running, peer, addresses),
+            may_connect=self._may_connect,
+            refused=self._told_refused,
+            changed=lambda: self._announce_addresses(parts, later=True),
+        )
+        upgrades = Upgrades(running, self._links, self._outbox, own=lambda: self._addresses, listening=listening)
+        parts = _Parts(running, circuits, upgrades)
+        host = running.host
+        host.set_stream_handler(SYNC, lambda stream: self._links.on_stream(running, stream))
+        host.set_stream_handler(STOP, circuits.on_stop_stream)
+        host.set_stream_handler(DCUTR, upgrades.on_dcutr_stream)
+        if self._relay_service:
+            relay = RelayService(
+                running.connections,
+                own=host.get_id(),
+                may_connect=self._may_connect,
+                addresses=lambda: self._addresses,
+                limits=self._relay_limits,
+            )
+            host.set_stream_handler(HOP, relay.on_hop_stream)
+        # Who is no peer, but relays for this one, gets no further than that.
+        gate_protocols(host, self._may_connect, open_to_all=(STOP,))
+        circuits.use(self._relays)
+        return parts
 
     async def _say_goodbye(self) -> None:
         for dial in list(self._dials.values()):
             dial.scope.cancel()
-        links = list(self._links.values())
+        links = list(self._links.of.values())
         for link in links:
             self.hang_up(link.peer, "leaving")
         with trio.move_on_after(self._limits.goodbye + 0.5):
@@ -283,24 +314,40 @@ class Libp2pNetwork:
     def _accepts_gossip(self, author: PeerId, size: int) -> bool:
         return size <= faults.MAX_GOSSIP_BYTES and (author == self.peer_id or self._may_connect(author))
 
+    def _is_relay(self, peer: PeerId) -> bool:
+        return any(relay.peer == peer for relay in self._relays)
+
+    def _may_open_streams(self, peer: PeerId) -> bool:
+        return self._may_connect(peer) or self._is_relay(peer)
+
     def _verdict(self, peer: PeerId, inbound: bool, address: str) -> str | None:
         if peer in self._admitted:
-            return "too many peers" if len(self._links) >= self._max_peers and peer not in self._links else None
-        if inbound and self._refusals_left > 0:
+            return "too many peers" if len(self._links.of) >= self._max_peers and peer not in self._links.of else None
+        if not inbound and self._is_relay(peer):
+            return None
+        if inbound:
+            self._told_refused(peer, address)
+        return "not admitted"
+
+    def _told_refused(self, peer: PeerId, address: str) -> None:
+        if self._refusals_left > 0:
             self._refusals_left -= 1
             self._outbox.now(PeerRefused(peer=peer, address=address))
-        return "not admitted"
 
     # --- dialling -----------------------------------------------------------------------------------------------------------
 
-    async def _run_dial(self, running: Running, dial: Dialling) -> None:
+    async def _run_dial(self, parts: _Parts, dial: Dialling) -> None:
         with dial.scope, trio.move_on_after(_DIAL_SECONDS) as limit:
             async with trio.open_nursery() as nursery:
-                for address in dial.addresses:
-                    failed = trio.Event()
-                    nursery.start_soon(self._attempt, running, dial, address, failed)
-                    with trio.move_on_after(_STAGGER_SECONDS):
-                        await failed.wait()
+                direct_failed = trio.Event()
+                nursery.start_soon(self._dial_directly, parts, dial, direct_failed)
+                if dial.circuits:
+                    with trio.move_on_after(dial.patience):
+                        await direct_failed.wait()
+                    # Relays that are connected first: one that is down would cost all the time that is left.
+                    direct_to = parts.running.connections.direct_to
+                    for circuit in sorted(dial.circuits, key=lambda circuit: direct_to(circuit.relay) is None):
+                        await self._attempt(parts, dial, circuit.text, lambda c=circuit: parts.circuits.dial(c, dial.peer))  # type: ignore[misc]
         if self._dials.get(dial.peer) is dial:
             del self._dials[dial.peer]
             if limit.cancelled_caught:
@@ -308,167 +355,74 @@ class Libp2pNetwork:
             reason = "; ".join(dict.fromkeys(dial.failures[-4:])) or "it has no usable address"
             self._outbox.now(DialFailed(peer=dial.peer, reason=reason))
 
-    async def _attempt(self, running: Running, dial: Dialling, address: Multiaddr, failed: trio.Event) -> None:
+    async def _dial_directly(self, parts: _Parts, dial: Dialling, all_failed: trio.Event) -> None:
         peer_id = ID.from_base58(dial.peer)
+        swarm = parts.running.swarm
+
+        async def attempt(address: Multiaddr, failed: trio.Event) -> None:
+            # Faults: `connect` and `dial_peer` try two addresses, drop loopback ones, wait 0.25 s, block a peer for
+            # 60 s after a failure, and take a dead connection for a live one. `dial_addr` does none of that.
+            swarm.unblock_peer(peer_id)
+            try:
+                await self._attempt(parts, dial, str(address), lambda: swarm.dial_addr(address, peer_id))
+            finally:
+                failed.set()
+
+        async with trio.open_nursery() as nursery:
+            for address in dial.addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(_STAGGER_SECONDS):
+                    await failed.wait()
+        all_failed.set()
+
+    async def _attempt(self, parts: _Parts, dial: Dialling, address: str, connect: Callable[[], Any]) -> None:
+        """One address; ends the dial if it answers."""
+        connections = parts.running.connections
         connection: Any = None
         try:
             with trio.fail_after(_ATTEMPT_SECONDS):
-                # Faults: `connect` and `dial_peer` try two addresses, drop loopback ones, wait 0.25 s, block a peer for
-                # 60 s after a failure, and take a dead connection for a live one. `dial_addr` does none of that.
-                running.swarm.unblock_peer(peer_id)
-                connection = await running.swarm.dial_addr(address, peer_id)
-                running.connections.use(connection)
+                connection = await connect()
+                connections.use(connection)
             async with dial.hello_turn:
                 # Fault: a connection says nothing about a peer that refuses or is dead. The answered hello does.
-                with trio.fail_after(_HELLO_SECONDS):
-                    await self._open_sync_stream(running, dial.peer, connection, str(address))
+                with trio.fail_after(HELLO_SECONDS):
+                    await self._links.open(parts.running, dial.peer, connection, address)
                 connection = None
                 dial.scope.cancel()
         except Exception as error:  # noqa: BLE001 - whatever goes wrong with one address must not stop the others
             dial.failures.append(f"{address}: {explain(error)}")
         finally:
-            failed.set()
             if connection is not None:
-                running.connections.close_soon(connection)
+                connections.close_soon(connection)
 
-    async def _open_sync_stream(self, running: Running, peer: PeerId, connection: Any, address: str) -> None:
-        stream = await connection.new_stream()
-        try:
-            await MultiselectClient().select_one_of([_SYNC], MultiselectCommunicator(stream), int(_HELLO_SECONDS))
-            stream.set_protocol(_SYNC)
-            opening = self._openings[peer] = trio.Event()
+    async def _connect_to_relay(self, running: Running, relay: PeerId, addresses: tuple[str, ...]) -> Any:
+        """A direct connection without a link, at the first address that answers.
+
+        Raises:
+            NetworkError: none does.
+        """
+        if not self._may_open_streams(relay):
+            raise NetworkError(f"{relay} is neither a peer nor a relay that was named")
+        failures = []
+        for address in addressing.dial_order(addresses, relay):
+            peer_id = ID.from_base58(relay)
+            running.swarm.unblock_peer(peer_id)
             try:
-                await stream.write(encode_hello(self._next_hello(OPEN)))
-                answer = await read_hello(stream)
-                if answer.kind != ACCEPT:
-                    raise ProtocolError("it has a newer connection already" if answer.kind == DUPLICATE else "it refused")
-                link = self._links.get(peer)
-                if link is not None and _is_older(answer, link.remote):
-                    raise ProtocolError("another connection was quicker")
-                link = self._take_up(running, peer, stream, connection, address, "out", answer)
-            finally:
-                opening.set()
-                if self._openings.get(peer) is opening:
-                    del self._openings[peer]
-        except BaseException:
-            with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
-                await stream.reset()
-            raise
-        running.nursery.start_soon(self._run_link, running, link, connection)
+                with trio.fail_after(_ATTEMPT_SECONDS):
+                    return await running.swarm.dial_addr(address, peer_id)
+            except Exception as error:  # noqa: BLE001 - the next address may answer
+                failures.append(f"{address}: {explain(error)}")
+        raise NetworkError("; ".join(failures) or "the relay has no usable address")
 
-    def _next_hello(self, kind: int) -> Hello:
-        self._count += 1
-        return Hello(kind, self._instance, self._count)
-
-    # --- links ----------------------------------------------------------------------------------------------------------
-
-    async def _on_sync_stream(self, running: Running, stream: INetStream) -> None:
-        peer = stream.muxed_conn.peer_id.to_base58()
-        connection: Any = stream.swarm_conn  # type: ignore[attr-defined]
-        hello = await self._hello_of(peer, stream)
-        with trio.fail_after(_HELLO_SECONDS):
-            while peer in self._openings and self.peer_id < peer:
-                await self._openings[peer].wait()
-        link = self._links.get(peer)
-        refused = not self._may_connect(peer) or (link is None and len(self._links) >= self._max_peers)
-        if refused or (link is not None and _is_older(hello, link.remote)):
-            with trio.fail_after(_HELLO_SECONDS):
-                await stream.write(encode_hello(self._next_hello(DUPLICATE)))
-                await stream.close()
-            return
-        accept = self._next_hello(ACCEPT)
-        address = faults.connection_address(connection)
-        link = self._take_up(running, peer, stream, connection, address, "in", hello, encode_hello(accept))
-        await self._run_link(running, link, connection)
-
-    async def _hello_of(self, peer: PeerId, stream: INetStream) -> Hello:
-        """The hello of who opened the stream; why there is none is told, and raised."""
-        try:
-            with trio.fail_after(_HELLO_SECONDS):
-                hello = await read_hello(stream)
-            if hello.kind != OPEN:
-                raise ProtocolError(f"a hello of kind {hello.kind} where one that opens is due")
-        except (trio.TooSlowError, ProtocolError) as error:
-            slow = isinstance(error, trio.TooSlowError)  # it may be a fault of the machine, or of the way
-            reason = f"opened a stream and said no hello within {_HELLO_SECONDS:.0f} s" if slow else str(error)
-            self._outbox.now(PeerMisbehaved(peer=peer, reason=reason, keep_out=not slow))
-            raise
-        return hello
-
-    def _take_up(
-        self,
-        running: Running,
-        peer: PeerId,
-        stream: INetStream,
-        connection: Any,
-        address: str,
-        direction: Direction,
-        remote: Hello,
-        greeting: bytes = b"",
-    ) -> Link:
-        old = self._links.get(peer)
-        if old is not None:
-            self._forget(old, "replaced by a newer connection")
-            old.close_nowait("replaced by a newer connection")
-        faults.batch_window_updates(stream)
-        link = Link(
-            peer,
-            stream,
-            address=address,
-            direction=direction,
-            remote=remote,
-            on_frame=self._on_frame,
-            limits=self._limits,
-            greeting=greeting,
-        )
-        running.connections.use(connection)
-        self._links[peer] = link
+    def _taken_up(self, peer: PeerId, direction: Direction) -> None:
         dial = self._dials.pop(peer, None)
         if dial is not None and direction == "in":
             dial.scope.cancel()  # one that came out of it ends it itself, in `_attempt`
-        relayed = connection.get_connection_type() == ConnectionType.RELAYED
-        self._outbox.now(PeerConnected(peer=peer, address=address, direction=direction, relayed=relayed))
-        running.pubsub.manager.run_task(running.pubsub._handle_new_peer_with_retry, ID.from_base58(peer))
-        return link
-
-    async def _run_link(self, running: Running, link: Link, connection: Any) -> None:
-        try:
-            await link.run()
-        finally:
-            self._forget(link, link.reason)
-            if link.fault:
-                self._outbox.now(PeerMisbehaved(peer=link.peer, reason=link.reason))
-            if self._running is running:
-                running.connections.close_soon(connection)
-
-    def _forget(self, link: Link, reason: str, *, later: bool = False) -> None:
-        """The link is no longer the peer's: nothing of it is delivered any more but this."""
-        if self._links.get(link.peer) is not link:
-            return
-        del self._links[link.peer]
-        if self._running is not None:
-            self._running.pubsub._handle_dead_peer(ID.from_base58(link.peer))
-        item = PeerDisconnected(peer=link.peer, reason=reason)
-        if later:
-            self._outbox.later(item)
-        else:
-            self._outbox.now(item)
-
-    def _on_flood(self, peer: PeerId, reason: str) -> None:
-        """It does too much of something below the links."""
-        link = self._links.get(peer)
-        if link is not None:
-            self._forget(link, reason)
-            link.close_nowait(reason)
-        self._outbox.now(PeerMisbehaved(peer=peer, reason=reason))
-
-    def _on_frame(self, link: Link, frame: bytes) -> None:
-        if self._links.get(link.peer) is link:
-            self._outbox.now(FrameReceived(peer=link.peer, frame=frame))
 
     # --- housekeeping -----------------------------------------------------------------------------------------------------
 
-    async def _tick(self, running: Running) -> None:
+    async def _tick(self, parts: _Parts) -> None:
         last = look = trio.current_time()
         while True:
             await trio.sleep(_TICK_SECONDS)
@@ -477,28 +431,25 @@ class Libp2pNetwork:
             paused = max(0.0, now - last - _TICK_SECONDS)
             last = now
             self._refusals_left = _MAX_REFUSALS_PER_SECOND
-            for link in list(self._links.values()):
-                reason = link.tick(now, paused, len(self._links))
+            for link in list(self._links.of.values()):
+                reason = link.tick(now, paused, len(self._links.of))
                 if reason is not None:
-                    self._forget(link, reason)
+                    self._links.forget(link, reason)
                     link.close_nowait(reason)
-            running.connections.tick(now)
+            parts.running.connections.tick(now)
             if now - look > _LOOK_AT_INTERFACES_SECONDS:
                 look = now
-                self._announce_addresses(running.host)
+                self._announce_addresses(parts)
 
-    def _announce_addresses(self, host: IHost) -> None:
-        addresses = self._announce or addressing.announced(host.get_transport_addrs())
+    def _announce_addresses(self, parts: _Parts, *, later: bool = False) -> None:
+        own = self._announce or addressing.announced(parts.running.host.get_transport_addrs())
+        addresses = (*own, *parts.circuits.addresses)
         if addresses != self._addresses:
             self._addresses = addresses
-            self._outbox.now(Listening(addresses=addresses))
+            tell = self._outbox.later if later else self._outbox.now
+            tell(Listening(addresses=addresses))
 
     # --- gossip -----------------------------------------------------------------------------------------------------------
 
     def _on_gossip(self, topic: str, data: bytes) -> None:
         self._outbox.now(GossipReceived(topic=topic, data=data))
-
-
-def _is_older(hello: Hello, current: Hello) -> bool:
-    """Whether it was said before what the current link was opened with, by the same run of the same peer."""
-    return hello.instance == current.instance and hello.number < current.number

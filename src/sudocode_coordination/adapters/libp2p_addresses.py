@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
+from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from multiaddr.exceptions import Error as MultiaddrError  # type: ignore[import-untyped]
 from multiaddr.utils import get_network_addrs  # type: ignore[import-untyped]
@@ -56,7 +57,7 @@ def require_free_ports(addresses: Iterable[Multiaddr]) -> None:
         NetworkError: one of the fixed ports is taken.
     """
     for address in addresses:
-        family, host, port = _endpoint(address)
+        family, host, port = endpoint(address)
         if not port or family not in {"ip4", "ip6"}:
             continue
         with socket.socket(socket.AF_INET6 if family == "ip6" else socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -71,7 +72,8 @@ def require_free_ports(addresses: Iterable[Multiaddr]) -> None:
                 ) from error
 
 
-def _endpoint(address: Multiaddr) -> tuple[str, str, int]:
+def endpoint(address: Multiaddr) -> tuple[str, str, int]:
+    """Family, host and port."""
     family = address.protocols()[0].name
     return family, str(address.value_for_protocol(family)), int(address.value_for_protocol("tcp") or 0)
 
@@ -82,7 +84,7 @@ def announced(listening: Iterable[Multiaddr]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     loopback: dict[str, None] = {}
     for address in listening:
-        family, host, _ = _endpoint(address)
+        family, host, _ = endpoint(address)
         wildcard = _WILDCARDS.get(family)
         if wildcard is None or host != wildcard[0]:
             found[str(address)] = None
@@ -93,6 +95,11 @@ def announced(listening: Iterable[Multiaddr]) -> tuple[str, ...]:
                 found[f"/{family}/{own}{rest}"] = None
         loopback[f"/{family}/{wildcard[2]}{rest}"] = None
     return tuple(found | loopback)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it leads back to the machine where it is dialled."""
+    return address.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
 def dial_order(addresses: Iterable[str], peer: PeerId) -> list[Multiaddr]:
@@ -110,7 +117,32 @@ def dial_order(addresses: Iterable[str], peer: PeerId) -> list[Multiaddr]:
             if named != peer:
                 continue
             parsed = parsed.decapsulate(Multiaddr(f"/p2p/{named}"))
-        if _endpoint(parsed)[2]:
+        if endpoint(parsed)[2]:
             usable[str(parsed)] = parsed
-    ordered = sorted(usable, key=lambda text: (text.endswith("/ws"), "/127." in text or "/::1/" in text))
+    ordered = sorted(usable, key=lambda text: (text.endswith("/ws"), is_loopback(text)))
     return [usable[text] for text in ordered[:MAX_DIALLED_ADDRESSES]]
+
+
+class CircuitAddress(NamedTuple):
+    """`<addresses of a relay>/p2p/<relay>/p2p-circuit`."""
+
+    relay: PeerId
+    at: Multiaddr
+    """Where the relay is."""
+    text: str
+
+
+def parse_circuit(address: str, peer: PeerId) -> CircuitAddress | None:
+    """A circuit address that leads to that peer, or None."""
+    head, found, tail = address.partition("/p2p-circuit")
+    if not found or tail not in ("", f"/p2p/{peer}"):
+        return None
+    at, found, relay = head.rpartition("/p2p/")
+    parsed = parse(at) if found else None
+    if parsed is None or relay == peer:
+        return None
+    try:
+        ID.from_base58(relay)
+    except ValueError:
+        return None
+    return CircuitAddress(relay, parsed, f"{head}/p2p-circuit")

@@ -16,11 +16,13 @@ from typing import Any, Final, TypeVar
 import trio
 from libp2p import new_host
 from libp2p.abc import IHost, INetStream, IRawConnection, ISecureConn
+from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection import swarm_connection
+from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.pubsub import pubsub as pubsub_module
@@ -35,7 +37,9 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport import cmux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
+from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
@@ -58,7 +62,7 @@ GOSSIP_PER_AUTHOR: Final = 40
 GOSSIP_AUTHOR_BURST: Final = 400
 """At once."""
 GOSSIP_PER_FORWARDER: Final = 1_000
-"""Messages a second on both topics that one peer hands us, for long, copies too. What a swarm of 200 says comes by several
+"""Messages a second on both topics that one peer hands us, for long, copies too. A swarm of 200 speaks through several
 forwarders, each of whom drops what authors say above their limit; one who passes on more is dropped."""
 GOSSIP_FORWARDER_BURST: Final = 5_000
 """At once: what waits for us while this machine sleeps is bounded by its queues (`_MAX_GOSSIP_QUEUE_PER_PEER`)."""
@@ -77,8 +81,6 @@ MAX_PENDING_HANDSHAKES: Final = 128
 MAX_PENDING_PER_HOST: Final = 32
 """Of those, from one network address: whoever opens connections there and says nothing must not keep out all others for the ten
 seconds that each may take. A swarm behind one address shakes hands in milliseconds, and tries again."""
-MAX_BUFFERED_BYTES: Final = 32 << 20
-"""Received on one connection and read by nobody. Yamux windows may grow to 16 MB each; a peer that ignores them gets no more."""
 _MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
 """Messages that wait to be written to one peer: as many as may wait to be published."""
 _WINDOW_BATCH_BYTES: Final = 64 << 10
@@ -116,7 +118,21 @@ def quiet_modules() -> None:
         logger.addHandler(logging.NullHandler())
     # Fault: WebSocket dials go through the proxy that the environment names for HTTP, and print that on stdout.
     proxy_env.get_proxy_from_environment = _no_proxy
+    # Fault: the port that TCP and WebSocket share is listened on without SO_REUSEPORT, so that nothing can be dialled from it.
+    cmux.trio = _ReusingTrio()  # type: ignore[attr-defined,assignment]
     swarm_connection.logging = logging.getLogger(swarm_connection.__name__)  # type: ignore[attr-defined,assignment]
+
+
+class _ReusingTrio:
+    """Trio for `cmux`, but for one function."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio, name)
+
+    @staticmethod
+    async def serve_tcp(handler: Any, port: int, *, host: str | None = None, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await tcp._open_reuseport_listeners(host, port)
+        await trio.serve_listeners(handler, listeners, task_status=task_status)
 
 
 def _no_proxy(url: str) -> str | None:  # noqa: ARG001 - the name is part of what it replaces
@@ -276,12 +292,6 @@ def batch_window_updates(stream: Any) -> None:
     muxed._auto_tune_and_send_window_update = batched
 
 
-def buffered_bytes(connection: Any) -> int:
-    """Bytes received on a connection and not read. Fault: Yamux only logs that a peer ignores its window."""
-    buffers: dict[int, bytearray] = connection.muxed_conn.stream_buffers
-    return sum(len(buffer) for buffer in buffers.values())
-
-
 def contain_streams(
     swarm: Swarm, may_open: Callable[[PeerId], bool], on_flood: OnFlood, *, closings: Closings = ALL_CLOSED
 ) -> None:
@@ -430,6 +440,8 @@ def _socket_of(connection: Any) -> trio.socket.SocketType | None:
 
 def remote_address(connection: Any) -> str:
     """Multiaddr of a raw connection's other end; empty if unknown. libp2p itself knows none for IPv6 and WebSocket."""
+    if _goes_through_relay(connection):
+        return str(connection.get_transport_addresses()[0])
     endpoint = connection.get_remote_address()
     if endpoint is None:
         found = _socket_of(connection)
@@ -448,6 +460,15 @@ def connection_address(connection: Any) -> str:
     return str(connection.muxed_conn.secured_conn._remote_address)
 
 
+def _goes_through_relay(raw: Any) -> bool:
+    return isinstance(raw, RawConnection) and raw.get_connection_type() == ConnectionType.RELAYED
+
+
+def is_relayed(connection: Any) -> bool:
+    """Whether a connection that `gate_peers` let through goes through a relay. Fault: libp2p knows that of outbound ones alone."""
+    return bool(connection.muxed_conn.secured_conn._relayed)
+
+
 class Sockets:
     """Fault: a connection that is closed while its host stops, or over WebSocket while its peer is gone, leaves its socket
     open. Every connection's is known here, and closed with it."""
@@ -458,7 +479,8 @@ class Sockets:
     def watch(self, raw: Any, secured: Any) -> None:
         """A new connection."""
         secured._remote_address = remote_address(raw)
-        found = _socket_of(raw)
+        secured._relayed = _goes_through_relay(raw)
+        found = None if secured._relayed else _socket_of(raw)
         if found is not None:
             self._open = {number: known for number, known in self._open.items() if known.fileno() >= 0}
             self._open[id(found)] = found

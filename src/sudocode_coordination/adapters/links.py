@@ -5,15 +5,20 @@ On the wire, after the stream protocol `/sudocode/sync/1.0.0` was agreed on:
     hello   4 bytes length · magic `SCSY` · version · kind · 8 bytes instance · 8 bytes number · features   (both sides, once)
     frame   4 bytes length · that many bytes                                                  (0 bytes: keepalive)
     probe   4 bytes of ones                                                                   (answered by a keepalive)
+    mark    4 bytes: 2^32-2                                                                   (what follows is on another stream)
 
-All numbers are big-endian. The opener's hello is `OPEN`, the answer `ACCEPT` or `DUPLICATE`. `instance` is drawn at random
-when a host starts; `number` counts the hellos of an instance. By them a peer knows whether a stream that comes in while
+All numbers are big-endian. The opener's hello is `OPEN` or `MOVE`, the answer `ACCEPT` or `DUPLICATE`. `instance` is drawn at
+random when a host starts; `number` counts the hellos of an instance. By them a peer knows whether a stream that comes in while
 another one is up is newer than it (the other side has lost it: replace it) or a leftover of both dialling at once (refuse).
 `features` is a byte that older versions neither send nor look at; bit 0: it answers probes.
 
 A peer that does not answer is given up `silence` seconds after something was sent to it. What is sent is answered sooner or
 later by itself, else a probe asks. An idle link is probed the more rarely the more of them there are: with keepalives of fifty
 peers to fifty peers a machine would have nothing else to do. To a peer that answers no probes, keepalives go all the time.
+
+A link that is relayed moves to a direct connection without a frame lost: a stream there opens with `MOVE`; once that is accepted,
+each side ends what it sends on the old stream with the mark and goes on with the next frame or probe on the new one, and reads
+the old one to its mark before it reads the new one. The features are those of the newer hellos from then on.
 """
 
 from __future__ import annotations
@@ -39,10 +44,13 @@ PROBE: Final = 0xFFFF_FFFF
 """In place of a frame's length."""
 IDLE_PER_LINK_S: Final = 4.0
 """How long a link may be idle, for each other link that there is: a daemon sends or answers a probe every two seconds at most."""
+MOVE: Final = 4
 _MAGIC: Final = b"SCSY"
 _VERSION: Final = 1
 _HELLO: Final = struct.Struct(">4sBB8sQ")
 _LENGTH: Final = struct.Struct(">I")
+_MOVED: Final = 0xFFFF_FFFE
+"""As a length: what follows is on the other stream."""
 _MAX_HELLO_BYTES: Final = 256
 """Room for what later versions add; unknown bytes at the end are ignored."""
 _PIECE_BYTES: Final = 128 << 10
@@ -120,6 +128,8 @@ class LinkLimits(NamedTuple):
     """A started frame must be there in whole: 1 MB at 35 KB/s."""
     write: float = 10.0
     """One piece of 128 KB must have been taken; longer than Yamux's own 5 s."""
+    move: float = 15.0
+    """From a `MOVE` that was accepted to the last frame on the old stream: as long as a frame and a written piece may take."""
     goodbye: float = 1.0
     """What is queued may still go out after `finish`, and the other side read it."""
     queue_bytes: int = 16 * MAX_FRAME_BYTES
@@ -136,7 +146,12 @@ Direction = Literal["out", "in"]
 
 class Link:
     """One open sync stream. `run` carries it until it ends; `close_nowait` ends it, and why is in `reason`. `fault`: the peer broke
-    a rule."""
+    a rule.
+
+    Args:
+        relayed: the connection under it goes through a relay; such a link can `move`.
+        on_moved: called when it has moved in both directions.
+    """
 
     def __init__(
         self,
@@ -149,9 +164,19 @@ class Link:
         on_frame: Callable[[Link, bytes], None],
         limits: LinkLimits,
         greeting: bytes = b"",
+        relayed: bool = False,
+        on_moved: Callable[[Link], None] = lambda _link: None,
     ) -> None:
         self.peer = peer
-        self.stream = stream
+        self.relayed = relayed
+        self._out = self._in = stream
+        self._next: Stream | None = None
+        """The stream to go on with, while it moves."""
+        self.left_behind: object = None
+        """For whoever moves it: the connection that it moves away from."""
+        self._moving = trio.Event()
+        self._move_by: float | None = None
+        self._on_moved = on_moved
         self.address = address
         self.direction: Direction = direction
         self.remote = remote
@@ -190,6 +215,26 @@ class Link:
         self._queued_bytes += len(data)
         self._wake.set()
 
+    @property
+    def moving(self) -> bool:
+        """From `move` until all is on the new stream."""
+        return self._next is not None
+
+    def move(self, stream: Stream, *, address: str, direction: Direction, remote: Hello) -> None:
+        """Go on with another stream, on which the hellos are said: what `MOVE` means."""
+        self._next = stream
+        self.address, self.direction, self.remote = address, direction, remote
+        self._move_by = trio.current_time() + self._limits.move
+        self._moving.set()
+        self._wake.set()
+
+    def _moved(self) -> None:
+        """One direction has; when both have, nothing is left on the old stream."""
+        if self._next is not None and self._out is self._in is self._next:
+            self._next = self._move_by = None
+            self.relayed = False
+            self._on_moved(self)
+
     def close_nowait(self, reason: str) -> None:
         """End at once; what is queued is lost."""
         self.reason = self.reason or reason
@@ -219,11 +264,15 @@ class Link:
                 self._frame_since += paused
             if self._write_since is not None:
                 self._write_since += paused
+            if self._move_by is not None:
+                self._move_by += paused
         if self._frame_since is not None and now - self._frame_since > self._limits.frame:
             self.fault = True
             return f"a frame did not arrive within {self._limits.frame:.0f} s"
         if self._write_since is not None and now - self._write_since > self._limits.write:
             return f"took nothing for {self._limits.write:.0f} s"
+        if self._move_by is not None and now > self._move_by:
+            return f"did not move to the direct connection within {self._limits.move:.0f} s"
         if self.remote.features & ANSWERS_PROBES:
             return self._ask(now, max(self._limits.keepalive, IDLE_PER_LINK_S * (links - 1)))
         if now - self._last_heard > self._limits.silence:
@@ -261,7 +310,8 @@ class Link:
             self.reason = self.reason or "closed"
             self.finished.set()
             with trio.CancelScope(deadline=trio.current_time() + 1, shield=True):
-                await self._guarded(self.stream.reset)
+                for stream in {id(stream): stream for stream in (self._in, self._out, self._next) if stream is not None}.values():
+                    await self._guarded(stream.reset)
 
     async def _guarded(self, action: Callable[[], Awaitable[None]]) -> None:
         # The stream layers raise some thirty kinds of exceptions, among them KeyError when a peer closes at the wrong
@@ -276,9 +326,8 @@ class Link:
 
     async def _read(self) -> None:
         buffer = bytearray()
-        read = self.stream.read
         while True:
-            data = await read(_READ_BYTES)
+            data = await self._in.read(_READ_BYTES)
             if not data:
                 self.close_nowait("closed by the peer")
                 return
@@ -301,6 +350,10 @@ class Link:
                     frames += 1
                     self._frame_since = None
                     continue
+                if length == _MOVED and self.relayed:
+                    await self._read_on(len(buffer) - start - 4)
+                    start += 4
+                    break
                 if length > MAX_FRAME_BYTES:
                     raise ProtocolError(f"announced a frame of {length} bytes, {MAX_FRAME_BYTES} allowed")
                 end = start + 4 + length
@@ -320,22 +373,46 @@ class Link:
             elif self._frame_since is None:
                 self._frame_since = now
 
+    def _must_move(self) -> bool:
+        return self._next is not None and self._out is not self._next
+
+    def _has_work(self) -> bool:
+        return bool(self._queue) or self._finishing or self._must_move()
+
+    async def _read_on(self, left_over: int) -> None:
+        """The old stream was read to its mark: the rest is on the new one, as soon as that is known here."""
+        if left_over:
+            raise ProtocolError("moved, and went on all the same")
+        old = self._in
+        with trio.fail_after(self._limits.move):
+            await self._moving.wait()
+        if self._next is None or self._next is old:
+            raise ProtocolError("moved to nowhere")
+        self._in = self._next
+        self._moved()
+
     async def _write(self) -> None:
         while True:
-            while self._queue:
+            if self._next is not None and self._must_move() and not self._finishing:
+                self._write_since = trio.current_time()
+                await self._out.write(_LENGTH.pack(_MOVED))
+                self._write_since = None
+                self._out = self._next
+                self._moved()
+            while self._queue and not (self._must_move() and not self._finishing):
                 data = self._queue.popleft()
                 while self._queue and len(data) + len(self._queue[0]) <= _PIECE_BYTES:
                     data += self._queue.popleft()
                 for start in range(0, len(data), _PIECE_BYTES):
                     self._write_since = trio.current_time()
-                    await self.stream.write(data[start : start + _PIECE_BYTES])
+                    await self._out.write(data[start : start + _PIECE_BYTES])
                     self._write_since = None
                 self._queued_bytes -= len(data)
                 self._last_sent = trio.current_time()
             if self._finishing:
                 # The other side reads to the end and then closes: `_read` ends, or the deadline of `finish_nowait` comes.
-                await self.stream.close()
+                await self._out.close()
                 return
             self._wake = trio.Event()
-            if not self._queue and not self._finishing:
+            if not self._has_work():
                 await self._wake.wait()

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
-from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, SwapTable
+from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, RelayAt, SwapTable
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import Instant, Now, PeerId
 
-__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Network"]
+__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Neighbourhood", "Network"]
 
 Deliver: TypeAlias = Callable[[Input], None]
 """Hands an input to whoever owns the node. Never blocks; bounded by that owner."""
@@ -55,16 +55,23 @@ class Disk(Protocol):
 class Network(Protocol):
     """Authenticated frames between peers, and gossip.
 
-    Delivers `Listening`, `PeerConnected`, `PeerDisconnected`, `DialFailed`, `PeerRefused`, `PeerMisbehaved`, `FrameReceived`,
-    `GossipReceived`.
+    Delivers `Listening`, `PeerConnected`, `PeerMoved`, `PeerDisconnected`, `DialFailed`, `UpgradeFailed`, `PeerRefused`,
+    `PeerMisbehaved`, `FrameReceived`, `GossipReceived`.
     Laws: between `PeerConnected(p)` and `PeerDisconnected(p)` there is exactly one stream to p; frames on it arrive whole, in
     order, unaltered, or the peer is disconnected. A dial ends in `PeerConnected` or `DialFailed`. A dial to a connected peer
-    does nothing. Only admitted peers connect; a peer that is admitted no more is disconnected. Gossip may be lost,
-    reordered or doubled.
+    does nothing. Only admitted peers connect, also through a relay; a peer that is admitted no more is disconnected. A relay sees
+    no frame. An upgrade ends in `PeerMoved`, `PeerDisconnected` or `UpgradeFailed`, and may come about at the other side's wish
+    as well. Gossip may be lost, reordered or doubled.
     """
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Try all addresses until one answers as that peer."""
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
+        """Try all addresses until one answers as that peer; circuit addresses after the others, see `core.io.Dial`."""
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Get a relayed peer a direct connection, and go on over that."""
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        """Be reachable through these, as far as they agree."""
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         """Close the connection, if there is one; `PeerDisconnected` follows."""
@@ -77,6 +84,18 @@ class Network(Protocol):
 
     def gossip(self, topic: str, data: bytes) -> None:
         """Publish; the sender does not get its own back."""
+
+
+class Neighbourhood(Protocol):
+    """Other daemons on the same machine or in the local network, found without the git remote.
+
+    Delivers `RecordsSighted` and `AddressesSighted`.
+    Laws: what a living daemon shows is told to all others within seconds, and no longer once it has
+    ended, however it ended; what others wrote is handed on unread.
+    """
+
+    def show_record(self, data: bytes) -> None:
+        """Show this, instead of what was shown before."""
 
 
 class GitRemote(Protocol):

@@ -41,7 +41,7 @@ def findings(node: Node, config: CoordinationConfig, problems: Sequence[str], no
             hint="" if node.discovery.published else "if it stays so: check that you may push to the coordination branch",
         ),
     ]
-    found += _admission(node, now)
+    found += [*_admission(node, now), *_relays(node)]
     for peer_id in node.leases.view.roster:
         peer = node.membership.peer(peer_id)
         if peer is not None and not peer.connected:
@@ -52,7 +52,7 @@ def findings(node: Node, config: CoordinationConfig, problems: Sequence[str], no
                     name="peer",
                     ok=True,  # people switch their machines off
                     message=f"{agents}: not connected" + (f" ({why})" if why else ""),
-                    hint="it may be off, or a firewall or NAT may be between you; its record ages out by itself",
+                    hint="it may be off, or no relay leads past a firewall or NAT between you; its record ages out by itself",
                 )
             )
     found += [
@@ -75,6 +75,22 @@ def findings(node: Node, config: CoordinationConfig, problems: Sequence[str], no
             )
         )
     return tuple(found)
+
+
+def _relays(node: Node) -> list[DoctorFinding]:
+    """Whether this peer can be reached through the relays that it uses."""
+    relays = node.membership.relays.used
+    if not relays:
+        return []
+    through = [relay for relay in relays if any(f"/p2p/{relay}/p2p-circuit" in address for address in node.listening)]
+    return [
+        DoctorFinding(
+            name="relay",
+            ok=bool(through),
+            message=f"reachable through {len(through)} of {len(relays)} relays",
+            hint="" if through else "the relay must run, be reachable from here, and let this peer in",
+        )
+    ]
 
 
 def own_admission(node: Node) -> list[str]:

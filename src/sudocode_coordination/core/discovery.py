@@ -25,18 +25,23 @@ from types import MappingProxyType
 from typing import Final
 
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.core.admission import Admission
+from sudocode_coordination.core.admission import Admission, local_rules
 from sudocode_coordination.core.facts import Notify, Output, RosterChanged, Say
 from sudocode_coordination.core.io import (
+    AddressesSighted,
     BranchPublished,
     BranchPublishFailed,
     BranchRead,
     BranchReadFailed,
     DiskContents,
+    Persist,
     Publish,
     ReadBranch,
+    RecordsSighted,
+    ShowRecord,
 )
 from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.nearby import Memory, Neighbours
 from sudocode_coordination.core.offers import Offers
 from sudocode_coordination.core.own_records import OwnRecords
 from sudocode_coordination.core.peer_view import BranchHealth, BranchView, HealthState, KnownPeer, shape
@@ -81,12 +86,16 @@ class Discovery:
         self._ttl = config.record_ttl_ms
         self._interval = config.peer_discovery_interval_ms
         self._rng = rng
-        self._own = OwnRecords(keyring, config.record_ttl_ms, rng)
+        self._own = OwnRecords(keyring, config.record_ttl_ms, rng, relay=config.relay_service)
         self._connected: frozenset[PeerId] = frozenset()
         self.admission = Admission()
         """Who may join, and who was refused."""
+        self.admission.rules = local_rules(config)  # until a read tells those of the repository
         self._view = BranchView(keyring, self.admission, config.peer_discovery_interval_ms)
         self._offers = Offers(keyring, self._view, PUBLISH_GAP_MS)
+        self.memory = Memory(keyring)
+        """What the disk keeps of the branch."""
+        self._neighbours = Neighbours(keyring)
         self._commit: str | None = None
         # Worked out anew when the branch or the connections have changed, and not at every question for a deadline.
         self._changed = True
@@ -94,7 +103,6 @@ class Discovery:
         self._roster: tuple[PeerId, ...] = (self._self,)
         self._publisher = self._self
         self._removable: list[str] = []
-        self._rotated: frozenset[tuple[PeerId, PeerId]] = frozenset()
         self._discovered: frozenset[tuple[PeerId, AgentId]] = frozenset()
         # reading
         self._acts_at: Instant | None = None
@@ -196,12 +204,13 @@ class Discovery:
     # --- what happens ------------------------------------------------------------------------------------------------------
 
     def started(self, now: Now, contents: DiskContents, formerly: tuple[Succession, ...] = ()) -> list[Output]:
-        """First of all: look at the branch. Nothing of the disk is needed: the branch is the memory. `formerly`: the ids that this
-        peer had before, the latest first."""
-        del contents
+        """First of all: look at the branch. Until it was read, those are let in whom an earlier life has found on it.
+        `formerly`: the ids that this peer had before, the latest first."""
         self._view.formerly = frozenset(former.peer for former in formerly)
         if formerly:
             self._own.rotated(formerly[0])
+        self._view.remember(self.memory.started(contents, now))
+        self._changed = True
         self._health = BranchHealth(state="unknown", since_ms=now.wall_ms)
         self._next_read = now.instant
         self._knocks_at = now.instant
@@ -231,6 +240,11 @@ class Discovery:
         self._offers.keep(connected)
         if lost and self._spend_knock(now.instant):
             self._look(now.instant + LOST_PEER_LOOK_MS)
+        return self._act(now)
+
+    def sighted(self, given: RecordsSighted | AddressesSighted, now: Now) -> list[Output]:
+        """Neighbours show themselves: on this machine, or on the local network."""
+        self._changed = self._neighbours.sighted(given) or self._changed
         return self._act(now)
 
     def knocked(self, peer: PeerId, address: str, now: Now) -> list[Output]:
@@ -268,7 +282,9 @@ class Discovery:
         self._own.branch_read(own, self._view.fresh_names(self._connected), now.instant, self._view.former_names)
         self._offers.branch_read()
         self._note_health(now)
-        return [*self._rotations(), *self._act(now)]
+        operations = self.memory.branch_read(self._view, now)
+        kept: list[Output] = [Persist(operations=tuple(operations))] if operations else []
+        return [*self._view.rotations(), *kept, *self._act(now)]
 
     def branch_read_failed(self, failure: BranchReadFailed, now: Now) -> list[Output]:
         """The remote could not be read; tried again sooner than after a success, but ever less often."""
@@ -335,16 +351,6 @@ class Discovery:
         self._ticket += 1
         self._in_flight = Publish(ticket=self._ticket, changes=dict.fromkeys(names), final=True)
         return [self._in_flight]
-
-    def _rotations(self) -> list[Output]:
-        """Tell of each peer that has a new key, once."""
-        news = self._view.superseded.items() - self._rotated
-        self._rotated = frozenset(self._view.superseded.items())
-        return [
-            Notify(type="peer-rotated", agent_id=agent, data={"peerId": peer, "formerPeerId": former})
-            for former, peer in sorted(news)
-            for agent in self._view.agents_of(peer)
-        ]
 
     # --- reading -----------------------------------------------------------------------------------------------------------
 
@@ -442,6 +448,9 @@ class Discovery:
     def _act(self, now: Now) -> list[Output]:
         """What follows from the state as it is now: a new view, and whatever is due."""
         outputs = self._show()
+        shown = self._own.for_neighbours(now) if not self._stopping else None
+        if shown is not None:
+            outputs.append(ShowRecord(data=shown))
         due = self._publish_due()
         if due is not None and due <= now.instant:
             outputs.extend(self._publish(now))
@@ -462,7 +471,7 @@ class Discovery:
         if not self._changed:
             return []
         self._changed = False
-        known = self._view.known(self._connected)
+        known = self._neighbours.beside(self._view.known(self._connected))
         self._removable = self._view.removable(self._connected)
         # Who pushes for the connected swarm. A peer that is not on the branch itself leads nobody.
         candidates = {p for p in known if p in self._connected and self._view.names_of(p)}

@@ -37,7 +37,7 @@ class ForgottenEpochs(Item, frozen=True, kw_only=True):
 
 
 class StoredValue(Item, frozen=True, kw_only=True):
-    """A value by (space, key); spaces: claims, departed, drafts, epochs."""
+    """A value by (space, key); spaces: claims, departed, drafts, epochs, known."""
 
     space: str
     key: str
@@ -107,11 +107,39 @@ class PeerDisconnected(Item, frozen=True, kw_only=True):
     reason: str
 
 
+class PeerMoved(Item, frozen=True, kw_only=True):
+    """The stream to a connected peer goes over another connection now; no frame was lost."""
+
+    peer: PeerId
+    address: str
+    relayed: bool = False
+
+
+class UpgradeFailed(Item, frozen=True, kw_only=True):
+    """No direct connection could be made to a peer that is connected by a relay: it stays so."""
+
+    peer: PeerId
+    reason: str
+
+
 class DialFailed(Item, frozen=True, kw_only=True):
     """None of the addresses answered."""
 
     peer: PeerId
     reason: str
+
+
+class RecordsSighted(Item, frozen=True, kw_only=True):
+    """Signed records that other daemons of this user show on this machine: all that are there now, and none is checked."""
+
+    records: tuple[bytes, ...]
+
+
+class AddressesSighted(Item, frozen=True, kw_only=True):
+    """Daemons on the local network: `nearby.name_on_network` of a peer -> multiaddrs. All that are there now; anybody may have said
+    so."""
+
+    addresses: dict[str, tuple[str, ...]]
 
 
 class PeerRefused(Item, frozen=True, kw_only=True):
@@ -270,9 +298,13 @@ Input: TypeAlias = (
     | Listening
     | PeerConnected
     | PeerDisconnected
+    | PeerMoved
+    | UpgradeFailed
     | DialFailed
     | PeerRefused
     | PeerMisbehaved
+    | RecordsSighted
+    | AddressesSighted
     | FrameReceived
     | GossipReceived
     | BranchRead
@@ -302,10 +334,33 @@ class Persist(Item, frozen=True, kw_only=True):
 
 
 class Dial(Item, frozen=True, kw_only=True):
-    """Connect to a peer at any of the addresses, and open its sync stream."""
+    """Connect to a peer at any of the addresses, and open its sync stream. `relayed`: circuit addresses, tried when all the others
+    have failed, or have not answered for `patience_ms`."""
 
     peer: PeerId
     addresses: tuple[str, ...]
+    relayed: tuple[str, ...] = ()
+    patience_ms: int = 0
+
+
+class Upgrade(Item, frozen=True, kw_only=True):
+    """A peer is connected by a relay: move to a direct connection, at one of these addresses or by punching a hole."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+class RelayAt(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer that relays, and where it listens."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+class UseRelays(Item, frozen=True, kw_only=True):
+    """Be reachable through these relays, and through no others; `Listening` has the addresses there once they have agreed."""
+
+    relays: tuple[RelayAt, ...]
 
 
 class HangUp(Item, frozen=True, kw_only=True):
@@ -332,6 +387,12 @@ class Gossip(Item, frozen=True, kw_only=True):
     """Publish on a topic."""
 
     topic: str
+    data: bytes
+
+
+class ShowRecord(Item, frozen=True, kw_only=True):
+    """Show this signed record to other daemons on this machine, instead of the one before."""
+
     data: bytes
 
 
@@ -410,10 +471,13 @@ class Stopped(Item, frozen=True, kw_only=True):
 Effect: TypeAlias = (
     Persist
     | Dial
+    | Upgrade
+    | UseRelays
     | HangUp
     | Admit
     | Send
     | Gossip
+    | ShowRecord
     | ReadBranch
     | Publish
     | ReadTable

@@ -1,6 +1,7 @@
 """Who is there: dials known peers until they are connected, keeps beats going, tells who is suspected and who is gone.
 
     known --dial--> connected --lost--> known, with backoff
+                    relayed: connected through a relay, because no direct address answered; upgraded again and again
     suspected: not connected for `SUSPECT_MS`, or for `REFUSED_MS` if a dial has failed
     gone:      suspected for longer than the configured grace
     kept out:  broke a rule; neither dialled nor let in for a while (`conduct.py`)
@@ -19,7 +20,18 @@ from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.conduct import Conduct
 from sudocode_coordination.core.discovery import KnownPeer
 from sudocode_coordination.core.facts import Notify, Output, Say
-from sudocode_coordination.core.io import Admit, Dial, DialFailed, HangUp, PeerConnected, PeerDisconnected
+from sudocode_coordination.core.io import (
+    Admit,
+    Dial,
+    DialFailed,
+    HangUp,
+    PeerConnected,
+    PeerDisconnected,
+    PeerMoved,
+    Upgrade,
+    UpgradeFailed,
+)
+from sudocode_coordination.core.relays import Relays, direct
 from sudocode_coordination.core.wire import Presence
 from sudocode_coordination.model import AgentId, ConnectionKind, Instant, Now, PeerId, WallMs, earliest, iso_from_ms
 
@@ -32,6 +44,15 @@ SUSPECT_MS: Final = 5_000
 """Away, or unanswered, for longer: others need not wait for it."""
 REFUSED_MS: Final = 2_000
 """The same if a dial has failed. Not at once: a peer that has yet to read our record refuses us, and lets us in a moment later."""
+RELAY_PATIENCE_MS: Final = 2_000
+"""Until a relay is tried while direct addresses do not answer: time for a lost packet to be repeated, and no more, since an agent
+waits. That it need not have been is mended by the upgrade."""
+UPGRADE_MS: Final = 250
+"""From a relayed connection to the first try at a direct one: what the two have to say to each other goes first."""
+UPGRADE_BACKOFF_MS: Final = 15_000
+"""After the first failure, doubled each time."""
+MAX_UPGRADE_BACKOFF_MS: Final = 600_000
+"""Where no hole can be punched it will hardly be otherwise soon; but a machine may be carried to another network."""
 BEAT_PER_PEER_MS: Final = 8_000
 """In a large swarm beats are rarer, so that a daemon sends one in eight seconds at most: each costs it a millisecond, and so does
 each that it gets and answers. They tell of round trips; that a peer is gone is noticed by its link."""
@@ -64,6 +85,8 @@ class Peer:
         "next_dial_at",
         "reason",
         "relayed",
+        "upgrade_at",
+        "upgrade_failures",
         "wanted",
     )
 
@@ -73,6 +96,9 @@ class Peer:
         """Known and fresh: to be dialled."""
         self.connected = False
         self.relayed = False
+        self.upgrade_at: Instant | None = None
+        """When to try for a direct connection next; None: it has one, or the try is under way."""
+        self.upgrade_failures = 0
         self.address: str | None = None
         self.dialling = False
         self.failures = 0
@@ -94,6 +120,7 @@ class Membership:
         self._me = peer_id
         self._config = config
         self._rng = rng
+        self.relays = Relays(peer_id, config)
         self._peers: dict[PeerId, Peer] = {}
         self.conduct = Conduct()
         self._connected: frozenset[PeerId] = frozenset()
@@ -120,6 +147,8 @@ class Membership:
         for id_, peer in self._peers.items():
             if peer.connected:
                 at = peer.heard_at + silent_ms
+                if peer.upgrade_at is not None:
+                    at = min(at, peer.upgrade_at)
             elif peer.wanted and not peer.dialling and not self.conduct.keeps_out(id_):
                 at = peer.next_dial_at
             else:
@@ -143,6 +172,7 @@ class Membership:
         self._stopping = True
         for peer in self._peers.values():
             peer.wanted = False
+            peer.upgrade_at = None
 
     def ticked(self, now: Now, late_ms: int) -> list[Output]:
         """Dial, beat, and hang up on those who are silent."""
@@ -154,6 +184,9 @@ class Membership:
             if peer.connected and now.instant - peer.heard_at >= SILENT_BEATS * self._beat_ms():
                 peer.heard_at = now.instant  # told once, and not with every tick until the connection is gone
                 out.append(HangUp(peer=id_, reason="silent"))
+            elif peer.connected and peer.upgrade_at is not None and now.instant >= peer.upgrade_at:
+                peer.upgrade_at = None
+                out.append(Upgrade(peer=id_, addresses=direct(peer.addresses)))
             elif peer.wanted and not peer.connected and not peer.dialling and now.instant >= peer.next_dial_at:
                 if self.conduct.keeps_out(id_):
                     continue
@@ -175,17 +208,21 @@ class Membership:
             peer = self._peers.setdefault(id_, Peer(now))
             news = known[id_]
             self._agents[id_] = tuple(sorted(news.agents))
-            if news.addresses != peer.addresses or (news.fresh and not peer.wanted):
+            wanted = news.fresh or news.near or news.remembered
+            if news.addresses != peer.addresses or (wanted and not peer.wanted):
                 courtesy = COURTESY_MS if self._me > id_ else 0
+                if direct(news.addresses) != direct(peer.addresses) and peer.upgrade_at is not None:
+                    peer.upgrade_at, peer.upgrade_failures = now.instant, 0
                 peer.addresses, peer.left, peer.failures = news.addresses, False, 0
                 peer.next_dial_at = now.instant + courtesy
-            peer.wanted = news.fresh and not self._stopping
+            peer.wanted = wanted and not self._stopping
         for id_, peer in list(self._peers.items()):
             if id_ not in known:
                 peer.wanted = False  # if it is connected, it is not for long: it is admitted no more
                 if not peer.connected:
                     self._drop(id_)
-        return self.ticked(now, 0)
+        self.relays.known_changed(known)
+        return self._choose_relays(now) + self.ticked(now, 0)
 
     def misbehaved(self, peer_id: PeerId, reason: str, now: Now, *, keep_out: bool = True) -> list[Output]:
         """It broke a rule: disconnected, and kept out for a while. Not `keep_out`: a stream of it ended, and this is why."""
@@ -204,12 +241,37 @@ class Membership:
         """A connection is there; the first beat measures its round trip."""
         peer = self._peers.setdefault(given.peer, Peer(now))
         peer.connected, peer.address, peer.relayed = True, given.address, given.relayed
+        peer.upgrade_at = now.instant + UPGRADE_MS if given.relayed and not self._stopping else None
+        peer.upgrade_failures = 0
         self._connected |= {given.peer}
         self.conduct.connected(given.peer, now.instant)
         peer.dialling, peer.failures, peer.left, peer.reason = False, 0, False, None
         peer.heard_at, peer.heard_wall_ms = now.instant, now.wall_ms
         data = {"peerId": given.peer, "agentIds": list(self._agents.get(given.peer, ())), "address": given.address}
         return [self._ping(given.peer, now), Notify(type="peer-connected", agent_id=self._name(given.peer), data=data)]
+
+    def upgraded(self, given: PeerMoved | UpgradeFailed, now: Now) -> list[Output]:
+        """A try for a direct connection has come to its end."""
+        return self._moved(given, now) if isinstance(given, PeerMoved) else self._upgrade_failed(given, now)
+
+    def _moved(self, given: PeerMoved, now: Now) -> list[Output]:
+        """The connection is another one: for everybody else nothing has changed. A beat measures its round trip."""
+        peer = self._peers.get(given.peer)
+        if peer is None or not peer.connected:
+            return []
+        peer.address, peer.relayed, peer.latency_ms = given.address, given.relayed, None
+        peer.upgrade_at, peer.upgrade_failures = None, 0
+        return [self._ping(given.peer, now)]
+
+    def _upgrade_failed(self, given: UpgradeFailed, now: Now) -> list[Output]:
+        """It stays relayed; tried again later."""
+        peer = self._peers.get(given.peer)
+        if peer is None or not (peer.connected and peer.relayed) or self._stopping:
+            return []
+        wait = min(MAX_UPGRADE_BACKOFF_MS, UPGRADE_BACKOFF_MS * 2 ** min(peer.upgrade_failures, 10))
+        peer.upgrade_failures += 1
+        peer.upgrade_at = now.instant + self._jittered(wait)
+        return []
 
     def disconnected(self, given: PeerDisconnected, now: Now) -> list[Output]:
         """It is lost; dialled again soon."""
@@ -218,6 +280,7 @@ class Membership:
         if peer is None or not peer.connected:
             return []
         peer.connected, peer.address, peer.latency_ms, peer.reason = False, None, None, given.reason
+        peer.relayed, peer.upgrade_at = False, None
         self._connected -= {given.peer}
         peer.away_since = now.instant
         dropped = self.conduct.dropped(given.peer, now.instant)
@@ -315,6 +378,9 @@ class Membership:
             return 0
         return max((peer.failures for peer in self._peers.values() if peer.wanted and not peer.connected), default=0)
 
+    def _choose_relays(self, now: Now) -> list[Output]:
+        return [] if self._stopping else self.relays.choose(self.gone(now.instant) | self.conduct.kept_out(now.instant))
+
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _drop(self, id_: PeerId) -> None:
@@ -330,6 +396,8 @@ class Membership:
     def _woken_up(self, now: Now) -> None:
         for peer in self._peers.values():
             peer.heard_at = now.instant
+            if peer.upgrade_at is not None:
+                peer.upgrade_at, peer.upgrade_failures = now.instant, 0  # it may be on another network now
             if not peer.connected:
                 peer.failures = 0
                 peer.away_since = now.instant
@@ -354,7 +422,10 @@ class Membership:
 
     def _dial(self, id_: PeerId, peer: Peer) -> list[Output]:
         peer.dialling = True
-        return [Dial(peer=id_, addresses=peer.addresses)]
+        ways = self.relays.ways(id_, peer.addresses)
+        if not ways:
+            return [Dial(peer=id_, addresses=direct(peer.addresses))]
+        return [Dial(peer=id_, addresses=direct(peer.addresses), relayed=ways, patience_ms=RELAY_PATIENCE_MS)]
 
     def _beat_ms(self) -> int:
         return max(self._config.heartbeat_interval_ms, BEAT_PER_PEER_MS * len(self._connected))
@@ -363,7 +434,7 @@ class Membership:
         self._beats += 1
         self._next_beat = now.instant + self._jittered(self._beat_ms())
         out: list[Output] = [self._ping(id_, now) for id_ in sorted(self.connected_peers)]
-        return [*out, Notify(type="heartbeat-sent", data={"count": self._beats})]
+        return [*out, *self._choose_relays(now), Notify(type="heartbeat-sent", data={"count": self._beats})]
 
     def _ping(self, peer_id: PeerId, now: Now) -> Say:
         return Say(peer=peer_id, message=Presence(incarnation=self._incarnation, count=self._beats, ping=now.instant))

@@ -38,6 +38,7 @@ from sudocode_coordination.core.facts import (
 )
 from sudocode_coordination.core.handing_over import leave_behind, take_over
 from sudocode_coordination.core.io import (
+    AddressesSighted,
     Admit,
     BranchPublished,
     BranchPublishFailed,
@@ -60,15 +61,18 @@ from sudocode_coordination.core.io import (
     PeerConnected,
     PeerDisconnected,
     PeerMisbehaved,
+    PeerMoved,
     PeerRefused,
     Persist,
     Publish,
     ReadBranch,
     ReadTable,
+    RecordsSighted,
     Reply,
     RequestCancelled,
     RequestReceived,
     Send,
+    ShowRecord,
     Started,
     Stopped,
     StopRequested,
@@ -79,6 +83,9 @@ from sudocode_coordination.core.io import (
     TableSwapFailed,
     TableSwapped,
     Ticked,
+    Upgrade,
+    UpgradeFailed,
+    UseRelays,
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
@@ -115,7 +122,7 @@ GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
 """Longest wait for the removal of the own records."""
-RESERVED: Final = frozenset({"relays", "relay_service", "enable_file_diffs"})
+RESERVED: Final = frozenset({"enable_file_diffs"})
 """Configuration keys of what is still to come: who sets one is told."""
 _LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
 
@@ -249,12 +256,16 @@ class Node:
                 self._greet_by.pop(peer, None)
                 out = self.membership.disconnected(given, now) + self.sync.peer_down(peer, now)
                 return out + self.discovery.connected_changed(self.membership.connected_peers, now)
+            case PeerMoved() | UpgradeFailed():
+                return self.membership.upgraded(given, now)
             case DialFailed():
                 return self.membership.dial_failed(given, now)
             case PeerRefused(peer=peer, address=address):
                 return self.discovery.knocked(peer, address, now)
             case PeerMisbehaved(peer=peer, reason=reason, keep_out=keep_out):
                 return self.membership.misbehaved(peer, reason, now, keep_out=keep_out)
+            case RecordsSighted() | AddressesSighted():
+                return self.discovery.sighted(given, now)
             case FrameReceived(peer=peer, frame=frame):
                 return self._frame(peer, frame, now)
             case GossipReceived(topic=topic, data=data):
@@ -286,6 +297,7 @@ class Node:
                 self.sync.disk_failed(now)
                 self.strict.disk_failed()
                 self.electorate.disk_failed()
+                self.discovery.memory.disk_failed()
                 return self.leases.disk_failed(now)
             case DiskWorks():
                 self.disk_trouble = None
@@ -389,6 +401,7 @@ class Node:
             case Bye(known=known, partial=partial):
                 self._view_stale = True
                 self.membership.said_goodbye(peer)
+                self.discovery.memory.said_goodbye(peer)
                 whole, out = self.leases.inherit(known, now)
                 if whole and not partial:
                     self.roster.left(peer, now.instant)
@@ -406,10 +419,6 @@ class Node:
         if topic == PRESENCE_TOPIC and (peer := self.beats.heard(data, self.discovery.known)) is not None:
             self.leases.peer_alive(peer, now)
         return []
-
-    def _beat_for_all(self, count: int) -> list[Output]:
-        """Peers out of direct reach hear the beat by gossip; in a full mesh it would only cost everyone's time."""
-        return [] if self._all_connected() else [self.beats.own(self.sync.incarnation, count)]
 
     # --- around -------------------------------------------------------------------------------------------------------------
 
@@ -476,15 +485,15 @@ class Node:
                     event = Event(type=kind, agent_id=agent or self._config.agent_id, timestamp=stamp, data=data)
                     step.effects.append(Emit(event=event))
                     self.sessions.heard(output, now)
-                    if kind == "heartbeat-sent":
-                        self._route(self._beat_for_all(data["count"]), step, now)
+                    if kind == "heartbeat-sent" and not self._all_connected():  # in a full mesh it would only cost time
+                        self._route([self.beats.own(self.sync.incarnation, data["count"])], step, now)
                 case StrictWanted() | StrictDropped():
                     self._route(self.strict.told(output, now), step, now)
                 case StrictGranted() | StrictRefused() | StrictLost():
                     self._route(self.leases.strict_told(output, now), step, now)
-                case Dial() | HangUp() | Admit() | Send() | Gossip() | ReadBranch() | Publish() | Reply() | Emit() | Stopped():
+                case Dial() | HangUp() | Admit() | Send() | Gossip() | ShowRecord() | ReadBranch() | Publish() | Reply() | Emit():
                     step.effects.append(output)
-                case ReadTable() | SwapTable() | BuildTable():
+                case Upgrade() | UseRelays() | ReadTable() | SwapTable() | BuildTable() | Stopped():
                     step.effects.append(output)
                 case _:
                     assert_never(output)

@@ -59,11 +59,15 @@ class OwnRecords:
         keyring: signs.
         ttl_ms: of the records.
         rng: dice for jitter.
+        relay: whether this peer offers to relay for others.
     """
 
-    def __init__(self, keyring: Keyring, ttl_ms: int, rng: Random) -> None:
+    def __init__(self, keyring: Keyring, ttl_ms: int, rng: Random, *, relay: bool = False) -> None:
         self._keyring = keyring
         self._ttl = ttl_ms
+        self._relay = relay
+        self._shown: tuple[AgentId, _Content] | None = None
+        """What neighbours were last told."""
         self._rng = rng
         self._addresses: tuple[str, ...] | None = None
         self._agents_known = False
@@ -301,11 +305,30 @@ class OwnRecords:
         names = {n for n, m in self._mine.items() if (m.on_branch is not None or m.signed) and n not in self.conflicts}
         return tuple(sorted(names | self._leftover.keys()))
 
+    def for_neighbours(self, now: Now) -> bytes | None:
+        """A signed record to be shown on this machine, if it is to be another one than before."""
+        if not self.ready or not self._mine:
+            return None
+        name, mine = next(iter(self._mine.items()))
+        content = (self._agents[name], self._content(mine))
+        if content == self._shown:
+            return None
+        self._shown = content
+        return self._build(name, mine, now)
+
     def _sign(self, name: str, mine: _Mine, now: Now) -> bytes:
+        data = self._build(name, mine, now)
+        mine.signed[data] = (now.instant, self._content(mine))
+        while len(mine.signed) > MAX_SIGNED:
+            oldest = next(version for version in mine.signed if version != mine.on_branch)
+            del mine.signed[oldest]
+        return data
+
+    def _build(self, name: str, mine: _Mine, now: Now) -> bytes:
         # A wall clock that was set back must not make a renewal look like an old record.
         self._last_wall = max(now.wall_ms, self._last_wall + 1)
         self._stamps.append(self._last_wall)
-        data = build_record(
+        return build_record(
             self._keyring,
             agent_id=self._agents[name],
             multiaddrs=self._addresses or (),
@@ -313,9 +336,5 @@ class OwnRecords:
             wall_ms=self._last_wall,
             ttl_ms=self._ttl,
             replaces=self._replaces,
+            relay=self._relay,
         )
-        mine.signed[data] = (now.instant, self._content(mine))
-        while len(mine.signed) > MAX_SIGNED:
-            oldest = next(version for version in mine.signed if version != mine.on_branch)
-            del mine.signed[oldest]
-        return data

@@ -6,15 +6,16 @@ while the remote can't be read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
 
 from sudocode_coordination.core.admission import Admission
+from sudocode_coordination.core.facts import Notify, Output
 from sudocode_coordination.core.io import BranchRead
 from sudocode_coordination.core.keyring import Keyring
-from sudocode_coordination.core.records import parse_record, parse_wall, peer_of, predecessor
+from sudocode_coordination.core.records import offers_relay, parse_record, parse_wall, peer_of, predecessor
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId, PeerRecord, WallMs
 
 MAX_RECORDS: Final = 2_000
@@ -47,6 +48,12 @@ class KnownPeer(msgspec.Struct, frozen=True, kw_only=True):
     agents: dict[AgentId, PeerRecord]
     fresh: bool
     """Whether it counts: connected, or its records are renewed."""
+    near: bool = False
+    """It runs on this machine or in this network: dialled whatever its records are."""
+    remembered: bool = False
+    """An earlier life knew it, and the branch was not read in this one yet: dialled, it may still be where it was."""
+    relay: bool = False
+    """It offers to relay for others."""
 
 
 class _Seen(msgspec.Struct, kw_only=True):
@@ -63,11 +70,13 @@ class _Seen(msgspec.Struct, kw_only=True):
     """Which id it had before: empty if it says so in vain, None if it was not looked at."""
     missing_since: Instant | None = None
     """Reads have not had it since then; they have not had our own either at first."""
+    remembered: bool = False
+    """Of an earlier life's reads: it admits its peer until there is one of this life, and counts for nothing."""
 
     @property
     def listed(self) -> bool:
         """Whether the latest read still had it."""
-        return self.missing_since is None
+        return self.missing_since is None and not self.remembered
 
 
 class BranchView:
@@ -97,8 +106,28 @@ class BranchView:
         """Files that the latest read still had of them."""
         self.superseded: dict[PeerId, PeerId] = {}
         """Peers that gave way to another key -> that of their records which say so."""
+        self._rotated: frozenset[tuple[PeerId, PeerId]] = frozenset()
+        """Of those, who was told of."""
         self.skipped: dict[str, str] = {}
         """Files that do not count -> why."""
+
+    def remember(self, records: Iterable[tuple[str, bytes, PeerRecord]]) -> None:
+        """Before the first read: what earlier ones had."""
+        for name, data, record in records:
+            peer = peer_of(record)
+            if peer in self.formerly or self._admission.refuses(peer):
+                continue
+            last_seen_ms = parse_wall(record.last_seen) or 0
+            seen = _Seen(record=record, peer=peer, data=data, last_seen_ms=last_seen_ms, since=0, born_stale=True, remembered=True)
+            self._seen[name] = seen
+
+    def latest(self) -> dict[PeerId, tuple[bytes, PeerRecord]]:
+        """The latest record of every other peer that the branch has, sorted by peer."""
+        found: dict[PeerId, _Seen] = {}
+        for seen in self._seen.values():
+            if seen.listed and (seen.peer not in found or seen.last_seen_ms > found[seen.peer].last_seen_ms):
+                found[seen.peer] = seen
+        return {peer: (seen.data, seen.record) for peer, seen in sorted(found.items())}
 
     def take(self, read: BranchRead, connected: frozenset[PeerId], now: Now, asked: Instant) -> dict[str, tuple[bytes, PeerRecord]]:
         """Take in a read that was asked for at `asked`; our own records are handed back."""
@@ -116,6 +145,8 @@ class BranchView:
                 skipped.setdefault(name, f"more than {MAX_RECORDS} records")
                 break
             before = self._seen.get(name)
+            if before is not None and before.remembered:
+                before = None
             mine = self._own.get(name)
             if mine is not None and mine[0] == data:
                 own[name] = mine
@@ -154,6 +185,7 @@ class BranchView:
                 continue
             if seen.missing_since is None and not own:
                 seen.missing_since = asked
+            seen.remembered = False
             if seen.missing_since is not None and asked - seen.missing_since < self._grace_ms:
                 foreign[name] = seen
         self._seen, self._own, self._refused, self.skipped = foreign, own, refused, skipped
@@ -182,6 +214,16 @@ class BranchView:
         born_stale = not renewed and now.wall_ms - last_seen_ms > record.ttl + CLOCK_SKEW_MS
         return _Seen(record=record, peer=peer, data=data, last_seen_ms=last_seen_ms, since=now.instant, born_stale=born_stale)
 
+    def rotations(self) -> list[Output]:
+        """Tell of each peer that has a new key, once."""
+        news = self.superseded.items() - self._rotated
+        self._rotated = frozenset(self.superseded.items())
+        return [
+            Notify(type="peer-rotated", agent_id=agent, data={"peerId": peer, "formerPeerId": former})
+            for former, peer in sorted(news)
+            for agent in self.agents_of(peer)
+        ]
+
     def has(self, name: str, last_seen_ms: WallMs) -> bool:
         """Whether the branch has that file, as old as that or newer."""
         seen = self._seen.get(name)
@@ -208,7 +250,8 @@ class BranchView:
         if seen is None or not seen.listed:
             return False
         there = seen.record
-        return (there.multiaddrs, there.capabilities, there.ttl) == (record.multiaddrs, record.capabilities, record.ttl)
+        shape = (there.multiaddrs, there.capabilities, there.ttl, offers_relay(there))
+        return shape == (record.multiaddrs, record.capabilities, record.ttl, offers_relay(record))
 
     def fresh_names(self, connected: frozenset[PeerId]) -> dict[str, PeerId]:
         """Files of other peers on the branch that count, and whose they are."""
@@ -230,7 +273,7 @@ class BranchView:
 
     def known(self, connected: frozenset[PeerId]) -> dict[PeerId, KnownPeer]:
         """The other peers, sorted by id. One whose record is gone with our own stays for a while if it is connected."""
-        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.peer in connected}
+        self._seen = {name: seen for name, seen in self._seen.items() if seen.listed or seen.remembered or seen.peer in connected}
         by_peer: dict[PeerId, list[_Seen]] = {}
         for _, seen in sorted(self._seen.items()):
             by_peer.setdefault(seen.peer, []).append(seen)
@@ -242,6 +285,8 @@ class BranchView:
                 addresses=latest.record.multiaddrs,
                 agents={seen.record.agent_id: seen.record for seen in fresh or all_seen},
                 fresh=bool(fresh),
+                remembered=latest.remembered,
+                relay=offers_relay(latest.record),
             )
         return found
 
@@ -256,6 +301,9 @@ class BranchView:
 def shape(known: Mapping[PeerId, KnownPeer]) -> list[object]:
     """What of it is news when it changes: everything but the times."""
     return [
-        (peer, entry.addresses, entry.fresh, sorted((agent, r.capabilities) for agent, r in entry.agents.items()))
+        (
+            (peer, entry.addresses, entry.fresh, entry.near, entry.remembered, entry.relay),
+            sorted((agent, r.capabilities) for agent, r in entry.agents.items()),
+        )
         for peer, entry in known.items()
     ]

@@ -115,6 +115,11 @@ def peer_of(record: PeerRecord) -> PeerId:
     return str(record.ext["peerId"])
 
 
+def offers_relay(record: PeerRecord) -> bool:
+    """Whether its peer says that it relays for others."""
+    return record.ext.get("relay") is True
+
+
 def build_record(
     keyring: Keyring,
     *,
@@ -124,6 +129,7 @@ def build_record(
     wall_ms: WallMs,
     ttl_ms: int,
     replaces: Succession | None = None,
+    relay: bool = False,
 ) -> bytes:
     """The signed file for an agent of this peer. `replaces`: which id it had before.
 
@@ -140,7 +146,7 @@ def build_record(
             "capabilities": words,
             "lastSeen": format_wall(wall_ms),
             "ttl": min(max(ttl_ms, MIN_TTL_MS), MAX_TTL_MS),
-            "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id},
+            "ext": {"v": RECORD_VERSION, "peerId": keyring.peer_id} | ({"relay": True} if relay else {}),
         }
         if replaces is not None:
             signature = base64.b64encode(replaces.signature).decode()

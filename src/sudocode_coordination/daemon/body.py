@@ -19,9 +19,9 @@ import trio
 
 from sudocode_coordination import __version__
 from sudocode_coordination.adapters.clock import BootClock
-from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Network
+from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network
 from sudocode_coordination.config import CoordinationConfig
-from sudocode_coordination.core.io import Started, StopRequested
+from sudocode_coordination.core.io import RelayAt, Started, StopRequested
 from sudocode_coordination.core.records import Succession
 from sudocode_coordination.daemon.journal import Header, Journal
 from sudocode_coordination.daemon.lifecycle import Holding
@@ -52,6 +52,13 @@ class RunningGit(GitRemote, Protocol):
 
 class RunningTable(LeaseTable, Protocol):
     """The lease table port with its task."""
+
+    async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
+        """Until cancelled."""
+
+
+class RunningNeighbourhood(Neighbourhood, Protocol):
+    """The neighbourhood port with its task."""
 
     async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
         """Until cancelled."""
@@ -89,6 +96,9 @@ class Surroundings(Protocol):
 
     def table(self, deliver: Deliver) -> RunningTable:
         """The strict leases on the remote."""
+
+    def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
+        """Other daemons on this machine."""
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         """The peers. Called in a thread: it may take a second."""
@@ -147,6 +157,13 @@ class RealSurroundings:
         home = Path(self._clone.state_file(TABLE_FOLDER))
         return GitTable(Path(self._clone.common_dir), home, self._config.git_remote, deliver, work_tree=work_tree)
 
+    def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
+        from sudocode_coordination.adapters.lan import Lan
+        from sudocode_coordination.adapters.neighbourhood import Everywhere, Rendezvous
+
+        peer = self._identity.peer_id
+        return Everywhere(Rendezvous(peer, deliver), *([Lan(peer, deliver)] if self._config.mdns else []))
+
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
 
@@ -156,6 +173,7 @@ class RealSurroundings:
             config.listen_addresses,
             deliver,
             announce_addresses=config.announce_addresses,
+            relay_service=config.relay_service,
             max_peers=config.max_peers,
         )
 
@@ -166,22 +184,35 @@ class LateNetwork:
     def __init__(self) -> None:
         self._network: Network | None = None
         self._admitted: tuple[PeerId, ...] | None = None
-        self._dials: dict[PeerId, tuple[str, ...]] = {}
+        self._dials: dict[PeerId, tuple[tuple[str, ...], tuple[str, ...], int]] = {}
+        self._relays: tuple[RelayAt, ...] | None = None
 
     def arrived(self, network: Network) -> None:
         """From now on everything goes there, what was kept first."""
         self._network = network
         if self._admitted is not None:
             network.admit(self._admitted)
-        for peer, addresses in self._dials.items():
-            network.dial(peer, addresses)
+        if self._relays is not None:
+            network.use_relays(self._relays)
+        for peer, ways in self._dials.items():
+            network.dial(peer, *ways)
         self._dials.clear()
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
         if self._network is not None:
-            self._network.dial(peer, addresses)
+            self._network.dial(peer, addresses, relayed, patience_ms)
         elif len(self._dials) < MAX_LATE_DIALS:
-            self._dials[peer] = addresses
+            self._dials[peer] = (addresses, relayed, patience_ms)
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        if self._network is not None:
+            self._network.upgrade(peer, addresses)
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        if self._network is not None:
+            self._network.use_relays(relays)
+        else:
+            self._relays = relays
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         if self._network is not None:
@@ -264,6 +295,7 @@ class Daemon:
             server = self._server = Server(request=self._request, deliver=self._deliver, stop=self.stop)
             self._git = self._surroundings.git(self._deliver)
             table = self._surroundings.table(self._deliver)
+            neighbourhood = self._surroundings.neighbourhood(self._deliver)
             self._pump = Pump(
                 self._surroundings.node(),
                 BootClock(),
@@ -271,6 +303,7 @@ class Daemon:
                 network,
                 self._git,
                 table,
+                neighbourhood,
                 emit=server.emit,
                 reply=server.reply,
                 taken=server.taken,
@@ -287,6 +320,7 @@ class Daemon:
                         await nursery.start(self._obey_signals)
                     nursery.start_soon(self._git.run)
                     nursery.start_soon(table.run)
+                    nursery.start_soon(neighbourhood.run)
                     nursery.start_soon(server.run, listener)
                     nursery.start_soon(self._bring_up, network)
                     try:

@@ -17,7 +17,7 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
-from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Network
+from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Neighbourhood, Network
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.core.io import (
@@ -45,10 +45,13 @@ from sudocode_coordination.core.io import (
     RequestError,
     RequestReceived,
     Send,
+    ShowRecord,
     Stopped,
     SwapTable,
     TableSwapFailed,
     Ticked,
+    Upgrade,
+    UseRelays,
 )
 from sudocode_coordination.daemon.journal import Journal
 from sudocode_coordination.errors import StorageError
@@ -105,6 +108,7 @@ class Pump:
         network: Network,
         git: GitRemote,
         table: LeaseTable,
+        neighbourhood: Neighbourhood,
         *,
         emit: Callable[[Event], None],
         reply: Callable[[Reply], None],
@@ -117,6 +121,7 @@ class Pump:
         self._network = network
         self._git = git
         self._table = table
+        self._neighbourhood = neighbourhood
         self._emit = emit
         self._reply = reply
         self._taken = taken
@@ -320,12 +325,18 @@ class Pump:
                     refusal = RequestError(code="storage", message=f"could not be kept: {failure}", hint=hint)
                     effect = Reply(client=effect.client, request_id=effect.request_id, error=refusal)
                 self._reply(effect)
-            case Dial(peer=peer, addresses=addresses):
-                self._network.dial(peer, addresses)
+            case Dial(peer=peer, addresses=addresses, relayed=relayed, patience_ms=patience_ms):
+                self._network.dial(peer, addresses, relayed, patience_ms)
+            case Upgrade(peer=peer, addresses=addresses):
+                self._network.upgrade(peer, addresses)
+            case UseRelays(relays=relays):
+                self._network.use_relays(relays)
             case HangUp(peer=peer, reason=reason):
                 self._network.hang_up(peer, reason)
             case Admit(peers=peers):
                 self._network.admit(peers)
+            case ShowRecord(data=data):
+                self._neighbourhood.show_record(data)
             case ReadBranch():
                 self._git.read_branch()
             case Emit(event=event):

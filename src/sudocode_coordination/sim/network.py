@@ -6,10 +6,9 @@ By default it keeps the laws of `ports.Network`: frames arrive whole and in orde
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 from sudocode_coordination.core.io import (
     DialFailed,
@@ -19,157 +18,51 @@ from sudocode_coordination.core.io import (
     Listening,
     PeerConnected,
     PeerDisconnected,
+    PeerMoved,
     PeerRefused,
+    RelayAt,
+    UpgradeFailed,
 )
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
 from sudocode_coordination.model import Instant, PeerId
-from sudocode_coordination.sim.scheduler import Scheduler
+from sudocode_coordination.sim.wires import (
+    BYTES_PER_MS,
+    MAX_GOSSIP_BYTES,
+    MAX_QUEUED_BYTES,
+    TOPICS,
+    Link,
+    NetworkFaults,
+    Side,
+    SimNetworkWorld,
+)
 
-TOPICS: Final = ("sudocode/sync", "sudocode/presence")
-MAX_GOSSIP_BYTES: Final = 192 << 10
-"""As over libp2p."""
-MAX_QUEUED_BYTES: Final = 16 * MAX_FRAME_BYTES
-"""Under way to one peer, as over libp2p; a frozen peer is given up when it is reached."""
-_BYTES_PER_MS: Final = 50_000
-"""What one link carries, as measured over loopback."""
+RELAY_LOOK_MS: Final = 1_000
+"""Between two tries to agree with a relay, as over libp2p."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkFaults:
-    """What goes wrong by chance. Probabilities from 0 to 1, times in milliseconds."""
-
-    latency_ms: tuple[int, int] = (1, 5)
-    """One way, drawn per frame."""
-    frame_loss: float = 0.0
-    frame_duplication: float = 0.0
-    frame_reordering: float = 0.0
-    """Chance that a frame takes up to three times the longest latency more, and so is overtaken."""
-    link_loss: float = 0.0
-    """Chance per frame that the link breaks instead of carrying it, as TCP does where packets are lost for long."""
-    gossip_loss: float = 0.0
-    gossip_duplication: float = 0.0
-    gossip_reordering: float = 0.0
-    silence_ms: int = 7_000
-    """After this long a peer that can't be reached, or is frozen, is given up."""
-    dial_timeout_ms: int = 10_000
-    """A dial into a partition or to a frozen peer."""
-
-
-@dataclass(eq=False, slots=True)
-class _Side:
-    """One end of a link, as its owner sees it."""
-
-    link: _Link
-    owner: SimNetwork
-    other: SimNetwork
-    open: bool = True
-    queue: deque[tuple[Instant, bytes]] = field(default_factory=deque)
-    """Frames sent from here, with the time of their arrival, in order."""
-    last_arrival: Instant = 0
-    """Later frames do not arrive before it."""
-    under_way_bytes: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Link:
-    """A connection. Each side learns by itself that it is gone."""
-
-    number: int
-    sides: tuple[_Side, ...] = ()
-    unreachable_since: Instant | None = None
-    confirmed: bool = False
-    """Whether the side that dialled knows of it."""
-
-    def side_of(self, node: SimNetwork) -> _Side:
-        return self.sides[0] if self.sides[0].owner is node else self.sides[1]
-
-
-class SimNetworkWorld:
-    """All nodes and the wires between them."""
-
-    def __init__(self, scheduler: Scheduler, faults: NetworkFaults = NetworkFaults()) -> None:
-        self.scheduler = scheduler
-        self.faults = faults
-        self.by_address: dict[str, SimNetwork] = {}
-        self.slow: dict[PeerId, int] = {}
-        """Peers whatever comes from or goes to which takes up to so many milliseconds longer."""
-        self._cut: set[tuple[PeerId, PeerId]] = set()
-        self._links = 0
-        self._ports = 1_023
-
-    # --- what tests and the world do to it -----------------------------------------------------------------------------
-
-    def cut(self, from_peer: PeerId, to_peer: PeerId, *, one_way: bool = False) -> None:
-        """Nothing gets from one to the other any more (nor back, unless `one_way`)."""
-        self._cut.add((from_peer, to_peer))
-        if not one_way:
-            self._cut.add((to_peer, from_peer))
-        self._check_links()
-
-    def heal(self, from_peer: PeerId, to_peer: PeerId) -> None:
-        """Undo `cut`, both directions."""
-        self._cut -= {(from_peer, to_peer), (to_peer, from_peer)}
-        self._check_links()
-
-    def partition(self, *groups: tuple[PeerId, ...]) -> None:
-        """Only peers of one group reach each other; peers in none are left alone."""
-        for index, group in enumerate(groups):
-            for other in groups[index + 1 :]:
-                for one in group:
-                    for two in other:
-                        self.cut(one, two)
-
-    def heal_all(self) -> None:
-        """No cuts any more."""
-        self._cut.clear()
-        self._check_links()
-
-    def reachable(self, from_peer: PeerId, to_peer: PeerId) -> bool:
-        """Whether something sent now would arrive."""
-        return (from_peer, to_peer) not in self._cut
-
-    # --- for the nodes --------------------------------------------------------------------------------------------------
-
-    def delay(self, *ends: PeerId) -> int:
-        """One way between these, by chance."""
-        delay = self.scheduler.random.randint(*self.faults.latency_ms)
-        if self.slow:
-            delay += sum(self.scheduler.random.randint(0, self.slow[end]) for end in ends if end in self.slow)
-        return delay
-
-    def chance(self, probability: float) -> bool:
-        """By the world's dice; no die is thrown for what never happens."""
-        return probability > 0 and self.scheduler.random.random() < probability
-
-    def new_link(self, dialler: SimNetwork, listener: SimNetwork) -> _Link:
-        """Not yet told to either side."""
-        self._links += 1
-        link = _Link(self._links)
-        link.sides = (_Side(link, dialler, listener), _Side(link, listener, dialler))
-        return link
-
-    def new_address(self) -> str:
-        """One that nobody ever had."""
-        self._ports += 1
-        return f"/ip4/10.0.{self._ports >> 16}.1/tcp/{self._ports & 0xFFFF}"
-
-    def _check_links(self) -> None:
-        for address in sorted(self.by_address):
-            self.by_address[address].check_links()
+__all__ = ["MAX_GOSSIP_BYTES", "MAX_QUEUED_BYTES", "TOPICS", "NetworkFaults", "SimNetwork", "SimNetworkWorld"]
 
 
 class SimNetwork:
     """`ports.Network` of one node. `crash` and `restart`, `freeze` and `thaw` are the world's doing."""
 
-    def __init__(self, world: SimNetworkWorld, peer_id: PeerId, deliver: Callable[[Input], None]) -> None:
+    def __init__(
+        self, world: SimNetworkWorld, peer_id: PeerId, deliver: Callable[[Input], None], *, relay_service: bool = False
+    ) -> None:
         self.peer_id = peer_id
+        self.relay_service = relay_service
+        self._relays: tuple[RelayAt, ...] = ()
+        self._relay_round = 0
+        self._reserved: dict[PeerId, str] = {}
+        """Relays that have agreed, and the own address there."""
         self._world = world
         self._deliver = deliver
         self._admitted: frozenset[PeerId] = frozenset()
-        self._sides: dict[PeerId, _Side] = {}
+        self._sides: dict[PeerId, Side] = {}
         self._dials: dict[PeerId, int] = {}
         self._knocking: dict[PeerId, int] = {}
         """Dials that have found their peer's address."""
+        self._early: dict[PeerId, tuple[tuple[str, ...], tuple[str, ...], int]] = {}
+        """Dials from before it was up: they wait, as in `daemon.body.LateNetwork`."""
         self._dial_count = 0
         self._address = ""
         self._life = 0
@@ -190,7 +83,12 @@ class SimNetwork:
         self._life += 1
         self._address = self._world.new_address()
         self._world.by_address[self._address] = self
-        self._later(0, lambda: self._deliver(Listening(addresses=(self._address,))))
+        self._later(0, self._announce)
+        if self._relays:
+            self.use_relays(self._relays)
+        early, self._early = self._early, {}
+        for peer, ways in early.items():
+            self.dial(peer, *ways)
 
     def crash(self, *, noticed: bool = True) -> None:
         """Gone without a word. `noticed`: its machine still runs and tells the others at once, as after kill -9; otherwise
@@ -200,6 +98,10 @@ class SimNetwork:
         self._world.by_address.pop(self._address, None)
         self._address = ""
         self._admitted = frozenset()
+        self._relays = ()
+        self._relay_round += 1
+        self._reserved.clear()
+        self._early.clear()
         self._dials.clear()
         self._knocking.clear()
         self._frozen_inputs = None
@@ -211,6 +113,9 @@ class SimNetwork:
             told = noticed and self._world.reachable(self.peer_id, other.peer_id)
             wait = self._world.delay() if told else self._world.faults.silence_ms
             other._later(wait, lambda other=other, side=side: other._lost(side.link, "closed by the peer"))  # type: ignore[misc]
+        for node in [self._world.by_address[address] for address in sorted(self._world.by_address)]:
+            for side in [node._sides[peer] for peer in sorted(node._sides) if node._sides[peer].link.via is self]:
+                node._later(self._world.delay(), lambda node=node, side=side: node._lost(side.link, "the relay is gone"))  # type: ignore[misc]
 
     def restart(self, deliver: Callable[[Input], None] | None = None) -> None:
         """A new process with the same identity and no memory, at a new address."""
@@ -221,12 +126,12 @@ class SimNetwork:
         """As SIGSTOP: nothing is done or noticed, everything waits."""
         if self._frozen_inputs is None:
             self._frozen_inputs = []
-            self.check_links()
+            (self._world if self.relay_service else self).check_links()
 
     def thaw(self) -> None:
         """As SIGCONT."""
         waiting, self._frozen_inputs = self._frozen_inputs, None
-        self.check_links()
+        (self._world if self.relay_service else self).check_links()
         for action in waiting or []:
             self._later(0, action)
 
@@ -237,8 +142,11 @@ class SimNetwork:
 
     # --- the port -------------------------------------------------------------------------------------------------------
 
-    def dial(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
-        """Try all addresses until one answers as that peer."""
+    def dial(self, peer: PeerId, addresses: tuple[str, ...], relayed: tuple[str, ...] = (), patience_ms: int = 0) -> None:
+        """Try all addresses until one answers as that peer; circuit addresses after the others."""
+        if not self.alive:
+            self._early[peer] = (addresses, relayed, patience_ms)
+            return
         if peer in self._sides or peer in self._dials:
             return
         self._dial_count += 1
@@ -250,12 +158,84 @@ class SimNetwork:
         target = next((node for node in targets if node.peer_id == peer), None)
         if target is None:
             reason = "another peer answers there" if targets else "connection refused"
-            self._later(self._world.delay(), lambda: self._dial_failed(peer, ticket, reason))
+            if relayed:
+                self._later(self._world.delay(), lambda: self._dial_through(peer, ticket, relayed, reason))
+            else:
+                self._later(self._world.delay(), lambda: self._dial_failed(peer, ticket, reason))
             return
         self._knocking[peer] = ticket
-        self._later(self._world.delay(), lambda: self._knock(target, ticket))
+        self._later(self._world.delay(), lambda: self._knock(target, ticket, None))
         timeout = self._world.faults.dial_timeout_ms
+        if relayed:
+            self._later(patience_ms, lambda: self._dial_through(peer, ticket, relayed, f"no answer within {timeout} ms"))
         self._later(timeout, lambda: self._dial_failed(peer, ticket, f"no answer within {timeout} ms"))
+
+    def _dial_through(self, peer: PeerId, ticket: int, circuits: tuple[str, ...], reason: str) -> None:
+        if self._dials.get(peer) != ticket:
+            return
+        target = self._world.node_of(peer)
+        for circuit in circuits:
+            at, _, _ = circuit.partition("/p2p/")
+            relay = self._world.by_address.get(at)
+            if relay is None or target is None or relay.peer_id not in target._reserved or not relay._relays_between(self, target):
+                continue
+            if self._world.leads(self.peer_id, peer, relay) and self._world.leads(peer, self.peer_id, relay):
+                self._knocking[peer] = ticket
+                self._later(self._world.delay(), partial(self._knock, target, ticket, relay))
+                return
+        if peer not in self._knocking:
+            self._later(self._world.delay(), lambda: self._dial_failed(peer, ticket, reason))
+
+    def _relays_between(self, one: SimNetwork, two: SimNetwork) -> bool:
+        return self.alive and self.relay_service and {one.peer_id, two.peer_id} <= self._admitted
+
+    def upgrade(self, peer: PeerId, addresses: tuple[str, ...]) -> None:
+        """Get a relayed peer a direct connection, and go on over that. Here every NAT can be punched through, if it is no cut."""
+        del addresses
+        self._later(self._world.delay(), lambda: self._upgrade(peer))
+
+    def _upgrade(self, peer: PeerId) -> None:
+        side = self._sides.get(peer)
+        if side is None or side.link.via is None:
+            self._deliver(UpgradeFailed(peer=peer, reason="it is not connected by a relay"))
+        elif not self._reaches(side.other) or not side.link.confirmed:
+            self._deliver(UpgradeFailed(peer=peer, reason="no direct address answers"))
+        else:
+            side.link.via = None
+            side.other._later(self._world.delay(), lambda: side.other._moved(side.link))
+            self._moved(side.link)
+
+    def _moved(self, link: Link) -> None:
+        side = link.side_of(self)
+        if side.open and self._sides.get(side.other.peer_id) is side:
+            self._deliver(PeerMoved(peer=side.other.peer_id, address=side.other.address, relayed=False))
+            self.check_links()
+
+    def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
+        """Be reachable through these, as far as they agree."""
+        self._relays = relays
+        self._relay_round += 1
+        round_ = self._relay_round
+        self._later(self._world.delay(), lambda: self._reserve(round_))
+
+    def _reserve(self, round_: int) -> None:
+        if round_ != self._relay_round:
+            return
+        agreed: dict[PeerId, str] = {}
+        for relay in self._relays:
+            node = next((self._world.by_address[at] for at in relay.addresses if at in self._world.by_address), None)
+            if node is not None and node.peer_id == relay.peer and node._relays_between(self, self) and self._reaches(node):
+                agreed[relay.peer] = f"{node.address}/p2p/{relay.peer}/p2p-circuit"
+            elif relay.peer in self._reserved:
+                agreed[relay.peer] = self._reserved[relay.peer]
+        if agreed != self._reserved:
+            self._reserved = agreed
+            self._announce()
+        if self._relays:
+            self._later(RELAY_LOOK_MS, lambda: self._reserve(round_))
+
+    def _announce(self) -> None:
+        self._deliver(Listening(addresses=(self._address, *self._reserved.values())))
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         """Close the connection, if there is one; `PeerDisconnected` follows. What was sent before still arrives."""
@@ -305,7 +285,7 @@ class SimNetwork:
             node, base = frontier.pop(0)
             for peer in sorted(node._sides):
                 side = node._sides[peer]
-                if peer in reached or not side.open or not self._world.reachable(node.peer_id, peer):
+                if peer in reached or not side.open or not self._world.carries(side.link, node.peer_id, peer):
                     continue
                 if (node.frozen and node is not self) or self.peer_id not in side.other._admitted:
                     continue
@@ -337,10 +317,10 @@ class SimNetwork:
     def _hear(self, topic: str, data: bytes, delay_ms: int) -> None:
         self._later(delay_ms, lambda: self._deliver(GossipReceived(topic=topic, data=data)))
 
-    def _carry(self, side: _Side, frame: bytes) -> None:
+    def _carry(self, side: Side, frame: bytes) -> None:
         world = self._world
         now = world.scheduler.instant
-        arrival = now + world.delay(self.peer_id, side.other.peer_id) + len(frame) // _BYTES_PER_MS
+        arrival = now + world.delay(self.peer_id, side.other.peer_id) + len(frame) // BYTES_PER_MS
         side.under_way_bytes += len(frame)
         if world.chance(world.faults.frame_reordering):
             late = world.scheduler.random.randint(1, 3 * world.faults.latency_ms[1] + 1)
@@ -350,10 +330,10 @@ class SimNetwork:
         side.queue.append((arrival, frame))
         side.other._later(arrival - now, lambda: self._arrive(side))
 
-    def _arrive(self, side: _Side, overtaken: bytes | None = None) -> None:
+    def _arrive(self, side: Side, overtaken: bytes | None = None) -> None:
         """At the other end: what is due there, in order, unless the wire is cut. A frame by itself has lost its place."""
         world = self._world
-        if not (side.link.confirmed and world.reachable(self.peer_id, side.other.peer_id)):
+        if not (side.link.confirmed and world.carries(side.link, self.peer_id, side.other.peer_id)):
             # TCP repeats it: it arrives after healing, or the link is given up first. Who dials reads it once it is let in.
             if overtaken is not None:
                 side.queue.appendleft((world.scheduler.instant, overtaken))
@@ -363,19 +343,19 @@ class SimNetwork:
         while side.queue and side.queue[0][0] <= world.scheduler.instant:
             self._hand_over(side, side.queue.popleft()[1])
 
-    def _hand_over(self, side: _Side, frame: bytes) -> None:
+    def _hand_over(self, side: Side, frame: bytes) -> None:
         side.under_way_bytes -= len(frame)
         other_side = side.link.side_of(side.other)
         if other_side.open and side.other._sides.get(self.peer_id) is other_side:
             side.other._deliver(FrameReceived(peer=self.peer_id, frame=frame))
 
-    def _knock(self, target: SimNetwork, ticket: int) -> None:
-        if self._dials.get(target.peer_id) != ticket or not self._reaches(target):
+    def _knock(self, target: SimNetwork, ticket: int, via: SimNetwork | None) -> None:
+        if self._dials.get(target.peer_id) != ticket or not self._reaches(target, via):
             return
-        target._later(self._world.delay(), lambda: target._answer(self, ticket))
+        target._later(self._world.delay(), lambda: target._answer(self, ticket, via))
 
-    def _answer(self, dialler: SimNetwork, ticket: int) -> None:
-        if not self._reaches(dialler) or dialler._dials.get(self.peer_id) != ticket:
+    def _answer(self, dialler: SimNetwork, ticket: int, via: SimNetwork | None) -> None:
+        if not self._reaches(dialler, via) or dialler._dials.get(self.peer_id) != ticket:
             return
         if dialler.peer_id not in self._admitted:
             self._deliver(PeerRefused(peer=dialler.peer_id, address=dialler.address))
@@ -387,14 +367,14 @@ class SimNetwork:
         old = self._sides.get(dialler.peer_id)
         if old is not None:
             self._lost(old.link, "replaced by a newer connection")
-        link = self._world.new_link(dialler, self)
+        link = self._world.new_link(dialler, self, via)
         self._up(link, "in")
         self._later(self._world.faults.silence_ms, lambda: None if link.confirmed else self._lost(link, "silent"))
         dialler._later(self._world.delay(), lambda: dialler._answered(link, ticket))
 
-    def _answered(self, link: _Link, ticket: int) -> None:
+    def _answered(self, link: Link, ticket: int) -> None:
         side = link.side_of(self)
-        if not self._reaches(side.other):
+        if not self._reaches(side.other, link.via):
             return
         if self._dials.get(side.other.peer_id) != ticket or not link.side_of(side.other).open:
             self._close(side)
@@ -409,14 +389,15 @@ class SimNetwork:
         link.confirmed = True
         self._up(link, "out")
 
-    def _up(self, link: _Link, direction: str) -> None:
+    def _up(self, link: Link, direction: str) -> None:
         side = link.side_of(self)
         peer = side.other.peer_id
         self._dials.pop(peer, None)
         self._knocking.pop(peer, None)
         self._sides[peer] = side
-        address = side.other.address
-        self._deliver(PeerConnected(peer=peer, address=address, direction="out" if direction == "out" else "in"))
+        address = side.other.address if link.via is None else f"{link.via.address}/p2p/{link.via.peer_id}/p2p-circuit"
+        way: Literal["out", "in"] = "out" if direction == "out" else "in"
+        self._deliver(PeerConnected(peer=peer, address=address, direction=way, relayed=link.via is not None))
         self.check_links()
 
     def _dial_failed(self, peer: PeerId, ticket: int, reason: str) -> None:
@@ -425,7 +406,7 @@ class SimNetwork:
             self._knocking.pop(peer, None)
             self._deliver(DialFailed(peer=peer, reason=reason))
 
-    def _close(self, side: _Side) -> None:
+    def _close(self, side: Side) -> None:
         """Tell the other side, after all that was sent."""
         if not side.open:
             return
@@ -433,27 +414,27 @@ class SimNetwork:
         other = side.other
         now = self._world.scheduler.instant
         arrival = max(now + self._world.delay(), side.last_arrival)
-        if self._world.reachable(self.peer_id, other.peer_id):
+        if self._world.carries(side.link, self.peer_id, other.peer_id):
             other._later(arrival - now, lambda: other._lost(side.link, "closed by the peer"))
         else:
             other._later(self._world.faults.silence_ms, lambda: other._lost(side.link, "silent"))
 
-    def _lost(self, link: _Link, reason: str) -> None:
+    def _lost(self, link: Link, reason: str) -> None:
         side = link.side_of(self)
         self._close(side)
         if self._sides.get(side.other.peer_id) is side:
             del self._sides[side.other.peer_id]
             self._deliver(PeerDisconnected(peer=side.other.peer_id, reason=reason))
 
-    def _reaches(self, other: SimNetwork) -> bool:
-        both = self._world.reachable(self.peer_id, other.peer_id) and self._world.reachable(other.peer_id, self.peer_id)
-        return both and other.alive
+    def _reaches(self, other: SimNetwork, via: SimNetwork | None = None) -> bool:
+        world = self._world
+        return world.leads(self.peer_id, other.peer_id, via) and world.leads(other.peer_id, self.peer_id, via) and other.alive
 
     def check_links(self) -> None:
         """Start or stop the clock of silence on every link: a cut in either direction silences it, TCP needs both."""
         for peer in sorted(self._sides):
             side = self._sides[peer]
-            silent = not self._reaches(side.other) or side.other.frozen or self.frozen
+            silent = not self._reaches(side.other, side.link.via) or side.other.frozen or self.frozen
             link = side.link
             if not silent:
                 link.unreachable_since = None
@@ -463,7 +444,7 @@ class SimNetwork:
                 for end in link.sides:
                     self._give_up_later(end, since)
 
-    def _give_up_later(self, side: _Side, since: Instant) -> None:
+    def _give_up_later(self, side: Side, since: Instant) -> None:
         def give_up() -> None:
             if side.link.unreachable_since == since:
                 side.owner._lost(side.link, "silent for too long")

@@ -38,12 +38,15 @@ from sudocode_coordination.core.io import (
     RequestError,
     RequestReceived,
     Send,
+    ShowRecord,
     Started,
     Stopped,
     StopRequested,
     SwapTable,
     TableSwapFailed,
     Ticked,
+    Upgrade,
+    UseRelays,
 )
 from sudocode_coordination.core.node import Node
 from sudocode_coordination.errors import StorageError
@@ -117,7 +120,7 @@ class SimNode:
         """World time at which the clock was last read: it is asked several times in a step."""
         self._now = Now(0, 0)
         self.disk = SimDisk(world.scheduler.random)
-        self.network = SimNetwork(world.network, self.peer_id, self.deliver)
+        self.network = SimNetwork(world.network, self.peer_id, self.deliver, relay_service=config.relay_service)
         self.git = SimGitPort(world.remote, self.deliver)
         self.table = SimTablePort(world.table, self.deliver)
         self.node: Node | None = None
@@ -295,12 +298,18 @@ class SimNode:
                         self.disk.write(operations)
                     except StorageError as error:
                         failure = str(error)
-                case Dial(peer=peer, addresses=addresses):
-                    self.network.dial(peer, addresses)
+                case Dial(peer=peer, addresses=addresses, relayed=relayed, patience_ms=patience_ms):
+                    self.network.dial(peer, addresses, relayed, patience_ms)
+                case Upgrade(peer=peer, addresses=addresses):
+                    self.network.upgrade(peer, addresses)
+                case UseRelays(relays=relays):
+                    self.network.use_relays(relays)
                 case HangUp(peer=peer, reason=reason):
                     self.network.hang_up(peer, reason)
                 case Admit(peers=peers):
                     self.network.admit(peers)
+                case ShowRecord():
+                    pass  # each is alone on its machine
                 case ReadBranch():
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
