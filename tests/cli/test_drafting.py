@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -141,29 +140,19 @@ def test_a_branch_that_is_checked_out_is_refused_and_what_is_nothing_is_told(swa
     alice.coord("draft", "drop", "--all")
 
 
-def test_sudocode_s_lists_are_used_where_they_are(swarm: tuple[Clone, Clone]) -> None:
-    alice, _ = swarm
-    lists = alice.folder / ".sudocode"
-    lists.mkdir(exist_ok=True)
-    (lists / "issues.jsonl").write_text('{"id":"ISSUE-7","uuid":"u","title":"old","status":"open"}\n')
-    alice.git("add", ".sudocode")
-    alice.git("commit", "-qm", "issues")
-    alice.coord("issue", "update", "ISSUE-7", "--set", "tempTitle=new")
-    done = alice.json("draft", "commit", "--branch", "listed", "ISSUE-7", "--clear")
-    assert done["files"] == [".sudocode/issues.jsonl"]
-    entry = json.loads(alice.git("show", "listed:.sudocode/issues.jsonl"))
-    assert (entry["title"], entry["status"], entry["uuid"]) == ("new", "open", "u")
-    assert alice.json("issue", "show", "ISSUE-7")["issues"] == [], "--clear takes the live value back"
-
-
-def test_nothing_to_commit_is_an_error_with_the_next_step(swarm: tuple[Clone, Clone]) -> None:
-    alice, _ = swarm
-    for clone in swarm:
-        for number in ("#42",):
-            clone.coord("issue", "update", number, "--set", "status=null", "--set", "title=null")
-    wait_for("nothing is live", lambda: alice.json("issue", "show")["issues"] == [] or None)
-    said = alice.coord("draft", "commit", "--branch", "none", expect=2).stderr
-    assert "nothing to commit" in said
-    assert subprocess.run(
-        ["git", "rev-parse", "-q", "--verify", "none"], cwd=alice.folder, check=False, capture_output=True
-    ).returncode
+def test_sudocode_s_lists_are_used_where_they_are() -> None:
+    with repository("carol") as (carol,):
+        carol.start()
+        assert "nothing to commit" in carol.coord("draft", "commit", "--branch", "none", expect=2).stderr
+        assert "none" not in carol.git("branch", "--list", "none")
+        lists = carol.folder / ".sudocode"
+        lists.mkdir(exist_ok=True)
+        (lists / "issues.jsonl").write_text('{"id":"ISSUE-7","uuid":"u","title":"old","status":"open"}\n')
+        carol.git("add", ".sudocode")
+        carol.git("commit", "-qm", "issues")
+        carol.coord("issue", "update", "ISSUE-7", "--set", "tempTitle=new")
+        done = carol.json("draft", "commit", "--branch", "listed", "ISSUE-7", "--clear")
+        assert done["files"] == [".sudocode/issues.jsonl"]
+        entry = json.loads(carol.git("show", "listed:.sudocode/issues.jsonl"))
+        assert (entry["title"], entry["status"], entry["uuid"]) == ("new", "open", "u")
+        assert carol.json("issue", "show", "ISSUE-7")["issues"] == [], "--clear takes the live value back"

@@ -52,7 +52,7 @@ def test_it_says_hello_and_answers(served: ThreadedServer) -> None:
     with RawClient(served.path) as client:
         assert client.hear() == Hello(api=1, version="0.1.0", pid=os.getpid())
         client.call(1, "check", resources=[["file", "a.py"]])
-        assert client.answer() == Answered(1, b'{"conflicts":[]}')
+        assert client.answer() == Answered(1, b'{"conflicts":[],"agentId":""}')
         client.call("two", "peers")
         assert client.answer() == Answered("two", b"[]")
 

@@ -30,6 +30,7 @@ WALL_READERS: Final = {
     "adapters/libp2p_faults.py",  # ids of gossip messages, which only have to differ
     "cli/branch.py",  # how old a record is, for people
     "cli/doctor.py",
+    "cli/drafting.py",  # when a committed issue was updated
     "cli/render.py",
     "daemon/lifecycle.py",  # since when it runs, for people
 }

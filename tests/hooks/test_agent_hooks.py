@@ -87,22 +87,22 @@ def test_an_edit_takes_the_lease_and_another_clone_s_edit_is_denied_with_what_to
 
 def test_what_is_told_to_do_works_as_it_is_told(swarm: tuple[Clone, Clone]) -> None:
     alice, bob = swarm
-    hook("pre-tool", claude(alice, "Write", "s-holder00holder", file_path="told.py", content=""), cwd=alice.folder)
+    hook("pre-tool", claude(alice, "Write", "holder000001", file_path="told.py", content=""), cwd=alice.folder)
     wait_for("bob sees it", lambda: holders(bob, "told.py"))
-    reason = deny_reason(hook("pre-tool", claude(bob, "Write", "s-asker000asker0", file_path="told.py"), cwd=bob.folder))
+    reason = deny_reason(hook("pre-tool", claude(bob, "Write", "asker0000001", file_path="told.py"), cwd=bob.folder))
     command = next(line for line in reason.splitlines() if line.startswith("Or ask"))
     command = command.partition("Or ask for it: ")[2].partition(" (")[0]
     asked = subprocess.run(
         ["sh", "-c", command.replace("coord", COORD, 1)], cwd=bob.folder, capture_output=True, text=True, check=True
     )
-    assert "said to claude-holder00holder" in asked.stdout
-    prompt = {"session_id": "s-holder00holder", "cwd": str(alice.folder), "hook_event_name": "UserPromptSubmit", "prompt": "go on"}
+    assert "said to claude-holder000001" in asked.stdout
+    prompt = {"session_id": "holder000001", "cwd": str(alice.folder), "hook_event_name": "UserPromptSubmit", "prompt": "go on"}
     text = wait_for(
         "the holder's next prompt has it", lambda: _context(hook("prompt", prompt, cwd=alice.folder), "asks you to release told.py")
     )
     answer = text.partition("(answer: ")[2].partition(")")[0].replace("…", "done in a minute")
     subprocess.run(["sh", "-c", answer.replace("coord", COORD, 1)], cwd=alice.folder, check=True, capture_output=True)
-    prompt = {**prompt, "session_id": "s-asker000asker0", "cwd": str(bob.folder)}
+    prompt = {**prompt, "session_id": "asker0000001", "cwd": str(bob.folder)}
     wait_for("the asker's next prompt has the answer", lambda: _context(hook("prompt", prompt, cwd=bob.folder), "done in a minute"))
     told_again = hook("prompt", prompt, cwd=bob.folder).stdout
     assert "done in a minute" not in told_again, "once"

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from sudocode_coordination.model import earliest, iso_from_ms
-from sudocode_coordination.sim.__main__ import run_at_once
-from sudocode_coordination.sim.scenario import Run, run_seed
+from sudocode_coordination.sim.scenario import Run, run_at_once, run_seed
 from sudocode_coordination.sim.world import SimNode
 
 

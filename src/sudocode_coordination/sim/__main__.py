@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from argparse import ArgumentParser
@@ -13,7 +12,7 @@ from multiprocessing import get_context
 from time import monotonic
 from typing import Final
 
-from sudocode_coordination.sim.scenario import Outcome, Run, run_seed
+from sudocode_coordination.sim.scenario import Outcome, Run, run_at_once
 
 CHUNK: Final = 16
 """Seeds a worker takes at a time: some seconds, so that it waits for nobody, and progress shows."""
@@ -23,16 +22,6 @@ LAST_STEPS: Final = 25
 """Of a history with a violation, printed."""
 PROGRESS_S: Final = 30
 """Between two lines of progress in a log; on a terminal it is shown every second."""
-
-
-def run_at_once(seed: int) -> Outcome:
-    """One history, without looking for garbage meanwhile: a world is all alive until it ends, and then all garbage."""
-    gc.disable()
-    try:
-        return run_seed(seed)
-    finally:
-        gc.collect(0)
-        gc.enable()
 
 
 def outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
