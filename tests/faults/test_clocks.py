@@ -27,7 +27,9 @@ FREEZE_S: Final = 60.0
 DAY_MS: Final = 24 * 3_600_000
 WALL_READERS: Final = {
     "adapters/clock.py",  # the node's only clock
+    "adapters/libp2p_circuits.py",  # until when a reservation holds, as the specification of relays has it told
     "adapters/libp2p_faults.py",  # ids of gossip messages, which only have to differ
+    "adapters/libp2p_relay.py",  # the same, as it is told
     "cli/branch.py",  # how old a record is, for people
     "cli/doctor.py",
     "cli/drafting.py",  # when a committed issue was updated
