@@ -329,7 +329,7 @@ def test_the_relayed_connection_is_let_go(kind: str, monkeypatch: pytest.MonkeyP
     run_on(kind, test)
 
 
-@everywhere
+@pytest.mark.parametrize("kind", ["sim", pytest.param("tcp", marks=pytest.mark.slow)])  # a known limit: docs/networks.md
 def test_both_may_dial_through_the_relay_at_once(kind: str) -> None:
     async def test(bench: Bench) -> None:
         ann, bob, relay = await three(bench)
