@@ -76,7 +76,7 @@ def integrations(root: Path, program: str) -> list[Integration]:
             "claude",
             root / ".claude" / "settings.local.json",
             (".claude", "CLAUDE.md", "!claude"),
-            lambda text: _with_hooks(text, _claude(command)),
+            lambda text: _with_hooks(text, claude_hooks(command)),
             _without_hooks,
         ),
         Integration(
@@ -114,7 +114,9 @@ def integrations(root: Path, program: str) -> list[Integration]:
 # --- the agents -----------------------------------------------------------------------------------------------------------
 
 
-def _claude(command: str) -> dict[str, Json]:
+def claude_hooks(command: str) -> dict[str, Json]:
+    """Of Claude Code: an entry of each event's list. The command is a shell's."""
+
     def one(event: str, **more: Json) -> Json:
         return {**more, "hooks": [{"type": "command", "command": f"{command} hook {event} --for claude", "timeout": _SECONDS}]}
 
