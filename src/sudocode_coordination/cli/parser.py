@@ -393,6 +393,18 @@ def _add_other_commands(commands: Any) -> None:
     doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
     doctor.add_argument("--published", action="store_true", help="show what this clone publishes now, where, and for whom")
     _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
+    completion = _command(
+        commands,
+        "completion",
+        "write the script by which a shell completes commands and options",
+        run="completion",
+        examples=[
+            "coord completion bash > ~/.local/share/bash-completion/completions/coord",
+            "coord completion zsh > ~/.zfunc/_coord         with fpath=(~/.zfunc $fpath) before compinit",
+            "coord completion fish > ~/.config/fish/completions/coord.fish",
+        ],
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
     help_ = _command(commands, "help", "explain a command", run="help")

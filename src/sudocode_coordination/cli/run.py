@@ -26,6 +26,7 @@ _ELSEWHERE: Final = {
     "demo": "demo",
     "push": "pushing",
     "init": "init",
+    "completion": "completion",
     "draft commit": "drafting",
     "draft drop": "drafting",
     "guard install": "guard",
