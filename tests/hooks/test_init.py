@@ -242,3 +242,29 @@ def test_a_file_that_its_agent_could_not_read_is_told_of(tmp_path: Path, agent: 
     with pytest.raises(CoordinationError) as caught:
         one.wanted(text)
     assert "by hand" in caught.value.hint
+
+
+def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: Path, coord: Coord) -> None:
+    def findings() -> list[dict[str, Any]]:
+        done = subprocess.run([COORD, "doctor", "--json"], cwd=repo, capture_output=True, text=True, check=False)
+        return [one for one in json.loads(done.stdout)["findings"] if one["name"] == "setup"]
+
+    (repo / ".claude").mkdir()
+    (repo / ".codex").mkdir()
+    (missing,) = [one for one in findings() if "not set up" in one["message"]]
+    assert all(
+        name in missing["message"] for name in ("guards (pre-commit)", "claude (settings.local.json)", "codex (config.toml)")
+    )
+    assert "coord init" in missing["hint"]
+    coord("init", "--yes", "--only", "guards,claude,codex,gemini,cursor,opencode")
+    (fine,) = [one for one in findings() if "in place" in one["message"]]
+    assert (fine["ok"], fine["hint"]) == (True, "")
+    assert all(name in fine["message"] for name in ("guards (pre-push)", "claude (.mcp.json)", "opencode (coordination.js)"))
+    for path in (".claude/settings.local.json", ".codex/config.toml", ".opencode/plugins/coordination.js", ".git/hooks/pre-commit"):
+        before = (repo / path).read_text()
+        assert COORD in before, path
+        (repo / path).write_text(before.replace(COORD, "/gone/bin/coord"))
+        broken = [one for one in findings() if not one["ok"]]
+        assert [one["message"] for one in broken] == ["hooks run /gone/bin/coord, which is not there"], path
+        (repo / path).write_text(before)
+    assert all(one["ok"] for one in findings())
