@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.e2e.clones import COORD
 
+from sudocode_coordination.cli.setup import setup_findings
 from sudocode_coordination.errors import CoordinationError
 from sudocode_coordination.hooks.servers import registrations
 from sudocode_coordination.hooks.settings import integrations
@@ -246,8 +248,7 @@ def test_a_file_that_its_agent_could_not_read_is_told_of(tmp_path: Path, agent: 
 
 def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: Path, coord: Coord) -> None:
     def findings() -> list[dict[str, Any]]:
-        done = subprocess.run([COORD, "doctor", "--json"], cwd=repo, capture_output=True, text=True, check=False)
-        return [one for one in json.loads(done.stdout)["findings"] if one["name"] == "setup"]
+        return [msgspec.to_builtins(one) for one in setup_findings(repo)]
 
     (repo / ".claude").mkdir()
     (repo / ".codex").mkdir()
@@ -268,3 +269,5 @@ def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: P
         assert [one["message"] for one in broken] == ["hooks run /gone/bin/coord, which is not there"], path
         (repo / path).write_text(before)
     assert all(one["ok"] for one in findings())
+    told = json.loads(subprocess.run([COORD, "doctor", "--json"], cwd=repo, capture_output=True, text=True, check=False).stdout)
+    assert fine in told["findings"]
