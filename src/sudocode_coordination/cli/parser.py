@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from sudocode_coordination import __version__
-from sudocode_coordination.cli.arguments import duration, priority
+from sudocode_coordination.cli.arguments import duration, port, priority
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.hooks.dialects import AGENTS, EVENTS
 from sudocode_coordination.model import RESOURCE_TYPES
@@ -372,6 +372,20 @@ def _add_integrations(commands: Any) -> None:
         ],
     )
     mcp.add_argument("--repo", metavar="DIR", help="a folder of the clone (the current one)")
+    bridge = _command(
+        commands,
+        "bridge",
+        "the shared document for JavaScript clients: Yjs over the y-websocket protocol, on this machine only, read-only",
+        run="bridge",
+        examples=[
+            "coord bridge                                  until Ctrl-C; bridge.json in its state folder says how to get in",
+            "coord bridge --origin http://localhost:5173   for a web page that is served there, too",
+        ],
+    )
+    bridge.add_argument("--port", metavar="N", type=port, default=0, help="where to listen on 127.0.0.1 (a free one)")
+    bridge.add_argument(
+        "--origin", metavar="URL", action="append", default=[], help="a web page that may connect; without it none may (repeatable)"
+    )
     guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
     _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
     _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")

@@ -37,7 +37,7 @@ _ELSEWHERE: Final = {
     "messages": "messages",
 }
 """Commands whose function is not in `commands.py`, with their module."""
-_APART: Final = {"mcp": "mcp.server"}
+_APART: Final = {"mcp": "mcp.server", "bridge": "bridge.command"}
 """Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 
