@@ -139,14 +139,16 @@ def test_a_link_that_flaps() -> None:
                 assert ada.acquire_lease(f"ada-{number}", wait_ms=20_000)
         made.meet(made.all_pairs())
 
-        def alike() -> bool:
-            views = []
-            for name in made.names:
-                with made.client(name) as client:
-                    views.append(sorted(lease.claim_id for lease in client.leases(everyone=True)))
-            return views[0] == views[1] == views[2] and len(views[0]) == 50
+        names = {f"{name}-{number}" for name in ("ada", "cyd") for number in range(25)}
 
-        wait_for("all see all", alike, 40)
+        def seen(by: str) -> set[str]:
+            with made.client(by) as client:
+                return {lease.resources[0].path for lease in client.leases(everyone=True) if lease.state == "granted"}
+
+        for name in made.names:
+            wait_for(f"{name} sees all", lambda name=name: seen(name) == names, 40)  # type: ignore[misc]
+            lost = {kind: [told.resources for told in made.told(name, kind)] for kind in ("lease-lost", "lease-expired")}
+            assert not any(lost.values()), lost
         for daemon, (descriptors, threads) in zip(daemons, before, strict=True):
             assert daemon.num_fds() <= descriptors + 8
             assert daemon.num_threads() <= threads + 4
