@@ -179,13 +179,20 @@ def _add_lease_commands(commands: Any) -> None:
     check = _command(
         commands,
         "check",
-        "who else holds or works on these; exit code 3 if somebody does",
+        "who else holds these, works on them, or has changes in them that would not merge; exit code 3 if somebody does",
         run="check",
         examples=["coord check src/auth.py", "coord check src/auth.py --issue '#42' --spec specs/auth.md"],
     )
     check.add_argument("paths", metavar="PATH", nargs="*")
     check.add_argument("--issue", metavar="ID", action="append", default=[], help="may be repeated")
     check.add_argument("--spec", metavar="PATH", action="append", default=[], help="may be repeated")
+    _command(
+        commands,
+        "conflicts",
+        "changes here and elsewhere that would not merge, committed or not; exit code 3 if there are any",
+        run="conflicts",
+        examples=["coord conflicts", "coord conflicts --agent alice      hers alone"],
+    )
 
 
 def _add_type(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,7 @@ _ELSEWHERE: Final = {
     "stop": "lifecycle",
     "events": "events",
     "rotate-key": "rotating",
+    "conflicts": "foretold",
     "doctor": "doctor",
     "demo": "demo",
     "push": "pushing",
