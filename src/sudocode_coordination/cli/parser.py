@@ -325,6 +325,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535 (0: any that is free)")
+    return int(text)
+
+
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT")
     parser.add_argument("--status", metavar="TEXT")
@@ -379,6 +385,19 @@ def _add_integrations(commands: Any) -> None:
         ],
     )
     mcp.add_argument("--repo", metavar="DIR", help="a folder of the clone (the current one)")
+    ui = _command(
+        commands,
+        "ui",
+        "a local web page that shows who does what, live; until Ctrl-C",
+        run="ui",
+        examples=[
+            "coord ui                         opens it in the browser",
+            "coord ui --no-open --port 8123   only shows the link; for ssh -L 8123:127.0.0.1:8123",
+            "coord ui --json                  the link as JSON, for programs; nothing is opened",
+        ],
+    )
+    ui.add_argument("--port", metavar="N", type=_port, default=0, help="on 127.0.0.1 and ::1 (any that is free)")
+    ui.add_argument("--no-open", action="store_true", help="start no browser")
     guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
     _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
     _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")

@@ -36,6 +36,7 @@ _ELSEWHERE: Final = {
     "say": "messages",
     "ask": "messages",
     "messages": "messages",
+    "ui": "ui",
 }
 """Commands whose function is not in `commands.py`, with their module."""
 _APART: Final = {"mcp": "mcp.server"}
