@@ -177,7 +177,7 @@ class Electorate:
             voices=self.roster.voices - self._untold,
             voice_until=self._own_until,
             connected=self._membership.connected_peers,
-            suspected=self._membership.suspected(instant) | self._lost.keys(),
+            suspected=self._membership.suspected(instant) | frozenset(self._lost),
             gone=self._membership.gone(instant) | long_lost,
             roster_fresh=self._listed and read_at is not None and instant - read_at <= self._fresh_ms and instant < self._own_until,
             branch_seen=self.roster.read_at is not None,
