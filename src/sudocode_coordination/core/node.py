@@ -8,6 +8,7 @@ all writes come first, in one transaction, then all else; what one step has to s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import Final, assert_never
 
@@ -26,7 +27,6 @@ from sudocode_coordination.core.facts import (
     Notify,
     Output,
     Respond,
-    Root,
     RosterChanged,
     Say,
     StrictDropped,
@@ -36,7 +36,6 @@ from sudocode_coordination.core.facts import (
     StrictWanted,
     Write,
 )
-from sudocode_coordination.core.handing_over import leave_behind, take_over
 from sudocode_coordination.core.io import (
     AddressesSighted,
     Admit,
@@ -89,6 +88,7 @@ from sudocode_coordination.core.io import (
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
+from sudocode_coordination.core.lives import begin, leave
 from sudocode_coordination.core.membership import Membership
 from sudocode_coordination.core.messages import Messages
 from sudocode_coordination.core.seeking import Seeking
@@ -122,12 +122,10 @@ GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
 STOP_MS: Final = 10_000
 """Longest wait for the removal of the own records."""
-RESERVED: Final = frozenset({"enable_file_diffs"})
-"""Configuration keys of what is still to come: who sets one is told."""
-_LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
-
-_QUIET: Final = (Ticked, FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
-"""Most inputs: they say nothing of who is there, but for a few messages."""
+TOGETHER: Final = (FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
+"""Most inputs: what peers and clients say. They are in nobody's way, and may be taken with others in one step."""
+_QUIET: Final = (Ticked, *TOGETHER)
+"""They say nothing of who is there, but for a few messages."""
 
 
 class Node:
@@ -174,8 +172,13 @@ class Node:
 
     # --- the door ---------------------------------------------------------------------------------------------------------
 
-    def handle(self, given: Input, now: Now) -> list[Effect]:
-        """Take an input in; what is to be done, in order."""
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = ()) -> list[Effect]:
+        """Take an input in; what is to be done, in order.
+
+        Args:
+            more: inputs of `TOGETHER` that have come since. They are taken in the same step, one after the other as they are asked
+                for: one write, and one frame for each peer, for all of it.
+        """
         due, self._times = self._deadlines(), None
         is_due = self._first is not None and self._first <= now.instant
         self._now = now
@@ -188,6 +191,11 @@ class Node:
             if is_due or late_ms:
                 self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
+        for another in more:
+            if self._view_stale:
+                self._route(self._look_around(now), step, now)
+            self._route(self._take(another, now), step, now)
+        self._route(self.leases.settle(now), step, now)
         self._route(self._look_around(now), step, now)
         while strict := self.strict.flush(now):
             self._route(strict, step, now)
@@ -195,6 +203,7 @@ class Node:
         if self.stopping and not self._done and (over or now.instant >= (self._stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
+        step.publish(self.sync.written(now))
         untold, self._ends = self._ends, step.ends
         return step.finish_after_failure(untold) if isinstance(given, DiskFailed) else step.finish()
 
@@ -310,45 +319,14 @@ class Node:
     def _start(self, given: Started, now: Now) -> list[Output]:
         self._rng.seed(given.seed)
         self.started_wall_ms = now.wall_ms
-        for key in sorted(RESERVED):
-            if getattr(self._config, key):
-                self.desk.trouble(f"{key} is set, but has no effect in this version")
-        if given.contents.lost:
-            self.desk.trouble(given.contents.lost)
-        out = self.sync.started(given.contents, now, newborn=given.newborn)
-        incarnation = self.sync.incarnation
-        ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)
-        out += self.leases.history.restarted(ended, held, now)
-        for root in ("leases", "activeWork", "agentMetadata"):
-            for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
-                out += self.sync.set(root, key, None, now)
-        out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
-        out += self.electorate.started(given.contents, now, newborn=given.newborn)
-        out += take_over(self.sync, given.contents, now)
-        out += self.agents.started(given.contents)
-        out += self.messages.started(now)
-        self.departed.started(given.contents)
-        self.strict.started(incarnation, given.contents)
-        out += self.membership.started(incarnation, now)
-        out += self.discovery.started(now, given.contents, given.formerly)
-        return out + self.discovery.agents_changed(self.agents.local, now)
+        return begin(self, self._config, given, now)
 
     def _stop(self, now: Now, *, hand_over: bool) -> list[Output]:
         if self.stopping:
             return []
         self.stopping = True
         self._stop_by = now.instant + STOP_MS
-        self.membership.stop()
-        self.strict.stop()
-        known, whole = self.leases.testament(now)
-        out = self.leases.stop(now) + self.electorate.stopping()
-        for agent in self.agents.local:
-            out += self.agents.clear_work(agent)
-        if hand_over:
-            out += leave_behind(self.sync, now)
-        out += self.sync.flush(now)
-        out += [Say(peer=peer, message=Bye(known=known, partial=not whole)) for peer in sorted(self.membership.connected_peers)]
-        return out + self.discovery.stop(now, keep_record=hand_over)
+        return leave(self, now, hand_over=hand_over)
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
         peer = given.peer
@@ -384,7 +362,7 @@ class Node:
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
         match message:
             case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
-                return self.leases.received(peer, message, now)
+                return self.leases.take(peer, message, now)
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
             case Presence():
@@ -435,12 +413,13 @@ class Node:
         over, operations = self.departed.looked(self.sync.known_owners(), present, now)
         out: list[Output] = [Persist(operations=operations)] if operations else []
         for owner in over:
-            out += self.sync.forget_owner(owner, now)
+            out += self.sync.forget_owner(owner)
         return out
 
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
         out = self._view_changed(now) if self._view_stale else []
+        self._view_stale = False
         self.strict.view_changed(self.leases.view, now)
         if not self.stopping and self._seeking.is_due(self.membership.longing(), now.instant):
             out += self.discovery.refresh_requested(now)
@@ -463,10 +442,12 @@ class Node:
                     step.operations.extend(operations)
                 case Write(root=root, key=key, value=value, urgent=urgent):
                     try:
-                        written = self.sync.set(root, key, value, now, urgent=urgent)
+                        written = self.sync.put(root, key, value, now, urgent=urgent)
                     except UsageError as error:
                         self.desk.trouble(f"{root} {key!r} was not shared: {error}")
                         continue
+                    if urgent:
+                        step.publish_here()
                     self._route(written, step, now)
                 case EntriesChanged(owner=owner, changes=changes):
                     self._route(self.leases.entries_changed(owner, changes, now), step, now)
