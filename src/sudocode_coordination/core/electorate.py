@@ -165,7 +165,8 @@ class Electorate:
         ready_at = self.ready_at()
         self._groups = {peer: group for peer, group in self._groups.items() if peer in members}
         # One that is new has dealt weight to all whom it found, though the others may not have seen some of them yet. Of several
-        # that are new at once each gives weight to the others: whoever says that it has none does not outvote those who have.
+        # that are new at once each gives weight to the others: whoever says that it has none does not outvote those who have. Nor
+        # need it be as new: two that found each other before may hold by each other, so that is asked for too (`standing`).
         groups = {} if self._me in established else {peer: group & set(members) for peer, group in self._groups.items()}
         elders = tuple(peer for peer in established if peer in groups.get(peer, established)) if groups else ()
         return View(
@@ -176,7 +177,7 @@ class Electorate:
             voices=self.roster.voices - self._untold,
             voice_until=self._own_until,
             connected=self._membership.connected_peers,
-            suspected=self._membership.suspected(instant) | self._lost.keys(),
+            suspected=self._membership.suspected(instant) | frozenset(self._lost),
             gone=self._membership.gone(instant) | long_lost,
             roster_fresh=self._listed and read_at is not None and instant - read_at <= self._fresh_ms and instant < self._own_until,
             branch_seen=self.roster.read_at is not None,

@@ -19,7 +19,7 @@ import trio
 
 from sudocode_coordination import __version__
 from sudocode_coordination.adapters.clock import BootClock
-from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network
+from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network, WorkTrees
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import RelayAt, Started, StopRequested
 from sudocode_coordination.core.records import Succession
@@ -64,6 +64,13 @@ class RunningNeighbourhood(Neighbourhood, Protocol):
         """Until cancelled."""
 
 
+class RunningWorkTrees(WorkTrees, Protocol):
+    """The worktrees port with its task."""
+
+    async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
+        """Until cancelled."""
+
+
 class RunningNetwork(Network, Protocol):
     """The network port with its task."""
 
@@ -99,6 +106,9 @@ class Surroundings(Protocol):
 
     def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
         """Other daemons on this machine."""
+
+    def worktrees(self, deliver: Deliver) -> RunningWorkTrees:
+        """What is changed here."""
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         """The peers. Called in a thread: it may take a second."""
@@ -163,6 +173,11 @@ class RealSurroundings:
 
         peer = self._identity.peer_id
         return Everywhere(Rendezvous(peer, deliver), *([Lan(peer, deliver)] if self._config.mdns else []))
+
+    def worktrees(self, deliver: Deliver) -> RunningWorkTrees:
+        from sudocode_coordination.adapters.worktrees import Unwatched
+
+        return Unwatched(deliver)
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
@@ -296,6 +311,7 @@ class Daemon:
             self._git = self._surroundings.git(self._deliver)
             table = self._surroundings.table(self._deliver)
             neighbourhood = self._surroundings.neighbourhood(self._deliver)
+            worktrees = self._surroundings.worktrees(self._deliver)
             self._pump = Pump(
                 self._surroundings.node(),
                 BootClock(),
@@ -304,6 +320,7 @@ class Daemon:
                 self._git,
                 table,
                 neighbourhood,
+                worktrees,
                 emit=server.emit,
                 reply=server.reply,
                 taken=server.taken,
@@ -321,6 +338,7 @@ class Daemon:
                     nursery.start_soon(self._git.run)
                     nursery.start_soon(table.run)
                     nursery.start_soon(neighbourhood.run)
+                    nursery.start_soon(worktrees.run)
                     nursery.start_soon(server.run, listener)
                     nursery.start_soon(self._bring_up, network)
                     try:

@@ -26,6 +26,7 @@ from sudocode_coordination.core.io import (
     DiskFailed,
     Effect,
     Emit,
+    ForetellMerge,
     Gossip,
     HangUp,
     Input,
@@ -308,8 +309,8 @@ class SimNode:
                     self.network.hang_up(peer, reason)
                 case Admit(peers=peers):
                     self.network.admit(peers)
-                case ShowRecord():
-                    pass  # each is alone on its machine
+                case ShowRecord() | ForetellMerge():
+                    pass  # each is alone on its machine, and has no work tree
                 case ReadBranch():
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
