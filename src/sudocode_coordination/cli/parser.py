@@ -274,6 +274,17 @@ def _add_state_commands(commands: Any) -> None:
         run="events",
         examples=["coord events                the recent ones", "coord events --follow       … and what comes, until Ctrl-C"],
     )
+    _command(
+        commands,
+        "watch",
+        "live view on the terminal: agents, work, leases with time left, who waits, conflicts, messages, events",
+        run="watch",
+        examples=[
+            "coord watch                 1 to 7: the lists; Enter: all about a row; ?: the keys; q: leave",
+            "coord --agent bob watch     release and write as bob, an agent of this clone",
+            "coord watch --json          all of it once, as one JSON document",
+        ],
+    )
     events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
     events.add_argument("--last", metavar="N", type=_count, default=100, help="recent ones first, at most N (100; 0 to 1000)")
 

@@ -272,15 +272,18 @@ class Picture:
         """Whether the acting agent said it."""
         return message.mine and message.agent_id == self.agent
 
-    def waiting_behind(self, claim: Claim) -> list[Claim]:
-        """Those who wait for a lease: as `blockers` has it, or for one of its names where nothing was asked yet."""
-        lease = claim.lease
-        names = set(lease.resources)
+    def waiting_behind(self, claim: Claim, queue: Iterable[Claim] | None = None) -> list[Claim]:
+        """Those who wait for a lease: as `blockers` has it, or for one of its names where nothing was asked yet. `queue`: all who
+        wait, if it is at hand."""
+        lease, names = claim.lease, set(claim.lease.resources)
+
+        def stops(blocker: Conflict) -> bool:
+            return (blocker.agent_id, blocker.peer_id) == (lease.agent_id, lease.peer_id) and blocker.resource in names
+
         return [
             other
-            for other in self.queue
-            if any(b.agent_id == lease.agent_id and b.peer_id == lease.peer_id for b in self.blockers.get(other.lease.claim_id, ()))
-            or not names.isdisjoint(other.lease.resources)
+            for other in (self.queue if queue is None else queue)
+            if any(map(stops, self.blockers.get(other.lease.claim_id, ()))) or not names.isdisjoint(other.lease.resources)
         ]
 
     def document(self, now: Now) -> dict[str, Any]:
@@ -383,6 +386,15 @@ def clashes_of(event: Event) -> list[Clash]:
     if isinstance(overlap, dict):
         return [Clash(agent, _text(overlap, "agentId"), names, "held it as well, and gave way", at=at)]
     return [Clash(agent, _text(data, "holder"), names, "wants it, with a higher priority", at=at)]
+
+
+def resources_of(work: ActiveWork) -> tuple[Resource, ...]:
+    """What an agent says that it works on."""
+    return (
+        *(Resource("issue", issue) for issue in work.issues),
+        *(Resource("spec", spec) for spec in work.specs),
+        *(Resource("file", file) for file in work.files),
+    )
 
 
 def instant_of(iso: str) -> int | None:
