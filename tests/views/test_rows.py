@@ -181,6 +181,7 @@ def test_the_other_things_in_full() -> None:
         ({"issueId": "#3", "fields": {"title": 1, "x": 2}}, "issue #3  title, x"),
         ({"message": {"agentId": "bob", "text": "hi\n"}}, "from bob: hi "),
         ({"conflicts": [{"resource": ["file", "a"], "agentId": "eve"}]}, "a with eve"),
+        ({"foretold": [{"path": "a.py", "theirAgents": ["bob", "eve"]}]}, "a.py with bob, eve"),
         ({"lease": 7, "work": [], "fields": "x", "conflicts": {"a": 1}, "queue": "many"}, ""),
     ],
 )

@@ -21,6 +21,9 @@ MAX_TEXT: Final = 1_000
 """A message's whole text."""
 
 
+_DOES: Final = {"lease": "holds", "work": "works on", "waiting": "waits for", "merge": "has changes that would not merge in"}
+
+
 class Line(NamedTuple):
     """What it is, and what it says; both are clean."""
 
@@ -102,7 +105,7 @@ def holders(picture: Picture, item: Item) -> tuple[AgentId, ...]:
         case PeerInfo() | ActiveWork():
             return (item.agent_id,)
         case Clash():
-            return (item.other or item.agent_id,)
+            return item.others or item.agents
         case Letter(message=message):
             return message.to if picture.is_own(message) else (message.agent_id,)
         case Happened(event=event):
@@ -197,13 +200,13 @@ def _work(work: ActiveWork, now: Now) -> Iterator[Line]:
 def _clash(picture: Picture, clash: Clash, now: Now) -> Iterator[Line]:
     for number, name in enumerate(clash.names[:MAX_SHOWN]):
         yield Line("" if number else "on", clean(name))
-    yield Line("agent", clean(clash.agent_id) or "-")
-    yield Line("other", f"{clean(clash.other) or '-'} {clean(clash.what)}".rstrip())
+    yield Line("agent", clean(", ".join(clash.agents)) or "-")
+    yield Line("other", f"{clean(', '.join(clash.others)) or '-'} {clean(clash.what)}".rstrip())
     yield Line("when", f"told {age(clash.at, now)}" if clash.at else "it is so now")
     if clash.detail:
         yield Line("more", clean(clash.detail, MAX_TEXT))
     for work in picture.work:
-        if work.agent_id == clash.other:
+        if work.agent_id in clash.others:
             yield from _work(work, now)
 
 
@@ -230,7 +233,7 @@ def _asked(item: Item, more: More, now: Now) -> Iterator[Line]:
     for conflict in [c for c in more.conflicts if own is None or (c.agent_id, c.peer_id) != (own.agent_id, own.peer_id)][
         :MAX_SHOWN
     ]:
-        does = {"lease": "holds", "work": "works on", "waiting": "waits for"}[conflict.kind]
+        does = _DOES.get(conflict.kind, clean(conflict.kind))
         yield Line("also here", f"{clean(conflict.agent_id)} {does} {resource_name(conflict.resource)}")
     for number, entry in enumerate(more.history[:MAX_SHOWN]):
         yield Line("" if number else "history", _entry(entry, now))

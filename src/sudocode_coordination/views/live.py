@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import anyio
 
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import CheckConflicts, GetStatus, ListMessages, Ping, Request, Subscribe
+from sudocode_coordination.api.requests import CheckConflicts, GetStatus, ListConflicts, ListMessages, Ping, Request, Subscribe
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.errors import CoordinationError, NoDaemonError, UsageError
 from sudocode_coordination.model import AgentId, Conflict, Now, Resource
@@ -156,7 +156,7 @@ class Live:
         self._picture.blockers_are(found)
 
     async def _ask_conflicts(self, client: AsyncClient) -> None:
-        """What agents of this clone run into, with what they say that they work on."""
+        """What agents of this clone run into with what they say that they work on, and with what they have changed."""
         status = self._picture.status
         own = [work for work in self._picture.work if status is not None and work.peer_id == status.peer_id]
         found: list[tuple[AgentId, Conflict]] = []
@@ -165,9 +165,9 @@ class Live:
             found += [
                 (work.agent_id, conflict)
                 for conflict in checked
-                if conflict.kind != "waiting" and (conflict.agent_id, conflict.peer_id) != (work.agent_id, work.peer_id)
+                if conflict.kind in ("lease", "work") and (conflict.agent_id, conflict.peer_id) != (work.agent_id, work.peer_id)
             ]
-        self._picture.conflicts_are(found)
+        self._picture.conflicts_are(found, (await _answer(client, ListConflicts())).conflicts)
 
     async def in_the_way(self, client: AsyncClient, resources: tuple[Resource, ...]) -> tuple[Conflict, ...]:
         """All who hold, wait for or work on what overlaps these; nobody does if they name nothing that can be leased.

@@ -218,14 +218,14 @@ def _conflicts(picture: Picture, now: Now) -> Iterable[Row]:
     for clash in picture.clashes(now.instant):
         listed = ", ".join(clean(name) for name in clash.names[:MAX_NAMES_SHOWN])
         cells: tuple[AnyCell, ...] = (
-            _who(clash.agent_id, mine=clash.agent_id == picture.agent),
+            _who(", ".join(clash.agents), mine=picture.agent in clash.agents),
             Cell(listed or "-"),
-            Cell(clean(clash.other, MAX_CELL) or "-"),
+            Cell(clean(", ".join(clash.others), MAX_CELL) or "-"),
             Cell(clean(clash.what) or "-", "warn"),
             Ago(clash.at) if clash.at else Cell("now", "bad"),
             Cell(clean(clash.detail, MAX_CELL) or "-"),
         )
-        yield Row(clash.key, cells, clash, (clash.agent_id, clash.other))
+        yield Row(clash.key, cells, clash, (*clash.agents, *clash.others))
 
 
 def _messages(picture: Picture, now: Now) -> Iterable[Row]:
@@ -300,6 +300,9 @@ def told(event: Event) -> str:
     message = _dict(data.get("message"))
     if message:
         said.append(f"from {clean(message.get('agentId', ''), 60)}: {clean(message.get('text', ''), 120)}")
+    for one in _list(data.get("foretold"))[:MAX_NAMES_SHOWN]:
+        found = _dict(one)
+        said.append(f"{clean(found.get('path', ''), 80)} with {clean(', '.join(map(str, _list(found.get('theirAgents')))), 60)}")
     for one in _list(data.get("conflicts"))[:MAX_NAMES_SHOWN]:
         found = _dict(one)
         said.append(f"{_names_in([found.get('resource')])} with {clean(found.get('agentId', ''), 60)}")
