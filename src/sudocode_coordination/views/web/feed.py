@@ -156,6 +156,8 @@ class Feed:
                 except CoordinationError as error:
                     self._tell_state(_no_daemon(error))
                     await anyio.sleep(AGAIN_S)
+                    if not self._mailboxes:
+                        self._watched = anyio.Event()
         finally:
             await self._close()
 

@@ -106,8 +106,8 @@ async function stay() {
   let code = takeCode();
   for (;;) {
     try {
-      if (!hasKey() && !(await entered(code))) {
-        code = await nextCode();
+      if (!hasKey()) {
+        code = (await entered(code)) ? null : await nextCode();
         continue;
       }
       begun = performance.now();
