@@ -26,6 +26,7 @@ ALLOWED_IMPORTERS: Final = {
     "multiaddr": ("adapters/libp2p",),
     "pycrdt": ("core/document.py",),
     "pydantic": ("mcp/",),
+    "textual": ("views/",),
     "trio": ("adapters/", "daemon/", "agent"),
 }
 """Who may import what: beginnings of paths in the package."""

@@ -10,6 +10,7 @@ from sudocode_coordination.model import (
     ActiveWork,
     AgentId,
     Conflict,
+    ForetoldConflict,
     Json,
     Lease,
     Message,
@@ -17,6 +18,7 @@ from sudocode_coordination.model import (
     PeerId,
     PeerInfo,
     Resource,
+    SharedWork,
 )
 
 
@@ -157,6 +159,23 @@ class Briefing(Answer, frozen=True, kw_only=True):
     """Since the last briefing."""
     messages: tuple[Message, ...] = ()
     """New ones; with this answer they are acknowledged."""
+    foretold: tuple[ForetoldConflict, ...] = ()
+    """Conflicts of what the agent has changed with what others have."""
+
+
+class Foretelling(Answer, frozen=True, kw_only=True):
+    """Answer to `ListConflicts`: truthy if a conflict is foretold."""
+
+    enabled: bool
+    """Whether this clone takes part (`enable_file_diffs`)."""
+    conflicts: tuple[ForetoldConflict, ...] = ()
+    works: tuple[SharedWork, ...] = ()
+    """What is changed where, as far as it is shared; of this clone first."""
+    trouble: str = ""
+    """Why this clone's own changes can't be looked at; empty: they can."""
+
+    def __bool__(self) -> bool:
+        return bool(self.conflicts)
 
 
 class StopOutcome(Answer, frozen=True, kw_only=True):

@@ -179,13 +179,20 @@ def _add_lease_commands(commands: Any) -> None:
     check = _command(
         commands,
         "check",
-        "who else holds or works on these; exit code 3 if somebody does",
+        "who else holds these, works on them, or has changes in them that would not merge; exit code 3 if somebody does",
         run="check",
         examples=["coord check src/auth.py", "coord check src/auth.py --issue '#42' --spec specs/auth.md"],
     )
     check.add_argument("paths", metavar="PATH", nargs="*")
     check.add_argument("--issue", metavar="ID", action="append", default=[], help="may be repeated")
     check.add_argument("--spec", metavar="PATH", action="append", default=[], help="may be repeated")
+    _command(
+        commands,
+        "conflicts",
+        "changes here and elsewhere that would not merge, committed or not; exit code 3 if there are any",
+        run="conflicts",
+        examples=["coord conflicts", "coord conflicts --agent alice      hers alone"],
+    )
 
 
 def _add_type(parser: argparse.ArgumentParser) -> None:
@@ -267,6 +274,17 @@ def _add_state_commands(commands: Any) -> None:
         run="events",
         examples=["coord events                the recent ones", "coord events --follow       … and what comes, until Ctrl-C"],
     )
+    _command(
+        commands,
+        "watch",
+        "live view on the terminal: agents, work, leases with time left, who waits, conflicts, messages, events",
+        run="watch",
+        examples=[
+            "coord watch                 1 to 7: the lists; Enter: all about a row; ?: the keys; q: leave",
+            "coord --agent bob watch     release and write as bob, an agent of this clone",
+            "coord watch --json          all of it once, as one JSON document",
+        ],
+    )
     events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
     events.add_argument("--last", metavar="N", type=_count, default=100, help="recent ones first, at most N (100; 0 to 1000)")
 
@@ -315,6 +333,12 @@ def _add_message_commands(commands: Any) -> None:
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 1_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1000")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535 (0: any that is free)")
     return int(text)
 
 
@@ -372,6 +396,19 @@ def _add_integrations(commands: Any) -> None:
         ],
     )
     mcp.add_argument("--repo", metavar="DIR", help="a folder of the clone (the current one)")
+    ui = _command(
+        commands,
+        "ui",
+        "a local web page that shows who does what, live; until Ctrl-C",
+        run="ui",
+        examples=[
+            "coord ui                         opens it in the browser",
+            "coord ui --no-open --port 8123   only shows the link; for ssh -L 8123:127.0.0.1:8123",
+            "coord ui --json                  the link as JSON, for programs; nothing is opened",
+        ],
+    )
+    ui.add_argument("--port", metavar="N", type=_port, default=0, help="on 127.0.0.1 and ::1 (any that is free)")
+    ui.add_argument("--no-open", action="store_true", help="start no browser")
     guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
     _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
     _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")
@@ -393,6 +430,18 @@ def _add_other_commands(commands: Any) -> None:
     doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
     doctor.add_argument("--published", action="store_true", help="show what this clone publishes now, where, and for whom")
     _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
+    completion = _command(
+        commands,
+        "completion",
+        "write the script by which a shell completes commands and options",
+        run="completion",
+        examples=[
+            "coord completion bash > ~/.local/share/bash-completion/completions/coord",
+            "coord completion zsh > ~/.zfunc/_coord         with fpath=(~/.zfunc $fpath) before compinit",
+            "coord completion fish > ~/.config/fish/completions/coord.fish",
+        ],
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
     help_ = _command(commands, "help", "explain a command", run="help")
