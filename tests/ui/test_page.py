@@ -13,8 +13,11 @@ from typing import Final, Literal
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.e2e.clones import Clone, connected, repository, wait_for
+from tests.e2e.clones import Clone, repository, wait_for
 from tests.ui.pages import LIMIT_MS, Asker, Served, Told, chromium, coord_ui, needs_chromium, opened
+
+from sudocode_coordination.client.blocking import Client
+from sudocode_coordination.model import Resource
 
 pytestmark = pytest.mark.timeout(300)
 expect.set_options(timeout=LIMIT_MS)
@@ -29,8 +32,13 @@ def two_clones() -> Iterator[tuple[Clone, Clone]]:
     with repository("ann", "bob") as (ann, bob):
         ann.start()
         bob.start()
-        wait_for("they are connected", lambda: connected(ann, bob), 60)
+        with Client.connect(ann.folder) as one, Client.connect(bob.folder) as other:
+            wait_for("they are connected", lambda: all(_sees_another(client) for client in (one, other)), 60)
         yield ann, bob
+
+
+def _sees_another(client: Client) -> bool:
+    return any(peer.connection in ("direct", "relayed") for peer in client.peers())
 
 
 def row(text: str) -> str:
@@ -38,8 +46,10 @@ def row(text: str) -> str:
 
 
 def test_what_happens_elsewhere_shows_and_what_is_done_here_happens() -> None:
+    """The one that always runs. It speaks to the daemons by the client: each `coord` would cost a third of a second."""
     needs_chromium()
-    with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
+    with two_clones() as clones, coord_ui(clones[0]) as served, chromium() as browser, ExitStack() as ending:
+        ann, bob = (ending.enter_context(Client.connect(clone.folder)) for clone in clones)
         page, told = opened(browser, served)
         assert "#" not in page.url, "the code is gone from the address bar"
         _a_lease_elsewhere_appears(page, bob)
@@ -51,8 +61,8 @@ def test_what_happens_elsewhere_shows_and_what_is_done_here_happens() -> None:
         assert told.elsewhere == []
 
 
-def _a_lease_elsewhere_appears(page: Page, bob: Clone) -> None:
-    bob.coord("lease", "src/auth.py", "--note", "token refresh")
+def _a_lease_elsewhere_appears(page: Page, bob: Client) -> None:
+    assert bob.acquire_lease("src/auth.py", note="token refresh")
     lease = page.locator(row("src/auth.py"))
     expect(lease).to_contain_text("bob")
     expect(lease).to_contain_text("token refresh")
@@ -61,37 +71,42 @@ def _a_lease_elsewhere_appears(page: Page, bob: Clone) -> None:
     expect(page.get_by_role("button", name="bob: holds 1")).to_be_visible()
 
 
-def _it_can_be_asked_for(page: Page, bob: Clone) -> None:
+def _it_can_be_asked_for(page: Page, bob: Client) -> None:
     page.get_by_role("button", name="Ask bob to release src/auth.py").click()
     page.get_by_label("Your words").fill("I only need an import")
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.locator("#toast")).to_have_text("asked bob")
-    (message,) = wait_for("bob has it", lambda: bob.json("messages")["messages"], 30)
-    assert (message["agentId"], message["kind"], message["text"]) == ("ann", "release", "I only need an import")
-    bob.coord("say", "--reply", message["messageId"], "in ten minutes")
+    (message,) = wait_for("bob has it", bob.messages, 30)
+    assert (message.agent_id, message.kind, message.text) == ("ann", "release", "I only need an import")
+    bob.send_message("in ten minutes", reply_to=message.message_id)
     expect(page.locator("#messages")).to_contain_text("in ten minutes")
     expect(page).to_have_title("(1) ann · coord")
     page.get_by_role("button", name="Mark the message of bob as read").click()
     expect(page).to_have_title("ann · coord")
 
 
-def _an_own_one_is_released_once_that_is_confirmed(page: Page, ann: Clone) -> None:
-    ann.coord("--agent", "ann.tests", "lease", "tests/")
+def _an_own_one_is_released_once_that_is_confirmed(page: Page, ann: Client) -> None:
+    def holders() -> list[str]:
+        return [lease.agent_id for lease in ann.leases(everyone=True)]
+
+    tester = Client(ann.clone, agent="ann.tests", folder=ann.folder, connection=ann.connection)
+    assert tester.acquire_lease("tests/")
     release = page.get_by_role("button", name="Release tests/")
     release.click()
     page.get_by_role("button", name="Cancel").click()
-    assert [one["agentId"] for one in ann.json("leases", "--all")["leases"]].count("ann.tests") == 1
+    assert "ann.tests" in holders()
     release.focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Release", exact=True).click()
     expect(page.locator(row("tests/"))).to_have_count(0)
-    assert "ann.tests" not in [one["agentId"] for one in ann.json("leases", "--all")["leases"]]
+    assert "ann.tests" not in holders()
 
 
-def _names_stay_text(page: Page, bob: Clone) -> None:
-    bob.coord("lease", PATH, "--note", NOTE)
-    bob.coord("work", "set", "--file", PATH, "--status", WORDS)
-    bob.coord("say", "--on", PATH, "--to", "ann", WORDS)
+def _names_stay_text(page: Page, bob: Client) -> None:
+    path = Resource("file", PATH)
+    assert bob.acquire_lease(path, note=NOTE)
+    bob.set_work(files=[PATH], status=WORDS)
+    bob.send_message(WORDS, to="ann", on=path)
     lease = page.locator(row(PATH))
     expect(lease).to_contain_text("<script>window.pwned=1</script> \ufffdgnp.exe\ufffd[31m")
     expect(page.locator("#messages")).to_contain_text(WORDS)
@@ -252,8 +267,6 @@ def test_axe_finds_nothing() -> None:
 def test_how_live_it_is() -> None:
     """From the answer to the holder to the row in the other clone's page; `-s` shows the figures."""
     needs_chromium()
-    from sudocode_coordination.client.blocking import Client
-
     with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
         page, _ = opened(browser, served)
         page.evaluate(
