@@ -39,7 +39,7 @@ _ELSEWHERE: Final = {
     "ui": "ui",
 }
 """Commands whose function is not in `commands.py`, with their module."""
-_APART: Final = {"mcp": "mcp.server", "watch": "views.watch"}
+_APART: Final = {"mcp": "mcp.server", "watch": "views.watch", "bridge": "bridge.command"}
 """Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 
