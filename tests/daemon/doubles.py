@@ -6,8 +6,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from sudocode_coordination.core.io import (
     DiskContents,
     DiskOperation,
     Effect,
+    ForetellMerge,
     Input,
     RelayAt,
     Reply,
@@ -89,6 +91,9 @@ class Log:
     def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
         self.calls.append(("use_relays", relays))
 
+    def foretell(self, wanted: ForetellMerge) -> None:
+        self.calls.append(("foretell", wanted))
+
     def hang_up(self, peer: PeerId, reason: str) -> None:
         self.calls.append(("hang_up", peer, reason))
 
@@ -133,11 +138,18 @@ class ScriptedNode:
     def __init__(self, script: Callable[[Input, Now], list[Effect]]) -> None:
         self.script = script
         self.got: list[Input] = []
+        self.steps: list[list[Input]] = []
+        """The same, in the steps in which it came."""
         self.due: Instant | None = None
 
-    def handle(self, given: Input, now: Now, /) -> list[Effect]:
-        self.got.append(given)
-        return self.script(given, now)
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = (), /) -> list[Effect]:
+        self.steps.append([])
+        effects: list[Effect] = []
+        for one in chain((given,), more):
+            self.got.append(one)
+            self.steps[-1].append(one)
+            effects += self.script(one, now)
+        return effects
 
     def deadline(self) -> Instant | None:
         return self.due
@@ -201,9 +213,7 @@ class ThreadedServer:
         )
         ports = self.ports
         server = self.server
-        self.pump = Pump(
-            self.node, HandClock(), ports, ports, ports, ports, ports, emit=server.emit, reply=server.reply, taken=server.taken
-        )
+        self.pump = Pump(self.node, HandClock(), *[ports] * 6, emit=server.emit, reply=server.reply, taken=server.taken)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.server.run, listener)
             self._up.set()

@@ -99,6 +99,8 @@ def test_output_fits(expected: str, output: str, verdict: bool) -> None:
         ("cd ../bob && coord leases --all", True),
         ("git fetch -q && git show origin/coordination:x", True),
         ("coord work show", True),
+        ("cat ../waited", True),
+        ("cat > made << END\nx\nEND", False),
         ("coord lease src/auth.py", False),
         ("coord work set --file x", False),
         ("coord status; coord stop", False),

@@ -32,6 +32,9 @@ from sudocode_coordination.api.answers import (
     DocumentEntry as DocumentEntry,
 )
 from sudocode_coordination.api.answers import (
+    Foretelling as Foretelling,
+)
+from sudocode_coordination.api.answers import (
     LeaseOutcome as LeaseOutcome,
 )
 from sudocode_coordination.api.answers import (
@@ -205,6 +208,13 @@ class CheckConflicts(Request[CheckResult], frozen=True, kw_only=True, tag="check
     agent: Agent = None
     processes: Annotated[tuple[int, ...], Meta(max_length=100)] = ()
     """The asking process and those above it: without `agent`, whoever's session runs under one of them acts."""
+
+
+class ListConflicts(Request[Foretelling], frozen=True, kw_only=True, tag="conflicts"):
+    """Conflicts that are foretold between what is changed in this clone and what others have changed; of one agent, or of all."""
+
+    answer = Foretelling
+    agent: Agent = None
 
 
 class SetWork(Request[ActiveWork], frozen=True, kw_only=True, tag="work.set"):
@@ -403,6 +413,7 @@ CoreRequest: TypeAlias = (
     | PreparePush
     | PushDone
     | CheckConflicts
+    | ListConflicts
     | SetWork
     | ClearWork
     | ListWork

@@ -179,13 +179,20 @@ def _add_lease_commands(commands: Any) -> None:
     check = _command(
         commands,
         "check",
-        "who else holds or works on these; exit code 3 if somebody does",
+        "who else holds these, works on them, or has changes in them that would not merge; exit code 3 if somebody does",
         run="check",
         examples=["coord check src/auth.py", "coord check src/auth.py --issue '#42' --spec specs/auth.md"],
     )
     check.add_argument("paths", metavar="PATH", nargs="*")
     check.add_argument("--issue", metavar="ID", action="append", default=[], help="may be repeated")
     check.add_argument("--spec", metavar="PATH", action="append", default=[], help="may be repeated")
+    _command(
+        commands,
+        "conflicts",
+        "changes here and elsewhere that would not merge, committed or not; exit code 3 if there are any",
+        run="conflicts",
+        examples=["coord conflicts", "coord conflicts --agent alice      hers alone"],
+    )
 
 
 def _add_type(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +273,17 @@ def _add_state_commands(commands: Any) -> None:
         "the event stream, one JSON document a line",
         run="events",
         examples=["coord events                the recent ones", "coord events --follow       … and what comes, until Ctrl-C"],
+    )
+    _command(
+        commands,
+        "watch",
+        "live view on the terminal: agents, work, leases with time left, who waits, conflicts, messages, events",
+        run="watch",
+        examples=[
+            "coord watch                 1 to 7: the lists; Enter: all about a row; ?: the keys; q: leave",
+            "coord --agent bob watch     release and write as bob, an agent of this clone",
+            "coord watch --json          all of it once, as one JSON document",
+        ],
     )
     events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
     events.add_argument("--last", metavar="N", type=_count, default=100, help="recent ones first, at most N (100; 0 to 1000)")
@@ -372,6 +390,19 @@ def _add_integrations(commands: Any) -> None:
         ],
     )
     mcp.add_argument("--repo", metavar="DIR", help="a folder of the clone (the current one)")
+    ui = _command(
+        commands,
+        "ui",
+        "a local web page that shows who does what, live; until Ctrl-C",
+        run="ui",
+        examples=[
+            "coord ui                         opens it in the browser",
+            "coord ui --no-open --port 8123   only shows the link; for ssh -L 8123:127.0.0.1:8123",
+            "coord ui --json                  the link as JSON, for programs; nothing is opened",
+        ],
+    )
+    ui.add_argument("--port", metavar="N", type=port, default=0, help="on 127.0.0.1 and ::1 (any that is free)")
+    ui.add_argument("--no-open", action="store_true", help="start no browser")
     bridge = _command(
         commands,
         "bridge",

@@ -22,6 +22,7 @@ _ELSEWHERE: Final = {
     "stop": "lifecycle",
     "events": "events",
     "rotate-key": "rotating",
+    "conflicts": "foretold",
     "doctor": "doctor",
     "demo": "demo",
     "push": "pushing",
@@ -35,9 +36,10 @@ _ELSEWHERE: Final = {
     "say": "messages",
     "ask": "messages",
     "messages": "messages",
+    "ui": "ui",
 }
 """Commands whose function is not in `commands.py`, with their module."""
-_APART: Final = {"mcp": "mcp.server", "bridge": "bridge.command"}
+_APART: Final = {"mcp": "mcp.server", "watch": "views.watch", "bridge": "bridge.command"}
 """Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 

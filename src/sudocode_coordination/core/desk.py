@@ -24,6 +24,7 @@ from sudocode_coordination.api.requests import (
     GetPublished,
     GetStatus,
     LeaseHistory,
+    ListConflicts,
     ListDrafts,
     ListIssues,
     ListLeases,
@@ -51,6 +52,7 @@ from sudocode_coordination.api.requests import (
     method_of,
 )
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core import foretelling
 from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.company import counts, everybody, own_agents
 from sudocode_coordination.core.facts import Output, Respond
@@ -250,6 +252,7 @@ class Desk:
                 | ListLeases()
                 | LeaseHistory()
                 | CheckConflicts()
+                | ListConflicts()
                 | ListWork()
                 | ListIssues()
                 | ListSpecs()
@@ -301,7 +304,7 @@ class Desk:
             return request.to
         if request.resource is None:
             raise UsageError("what is to be released?", hint="name a resource")
-        known = node.leases.claims.touching((request.resource,), now.instant, fold_case=self._config.ignore_case is True)
+        known = node.leases.claims.touching((request.resource,), now.instant, fold_case=node.folds_case)
         others = {k.body.agent for k in known if k.granted and not (k.body.agent == agent and k.owner == node.peer_id)}
         if not others:
             raise UsageError(f"nobody else holds {request.resource}", hint=f"take it: coord lease {request.resource}")
@@ -353,6 +356,7 @@ class Desk:
             own=tuple(mine),
             lost=node.sessions.lost(agent),
             messages=tuple(read),
+            foretold=foretelling.conflicts(node, now, agent),
         )
         return briefing, out
 
@@ -381,13 +385,17 @@ class Desk:
                     node.sync.entries("leases"),
                     limit=request.limit,
                     in_force=lambda claim: node.leases.claims.is_live(claim, now.instant),
-                    fold=self._config.ignore_case is True,
+                    fold=node.folds_case,
                 )
             case CheckConflicts():
                 agent = request.agent or node.sessions.under(request.processes) or node.agents.default
                 resources = normalise_all(request.resources)
                 working = [c for c in node.agents.work_conflicts(agent, resources) if counts(node, c.peer_id)]
-                return CheckResult(conflicts=(*node.leases.conflicts(agent, resources, now.instant), *working), agent_id=agent)
+                merging = foretelling.merge_conflicts(node, agent, resources, now)
+                held = node.leases.conflicts(agent, resources, now.instant)
+                return CheckResult(conflicts=(*held, *working, *merging), agent_id=agent)
+            case ListConflicts():
+                return foretelling.foretelling(node, now, request.agent)
             case SetWork():
                 agent = request.agent or node.agents.default
                 return next((w for w in node.agents.work(agent) if w.peer_id == node.peer_id), None)

@@ -70,8 +70,11 @@ class Document:
         return {(root, key): value for root in ROOTS for key, value in self.owner_entries(root, owner)}
 
     def put(self, owner: PeerId, root: Root, key: str, value: Json | None) -> EntryChange | None:
-        """Set (or, with None, remove) an entry in the view; None if that changes nothing."""
-        owners = self._view[root]
+        """Set (or, with None, remove) an entry in the view; None if that changes nothing. What is in maps that this version does
+        not know is not in view."""
+        owners = self._view.get(root)
+        if owners is None:
+            return None
         entries = owners.get(owner)
         old = None if entries is None else entries.get(key)
         if same_json(old, value):

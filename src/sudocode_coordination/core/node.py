@@ -8,6 +8,8 @@ all writes come first, in one transaction, then all else; what one step has to s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from random import Random
 from typing import Final, assert_never
 
@@ -26,7 +28,6 @@ from sudocode_coordination.core.facts import (
     Notify,
     Output,
     Respond,
-    Root,
     RosterChanged,
     Say,
     StrictDropped,
@@ -36,7 +37,8 @@ from sudocode_coordination.core.facts import (
     StrictWanted,
     Write,
 )
-from sudocode_coordination.core.handing_over import leave_behind, take_over
+from sudocode_coordination.core.file_diffs import FileDiffs
+from sudocode_coordination.core.foretelling import described
 from sudocode_coordination.core.io import (
     AddressesSighted,
     Admit,
@@ -52,12 +54,14 @@ from sudocode_coordination.core.io import (
     DiskWorks,
     Effect,
     Emit,
+    ForetellMerge,
     FrameReceived,
     Gossip,
     GossipReceived,
     HangUp,
     Input,
     Listening,
+    MergeForetold,
     PeerConnected,
     PeerDisconnected,
     PeerMisbehaved,
@@ -86,9 +90,12 @@ from sudocode_coordination.core.io import (
     Upgrade,
     UpgradeFailed,
     UseRelays,
+    WorkSeen,
+    WorkUnseen,
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
+from sudocode_coordination.core.life import start, stop
 from sudocode_coordination.core.membership import Membership
 from sudocode_coordination.core.messages import Messages
 from sudocode_coordination.core.seeking import Seeking
@@ -120,14 +127,10 @@ from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource,
 
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
-STOP_MS: Final = 10_000
-"""Longest wait for the removal of the own records."""
-RESERVED: Final = frozenset({"enable_file_diffs"})
-"""Configuration keys of what is still to come: who sets one is told."""
-_LEASE_ROOTS: Final[tuple[Root, Root]] = ("leaseHistory", "leases")
-
-_QUIET: Final = (Ticked, FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
-"""Most inputs: they say nothing of who is there, but for a few messages."""
+TOGETHER: Final = (FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
+"""Most inputs: what peers and clients say. They are in nobody's way, and may be taken with others in one step."""
+_QUIET: Final = (Ticked, *TOGETHER)
+"""They say nothing of who is there, but for a few messages."""
 
 
 class Node:
@@ -136,15 +139,17 @@ class Node:
     def __init__(self, config: CoordinationConfig, keyring: Keyring) -> None:
         self._config = config
         self.peer_id = self._me = keyring.peer_id
-        self._rng = rng = Random(0)
+        self.folds_case = config.ignore_case is True
+        self.rng = rng = Random(0)
         self.sync = Sync(keyring, rng, __version__)
         self.discovery = Discovery(keyring, config, rng)
         self.membership = Membership(self._me, config, rng)
         self.leases = LeaseManager(self._me, config, keyring)
         self.departed = Departed()
-        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
+        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=self.folds_case)
         self.beats = Beats(keyring)
         self.messages = Messages(self._me, self.sync, rng, self._concerned)
+        self.diffs = FileDiffs(self._me, self.sync, partial(described, self), enabled=config.enable_file_diffs)
         self.sessions = Sessions()
         self.strict = StrictLeases(self._me, config, rng, self.leases.is_over)
         self.desk = Desk(self, config)
@@ -152,13 +157,13 @@ class Node:
         self.roster = self.electorate.roster
         self._machines = (
             *(self.membership, self.electorate, self.leases, self.strict),
-            *(self.sync, self.discovery, self.messages, self.sessions),
+            *(self.sync, self.discovery, self.messages, self.sessions, self.diffs),
         )
         self._now = Now(0, 0)
         self._seeking = Seeking()
         self._greet_by: dict[PeerId, Instant] = {}
         """Connected peers that have not said hello, and until when they may."""
-        self._stop_by: Instant | None = None
+        self.stop_by: Instant | None = None
         self._done = False
         self._view_stale = False
         """This step may change who counts; the mere passing of time is the electorate's deadline."""
@@ -174,8 +179,13 @@ class Node:
 
     # --- the door ---------------------------------------------------------------------------------------------------------
 
-    def handle(self, given: Input, now: Now) -> list[Effect]:
-        """Take an input in; what is to be done, in order."""
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = ()) -> list[Effect]:
+        """Take an input in; what is to be done, in order.
+
+        Args:
+            more: inputs of `TOGETHER` that have come since. They are taken in the same step, one after the other as they are asked
+                for: one write, and one frame for each peer, for all of it.
+        """
         due, self._times = self._deadlines(), None
         is_due = self._first is not None and self._first <= now.instant
         self._now = now
@@ -188,13 +198,19 @@ class Node:
             if is_due or late_ms:
                 self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
+        for another in more:
+            if self._view_stale:
+                self._route(self._look_around(now), step, now)
+            self._route(self._take(another, now), step, now)
+        self._route(self.leases.settle(now), step, now)
         self._route(self._look_around(now), step, now)
         while strict := self.strict.flush(now):
             self._route(strict, step, now)
         over = self.discovery.stopped and self.strict.quiet
-        if self.stopping and not self._done and (over or now.instant >= (self._stop_by or 0)):
+        if self.stopping and not self._done and (over or now.instant >= (self.stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
+        step.publish(self.sync.written(now))
         untold, self._ends = self._ends, step.ends
         return step.finish_after_failure(untold) if isinstance(given, DiskFailed) else step.finish()
 
@@ -204,7 +220,7 @@ class Node:
             return None
         self._deadlines()
         seek_at = None if self.stopping else self._seeking.deadline(self.membership.longing())
-        return earliest(self._first, self._stop_by, seek_at)
+        return earliest(self._first, self.stop_by, seek_at)
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
@@ -218,12 +234,12 @@ class Node:
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
         instant = now.instant
         due_now = [at is not None and at <= instant for at in due]
-        membership, electorate, leases, strict, sync, discovery, messages, sessions, greet = due_now
+        membership, electorate, leases, strict, sync, discovery, messages, sessions, diffs, greet = due_now
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
         if electorate or late_ms:
-            out += self._view_changed(now)
+            out += self.view_changed(now)
         if leases:
             out += self.leases.ticked(now)
         if strict:
@@ -236,6 +252,8 @@ class Node:
             out += self.messages.ticked(now)
         if sessions:
             out += self.desk.silent_ones_leave(now)
+        if diffs:
+            out += self.diffs.ticked(now)
         for peer in sorted(peer for peer, by in self._greet_by.items() if by <= instant) if greet else ():
             del self._greet_by[peer]
             out.append(HangUp(peer=peer, reason="no hello"))
@@ -244,7 +262,7 @@ class Node:
     def _take(self, given: Input, now: Now) -> list[Output]:
         match given:
             case Started():
-                return self._start(given, now)
+                return start(self, given, now)
             case Ticked():
                 return []
             case Listening(addresses=addresses):
@@ -302,53 +320,16 @@ class Node:
             case DiskWorks():
                 self.disk_trouble = None
                 return []
+            case WorkSeen():
+                return self.diffs.seen(given, now)
+            case WorkUnseen():
+                return self.diffs.unseen(given)
+            case MergeForetold():
+                return self.diffs.foretold(given, now)
             case StopRequested(hand_over=hand_over):
-                return self._stop(now, hand_over=hand_over)
+                return stop(self, now, hand_over=hand_over)
             case _:
                 assert_never(given)
-
-    def _start(self, given: Started, now: Now) -> list[Output]:
-        self._rng.seed(given.seed)
-        self.started_wall_ms = now.wall_ms
-        for key in sorted(RESERVED):
-            if getattr(self._config, key):
-                self.desk.trouble(f"{key} is set, but has no effect in this version")
-        if given.contents.lost:
-            self.desk.trouble(given.contents.lost)
-        out = self.sync.started(given.contents, now, newborn=given.newborn)
-        incarnation = self.sync.incarnation
-        ended, held = (list(self.sync.owner_entries(root, self._me)) for root in _LEASE_ROOTS)
-        out += self.leases.history.restarted(ended, held, now)
-        for root in ("leases", "activeWork", "agentMetadata"):
-            for key in [key for key, _ in self.sync.owner_entries(root, self._me)]:
-                out += self.sync.set(root, key, None, now)
-        out += self.leases.started(incarnation, given.contents, now, newborn=given.newborn)
-        out += self.electorate.started(given.contents, now, newborn=given.newborn)
-        out += take_over(self.sync, given.contents, now)
-        out += self.agents.started(given.contents)
-        out += self.messages.started(now)
-        self.departed.started(given.contents)
-        self.strict.started(incarnation, given.contents)
-        out += self.membership.started(incarnation, now)
-        out += self.discovery.started(now, given.contents, given.formerly)
-        return out + self.discovery.agents_changed(self.agents.local, now)
-
-    def _stop(self, now: Now, *, hand_over: bool) -> list[Output]:
-        if self.stopping:
-            return []
-        self.stopping = True
-        self._stop_by = now.instant + STOP_MS
-        self.membership.stop()
-        self.strict.stop()
-        known, whole = self.leases.testament(now)
-        out = self.leases.stop(now) + self.electorate.stopping()
-        for agent in self.agents.local:
-            out += self.agents.clear_work(agent)
-        if hand_over:
-            out += leave_behind(self.sync, now)
-        out += self.sync.flush(now)
-        out += [Say(peer=peer, message=Bye(known=known, partial=not whole)) for peer in sorted(self.membership.connected_peers)]
-        return out + self.discovery.stop(now, keep_record=hand_over)
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
         peer = given.peer
@@ -359,7 +340,7 @@ class Node:
         out += self.membership.connected(given, now) + self.electorate.greet(peer, now)
         out += self.sync.peer_up(peer, now)
         out += self.discovery.connected_changed(self.membership.connected_peers, now)
-        out += self._view_changed(now)
+        out += self.view_changed(now)
         return out + self.leases.peer_up(peer, now)
 
     def _frame(self, peer: PeerId, frame: bytes, now: Now) -> list[Output]:
@@ -384,7 +365,7 @@ class Node:
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
         match message:
             case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
-                return self.leases.received(peer, message, now)
+                return self.leases.take(peer, message, now)
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
             case Presence():
@@ -426,7 +407,7 @@ class Node:
         connected, gone = self.membership.connected_peers, self.membership.gone(self._now.instant)
         return all(peer in connected or peer in gone or peer == self._me for peer in self.discovery.roster)
 
-    def _view_changed(self, now: Now) -> list[Output]:
+    def view_changed(self, now: Now) -> list[Output]:
         self.sync.set_reachability(self._all_connected())
         return self.electorate.changed(now)
 
@@ -435,12 +416,13 @@ class Node:
         over, operations = self.departed.looked(self.sync.known_owners(), present, now)
         out: list[Output] = [Persist(operations=operations)] if operations else []
         for owner in over:
-            out += self.sync.forget_owner(owner, now)
+            out += self.sync.forget_owner(owner)
         return out
 
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
-        out = self._view_changed(now) if self._view_stale else []
+        out = self.view_changed(now) if self._view_stale else []
+        self._view_stale = False
         self.strict.view_changed(self.leases.view, now)
         if not self.stopping and self._seeking.is_due(self.membership.longing(), now.instant):
             out += self.discovery.refresh_requested(now)
@@ -448,7 +430,7 @@ class Node:
 
     def _concerned(self, resource: Resource, instant: Instant) -> frozenset[AgentId]:
         """Agents of this clone that hold it, wait for it or work on it."""
-        touching = self.leases.claims.touching((resource,), instant, fold_case=self._config.ignore_case is True)
+        touching = self.leases.claims.touching((resource,), instant, fold_case=self.folds_case)
         return self.agents.working_on(resource) | {known.body.agent for known in touching if known.owner == self._me}
 
     # --- out ----------------------------------------------------------------------------------------------------------------
@@ -463,22 +445,25 @@ class Node:
                     step.operations.extend(operations)
                 case Write(root=root, key=key, value=value, urgent=urgent):
                     try:
-                        written = self.sync.set(root, key, value, now, urgent=urgent)
+                        written = self.sync.put(root, key, value, now, urgent=urgent)
                     except UsageError as error:
                         self.desk.trouble(f"{root} {key!r} was not shared: {error}")
                         continue
+                    if urgent:
+                        step.publish_here()
                     self._route(written, step, now)
                 case EntriesChanged(owner=owner, changes=changes):
                     self._route(self.leases.entries_changed(owner, changes, now), step, now)
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
                     self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
+                    self._route(self.diffs.entries_changed(owner, changes, now), step, now)
                     self._route([*self.desk.following.changed()], step, now)
                 case Misbehaved(peer=peer, reason=reason):
                     self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():
                     self.sync.store.known = frozenset(self.discovery.known)
                     self._route(self.membership.known_changed(self.discovery.known, now), step, now)
-                    self._route(self._view_changed(now), step, now)
+                    self._route(self.view_changed(now), step, now)
                 case Respond():
                     self._route(self.desk.respond(output, now), step, now)
                 case Notify(type=kind, agent_id=agent, data=data):
@@ -494,7 +479,7 @@ class Node:
                     self._route(self.leases.strict_told(output, now), step, now)
                 case Dial() | HangUp() | Admit() | Send() | Gossip() | ShowRecord() | ReadBranch() | Publish() | Reply() | Emit():
                     step.effects.append(output)
-                case Upgrade() | UseRelays() | ReadTable() | SwapTable() | BuildTable() | Stopped():
+                case Upgrade() | UseRelays() | ReadTable() | SwapTable() | BuildTable() | ForetellMerge() | Stopped():
                     step.effects.append(output)
                 case _:
                     assert_never(output)

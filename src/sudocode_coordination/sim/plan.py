@@ -96,6 +96,8 @@ class Plan:
     """Of the nodes has an agent that lives no longer than its connection."""
     chatter: float = 0.2
     """Does something else than asking for a lease."""
+    gather_ms: int = 0
+    """How long what is said to a node waits for more, to be one step with it."""
     patient: bool = False
     """Agents hold for so long that an overlap is still there when the swarm has settled."""
 
@@ -148,6 +150,7 @@ def plan_of(seed: int) -> Plan:
         pause_ms=(100, dice.choice((1_500, 5_000))),
         patient=patient,
         strict=dice.choice((0.0, 0.0, 0.3, 1.0)),
+        gather_ms=dice.choice((0, 0, 5, 40)),
     )
 
 

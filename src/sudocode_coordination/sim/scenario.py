@@ -65,7 +65,8 @@ class Run:
             worst = plan.drift_ppm
             drift = dice.choice((-worst, worst, dice.randint(-worst, worst)))
             offset_ms, skew_ms = dice.randint(0, 10**6), dice.randint(-SKEW_MS, SKEW_MS)
-            self.world.add(f"n{number}", SimClock(offset_ms, drift, wall_off_ms=skew_ms - offset_ms))
+            node = self.world.add(f"n{number}", SimClock(offset_ms, drift, wall_off_ms=skew_ms - offset_ms))
+            node.gather_ms = plan.gather_ms
         self.workload = Workload(self.world, plan, Random(dice.getrandbits(32)))
         self.misfortunes = Misfortunes(self.world, self.workload, plan, Random(dice.getrandbits(32)))
         self.watch = Watch(self.world)
