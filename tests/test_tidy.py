@@ -26,7 +26,7 @@ ALLOWED_IMPORTERS: Final = {
     "multiaddr": ("adapters/libp2p",),
     "pycrdt": ("core/document.py",),
     "pydantic": ("mcp/",),
-    "trio": ("adapters/", "daemon/", "agent"),
+    "trio": ("adapters/", "daemon/", "agent", "replay/"),
 }
 """Who may import what: beginnings of paths in the package."""
 
