@@ -27,11 +27,11 @@ WORDS: Final = "<b onclick='window.pwned=1'>x</b> & </script><svg/onload=window.
 
 
 @contextmanager
-def two_clones() -> Iterator[tuple[Clone, Clone]]:
+def two_clones(*more: str) -> Iterator[tuple[Clone, Clone]]:
     """ann and bob, connected."""
     with repository("ann", "bob") as (ann, bob):
-        ann.start()
-        bob.start()
+        ann.start(*more)
+        bob.start(*more)
         with Client.connect(ann.folder) as one, Client.connect(bob.folder) as other:
             wait_for("they are connected", lambda: all(_sees_another(client) for client in (one, other)), 60)
         yield ann, bob
@@ -191,6 +191,34 @@ def test_two_pages_of_two_servers_in_one_browser() -> None:
 
 
 @pytest.mark.slow
+def test_a_conflict_is_foretold_and_over_when_it_is_gone() -> None:
+    needs_chromium()
+    with (
+        two_clones("--set", "enable_file_diffs=true", "--set", "file_diff_interval_ms=200") as (ann, bob),
+        coord_ui(ann) as served,
+        chromium() as browser,
+    ):
+        page, told = opened(browser, served)
+        expect(page.locator("#no-conflicts")).to_contain_text("would merge")
+        for clone in (ann, bob):
+            (clone.folder / "src" / "auth.py").write_text(f"def login(): ...  # {clone.name}\n")
+        found = page.locator("#conflicts li")
+        expect(found).to_have_count(1)
+        expect(found).to_contain_text("src/auth.py would not merge with the changes of bob (line 1 here, line 1 there): contents")
+        expect(
+            page.get_by_role("button", name="src/auth.py: ann has changed it, bob has changed it; changes here would not")
+        ).to_be_visible()
+        expect(page.locator("#events")).to_contain_text("conflict of ann: src/auth.py would not merge")
+        found.get_by_role("button", name="src/auth.py").click()
+        expect(page.locator("#inspect-now")).to_contain_text("bob has changed it on main; not pushed yet")
+        page.keyboard.press("Escape")
+        bob.git("checkout", "-q", "--", "src/auth.py")
+        expect(found).to_have_count(0)
+        expect(page.locator("#events")).to_contain_text("no conflict any more of ann: src/auth.py")
+        assert told.complaints == []
+
+
+@pytest.mark.slow
 def test_keys_alone_and_what_a_screen_reader_gets() -> None:
     needs_chromium()
     with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
@@ -223,7 +251,8 @@ def test_keys_alone_and_what_a_screen_reader_gets() -> None:
         page.get_by_text("The same as a table").click()
         expect(page.locator("#touches")).to_contain_text("src/auth.pybobworks on")
         bob.coord("lease", "docs/")
-        expect(page.locator("#told")).to_have_text("bob leased docs/")
+        expect(page.locator("#events")).to_contain_text("bob leased docs/")
+        expect(page.locator("#told")).to_contain_text("bob leased docs/")
         assert told.complaints == []
 
 

@@ -450,7 +450,8 @@ def _add_other_commands(commands: Any) -> None:
         ],
     )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
-    # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
+    # Only for `coord help`: `run.py` hands everything after these two to programs of their own as it stands.
+    _command(commands, "replay", "how well a history's conflicts would have been foretold (coord replay --help)", run="replay")
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
     help_ = _command(commands, "help", "explain a command", run="help")
     help_.add_argument("words", metavar="COMMAND", nargs="*")
