@@ -271,3 +271,27 @@ def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: P
     assert all(one["ok"] for one in findings())
     told = json.loads(subprocess.run([COORD, "doctor", "--json"], cwd=repo, capture_output=True, text=True, check=False).stdout)
     assert fine in told["findings"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"Stra\xdfe\n", "Straße\n".encode("utf-16"), b"one\r\ntwo\r\n", b"one\r\ntwo\n", b"no newline"], ids=repr
+)
+def test_no_byte_of_a_file_of_the_users_is_lost(repo: Path, coord: Coord, content: bytes) -> None:
+    """Whatever its encoding and its line ends."""
+    agents, exclude = repo / "AGENTS.md", repo / ".git" / "info" / "exclude"
+    agents.write_bytes(content)
+    exclude.write_bytes(b"/b\xfcro\n")
+    text = not set(content) & {0xDF, 0xFF}
+    done = coord("init", "--yes", expect=0 if text else 1)
+    assert agents.read_bytes().startswith(content)
+    assert exclude.read_bytes().startswith(b"/b\xfcro\n")
+    if text:
+        assert b"coord: begin" in agents.read_bytes()
+    else:
+        assert "AGENTS.md: it is no UTF-8 text" in done.stdout
+        assert agents.read_bytes() == content
+    if content == b"one\r\ntwo\r\n":
+        assert agents.read_bytes().count(b"\n") == agents.read_bytes().count(b"\r\n")
+    coord("init", "--remove", "--yes")
+    assert agents.read_bytes().rstrip(b"\n") == content.rstrip(b"\n")
+    assert exclude.read_bytes() == b"/b\xfcro\n"
