@@ -37,9 +37,8 @@ def test_a_write_that_is_cancelled_ends_no_connection(closed: bool, monkeypatch:
         ann, bob = await bench.pair()
         await bench.connect(ann, bob)
         muxer = muxer_of(bench, ann, bob)
-        turn = (
-            muxer.secured_conn.conn.read_writer.read_write_closer.stream.write_lock
-        )  # of the socket: what waits there is encrypted
+        socket = muxer.secured_conn.conn.read_writer.read_write_closer.stream
+        turn = socket.write_lock  # what waits for it is encrypted already
         with contextlib.suppress(*() if closed else (Exception,)):
             for _ in range(5):
                 async with trio.open_nursery() as nursery:
