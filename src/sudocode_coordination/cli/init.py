@@ -18,6 +18,7 @@ from sudocode_coordination.cli.text import clean
 from sudocode_coordination.config import CONFIG_FILE
 from sudocode_coordination.errors import CoordinationError, UsageError
 from sudocode_coordination.hooks import git as guards
+from sudocode_coordination.hooks.servers import Registration, registrations
 from sudocode_coordination.hooks.settings import Integration, integrations
 
 EXCLUDE_BEGIN: Final = "# >>> coord init >>>"
@@ -89,10 +90,15 @@ def additions(root: Path) -> list[Change]:
     for place in guards.places(root):
         wanted = place.state in ("absent", "other")
         found.append(Change("guards", place.path, f"check leases in {place.hook}", True, wanted, partial(guards.install, place)))
+    present = set()
     for one in integrations(root, guards.program()):
-        there = any(shutil.which(sign[1:]) if sign.startswith("!") else (root / sign).exists() for sign in one.signs)
+        if any(shutil.which(sign[1:]) if sign.startswith("!") else (root / sign).exists() for sign in one.signs):
+            present.add(one.name)
         what = "add hooks" if one.name != "agents.md" else "add a block that tells agents of coord"
-        found.append(Change(one.name, one.path, what, there, _is_wanted(one), partial(_put_in, one)))
+        found.append(Change(one.name, one.path, what, one.name in present, _is_wanted(one), partial(_put_in, one)))
+    for server in registrations(root, guards.program()):
+        there, wanted = server.name in present, _is_wanted(server)
+        found.append(Change(server.name, server.path, "add the MCP server", there, wanted, partial(_put_in, server)))
     return found
 
 
@@ -102,22 +108,26 @@ def removals(root: Path) -> list[Change]:
     for place in guards.places(root):
         ours = place.state in ("ours", "guarded")
         found.append(Change("guards", place.path, f"take the check out of {place.hook}", True, ours, partial(guards.remove, place)))
-    for one in integrations(root, guards.program()):
-        text = _read(one.path)
-        if text is None:
-            continue
-        try:
-            rest = one.without(text)
-        except CoordinationError:
-            continue  # we did not write that
-        found.append(Change(one.name, one.path, "take ours out", True, rest != text, partial(_write, one.path, rest)))
+    files: dict[Path, list[Integration | Registration]] = {}
+    parts: list[Integration | Registration] = [*integrations(root, guards.program()), *registrations(root, guards.program())]
+    for one in parts:
+        files.setdefault(one.path, []).append(one)
+    for path, inside in files.items():
+        text = rest = _read(path)
+        for part in inside:
+            try:
+                rest = part.without(rest) if rest is not None else None
+            except CoordinationError:
+                break  # we did not write that
+        if text is not None:
+            found.append(Change(inside[0].name, path, "take ours out", True, rest != text, partial(_write, path, rest)))
     config = root / CONFIG_FILE
     if _read(config) == _CONFIG:
         found.append(Change("config", config, "remove it: nothing is set in it", True, True, partial(_write, config, None)))
     return found
 
 
-def _is_wanted(one: Integration) -> bool:
+def _is_wanted(one: Integration | Registration) -> bool:
     text = _read(one.path)
     try:
         return one.wanted(text) != text
@@ -125,7 +135,7 @@ def _is_wanted(one: Integration) -> bool:
         return True  # told when it is tried
 
 
-def _put_in(one: Integration) -> None:
+def _put_in(one: Integration | Registration) -> None:
     _write(one.path, one.wanted(_read(one.path)))
 
 

@@ -27,6 +27,7 @@ _ELSEWHERE: Final = {
     "demo": "demo",
     "push": "pushing",
     "init": "init",
+    "completion": "completion",
     "draft commit": "drafting",
     "draft drop": "drafting",
     "guard install": "guard",
@@ -35,9 +36,10 @@ _ELSEWHERE: Final = {
     "say": "messages",
     "ask": "messages",
     "messages": "messages",
+    "ui": "ui",
 }
 """Commands whose function is not in `commands.py`, with their module."""
-_APART: Final = {"mcp": "mcp.server"}
+_APART: Final = {"mcp": "mcp.server", "watch": "views.watch", "bridge": "bridge.command"}
 """Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 

@@ -76,7 +76,7 @@ def integrations(root: Path, program: str) -> list[Integration]:
             "claude",
             root / ".claude" / "settings.local.json",
             (".claude", "CLAUDE.md", "!claude"),
-            lambda text: _with_hooks(text, _claude(command)),
+            lambda text: _with_hooks(text, claude_hooks(command)),
             _without_hooks,
         ),
         Integration(
@@ -114,7 +114,9 @@ def integrations(root: Path, program: str) -> list[Integration]:
 # --- the agents -----------------------------------------------------------------------------------------------------------
 
 
-def _claude(command: str) -> dict[str, Json]:
+def claude_hooks(command: str) -> dict[str, Json]:
+    """Of Claude Code: an entry of each event's list. The command is a shell's."""
+
     def one(event: str, **more: Json) -> Json:
         return {**more, "hooks": [{"type": "command", "command": f"{command} hook {event} --for claude", "timeout": _SECONDS}]}
 
@@ -167,7 +169,7 @@ def _cursor(command: str) -> dict[str, Json]:
 
 
 def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Json] | None = None) -> str:
-    document = _parsed(text) if text is not None and text.strip() else dict(base or {})
+    document = parsed(text) if text is not None and text.strip() else dict(base or {})
     hooks = document.setdefault("hooks", {})
     if not isinstance(hooks, dict):
         raise CoordinationError("its `hooks` is no object", hint="put it right by hand first")
@@ -176,11 +178,11 @@ def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Js
         if not isinstance(present, list):
             raise CoordinationError(f"its hooks of {event} are no list", hint="put it right by hand first")
         hooks[event] = [one for one in present if not _is_ours(one)] + [entry]
-    return _written(document)
+    return written(document)
 
 
 def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | None:
-    document = _parsed(text)
+    document = parsed(text)
     hooks = document.get("hooks")
     if not isinstance(hooks, dict):
         return text
@@ -191,7 +193,7 @@ def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | N
                 del hooks[event]
     if not hooks:
         del document["hooks"]
-    return None if document == (base or {}) else _written(document)
+    return None if document == (base or {}) else written(document)
 
 
 def _is_ours(entry: Json) -> bool:
@@ -204,7 +206,12 @@ def _is_ours(entry: Json) -> bool:
     )
 
 
-def _parsed(text: str) -> dict[str, Json]:
+def parsed(text: str) -> dict[str, Json]:
+    """A settings file.
+
+    Raises:
+        CoordinationError: it is no JSON object.
+    """
     try:
         document = json.loads(text)
     except ValueError as error:
@@ -214,13 +221,14 @@ def _parsed(text: str) -> dict[str, Json]:
     return document
 
 
-def _written(document: Json) -> str:
+def written(document: Json) -> str:
+    """As agents write their own: indented, readable."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def _with_advice(text: str | None) -> str:
     before = _without_advice(text or "") or ""
-    gap = "\n" if before and not before.endswith("\n\n") else ""
+    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
     return f"{before}{gap}{BEGIN}\n{_ADVICE}{END}\n"
 
 
