@@ -24,7 +24,7 @@ LOOKING_LIMIT_S: Final = 20.0
 """How long a command that only looks is repeated until it shows what the document does."""
 LOOKING: Final = re.compile(
     r"(cd \S+ && )?(git (fetch|show|branch|log|ls-tree|status)"
-    r"|coord (peers|status|leases|check|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
+    r"|coord (peers|status|leases|check|conflicts|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
     r"(; echo [^;|&>]*)?( *&& git (show|branch|ls-tree) [^;|&>]*)?"
 )
 """Repeating them changes nothing."""
