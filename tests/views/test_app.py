@@ -99,6 +99,10 @@ def test_there_is_more_on_a_wide_terminal() -> None:
         await pilot.resize_terminal(80, 24)
         shown = await see(app, pilot, lambda text: "Lease:" not in text)
         assert {len(line) for line in shown} == {80}
+        for size in ((20, 5), (1, 1), (300, 3), (80, 24)):  # no size is too small
+            await pilot.resize_terminal(*size)
+            await pilot.press("end", "enter", "end", "escape", "home")
+        await see(app, pilot, "Enter inspect")
 
     play(story, (140, 40))
 

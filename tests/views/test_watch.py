@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +178,32 @@ def colours(raw: bytearray) -> set[int]:
     """Colours that were set, as SGR has them; the terminal's own are none."""
     found = {int(n) for sequence in re.findall(rb"\x1b\[([\d;]*)m", raw) for n in sequence.split(b";") if n}
     return {n for n in found if n in range(30, 39) or n in range(40, 49) or n in range(90, 108)}
+
+
+@pytest.mark.slow
+def test_a_daemon_that_hangs_and_events_that_are_too_many() -> None:
+    with repository("alice") as (alice,):
+        alice.start()
+        with Terminal([COORD, "watch"], alice.folder) as seen, opened(alice) as client:
+            seen.until("it is live", "nobody holds a lease")
+            os.kill(alice.pid, signal.SIGSTOP)
+            try:
+                seen.until("it does not answer", lambda text: "NO DAEMON" in text and "did not answer" in text, 60.0)
+            finally:
+                os.kill(alice.pid, signal.SIGCONT)
+            seen.until("it answers", lambda text: "live" in text and "NO DAEMON" not in text)
+            # The view stands still, and the daemon gives up telling it events; then it goes on, and knows all of it.
+            seen.process.send_signal(signal.SIGSTOP)
+            for number in range(1_500):
+                client.set_work(files=[f"f{number}"], status="x" * 1_000)
+            assert client.acquire_lease("src/after.py")
+            seen.process.send_signal(signal.SIGCONT)
+            seen.until("what happened meanwhile", "src/after.py")
+            seen.press("2")
+            seen.until("the last work", "f1499")
+            seen.until("it is live again", lambda text: "live" in text and "NO DAEMON" not in text)
+            seen.press("q")
+            assert seen.ended() == 0
 
 
 @pytest.mark.slow

@@ -111,13 +111,13 @@ class Foresight:
         parents = (commits[-1],) if commits[-1] in known_commits else work.parents
         return await home.commit(work.header.base, parents, files)
 
-    async def foretell(self, seen: Seen, theirs: Work, root: Path) -> tuple[MergeConflict, ...]:
+    async def foretell(self, seen: Seen, theirs: Work, root: Path | None) -> tuple[MergeConflict, ...]:
         """What a worktree's changes and somebody else's have in conflict.
 
         Args:
             seen: here.
             theirs: there.
-            root: of the worktree; its attributes say how files are merged.
+            root: of the worktree; its attributes say how files are merged. None: there is none.
 
         Raises:
             MissingError, DiffError, GitFailedError: it can't be told, see above.
@@ -141,7 +141,7 @@ class Foresight:
         )
 
     async def _of_both(
-        self, merged: Merged, seen: Seen, theirs: Work, mine: ObjectId, other: ObjectId, root: Path
+        self, merged: Merged, seen: Seen, theirs: Work, mine: ObjectId, other: ObjectId, root: Path | None
     ) -> dict[str, str]:
         """The two are built on different commits. What those alone have in conflict, with each other or with one of the works, is
         on the remote for all to see, and not between these two."""

@@ -70,7 +70,9 @@ class Seen(NamedTuple):
     files: Mapping[str, Blob | None]
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
+    """A file before, None: it is new, and now."""
+
     before: Blob | None
     now: Blob
 
@@ -116,7 +118,7 @@ class Scanner:
         self._committed: tuple[tuple[ObjectId, ObjectId], dict[str, tuple[Blob | None, Blob | None]]] | None = None
         self._hashed: dict[str, tuple[File, ObjectId, int]] = {}
         """Path -> the file as it was, its blob, and when that was made (nanoseconds since 1970)."""
-        self._entries: dict[tuple[_Pair, ObjectId], DiffEntry] = {}
+        self._entries: dict[tuple[Pair, ObjectId], DiffEntry] = {}
         """Of the last look: what makes an entry -> the entry."""
 
     async def look(self) -> Seen:
@@ -168,9 +170,7 @@ class Scanner:
         self, changed: tuple[Changed, ...], committed: Mapping[str, tuple[Blob | None, Blob | None]]
     ) -> tuple[dict[str, tuple[Blob | None, Blob | None]], set[str]]:
         """Path -> (before, now) of all that differ from the base; and those of them that are not told of."""
-        left_out = {path for path in (*committed, *(one.path for one in changed)) if not is_path(path) or self._denial.denies(path)}
-        told = sorted({*committed, *(one.path for one in changed)} - left_out)
-        left_out.update(told[MAX_FILES:])
+        left_out = not_told({*committed, *(one.path for one in changed)}, self._denial)
         here = await self._here([one for one in changed if one.path not in left_out])
         pairs: dict[str, tuple[Blob | None, Blob | None]] = {path: pair for path, pair in committed.items() if path not in left_out}
         for one in changed:
@@ -243,29 +243,43 @@ class Scanner:
     # --- how it is shared -----------------------------------------------------------------------------------------------------
 
     async def _described(self, pairs: Mapping[str, tuple[Blob | None, Blob | None]]) -> dict[str, DiffEntry]:
-        gone = {path: before for path, (before, now) in pairs.items() if now is None and before is not None}
-        by_name = {os.path.basename(path): blob for path, blob in gone.items()}  # noqa: PTH119 - git's paths
-        by_id = {blob.id: blob for blob in gone.values()}
         known, self._entries = self._entries, {}
-        entries: dict[str, DiffEntry] = {path: DiffEntry(change="deleted") for path in gone}
-        unknown: dict[str, tuple[_Pair, ObjectId]] = {}
-        for path, (before, now) in pairs.items():
-            if now is None:
-                continue
-            # A renamed file is told by what it was, which is short, and which others have.
-            source = before or by_id.get(now.id) or by_name.get(os.path.basename(path))  # noqa: PTH119
-            made_of = (_Pair(before, now), "" if source is None or source.mode == SUBMODULE else source.id)
-            if made_of in known:
-                entries[path] = self._entries[made_of] = known[made_of]
+        entries, made_of = sources_of(pairs)
+        unknown: dict[str, tuple[Pair, ObjectId]] = {}
+        for path, made in made_of.items():
+            if made in known:
+                entries[path] = self._entries[made] = known[made]
             else:
-                unknown[path] = made_of
+                unknown[path] = made
         new = await describe(self._home, unknown)
         for path, entry in new.items():
             entries[path] = self._entries[unknown[path]] = entry
         return within_limit(entries)
 
 
-async def describe(home: DiffHome, pairs: Mapping[str, tuple[_Pair, ObjectId]]) -> dict[str, DiffEntry]:
+def not_told(paths: set[str], denial: Denial) -> set[str]:
+    """Of changed files, those that nothing is told of."""
+    left_out = {path for path in paths if not is_path(path) or denial.denies(path)}
+    return left_out | set(sorted(paths - left_out)[MAX_FILES:])
+
+
+def sources_of(
+    pairs: Mapping[str, tuple[Blob | None, Blob | None]],
+) -> tuple[dict[str, DiffEntry], dict[str, tuple[Pair, ObjectId]]]:
+    """Of changed files (path -> before, now): entries of those that are deleted; and of the others what `describe` wants."""
+    gone = {path: before for path, (before, now) in pairs.items() if now is None and before is not None}
+    by_name = {os.path.basename(path): blob for path, blob in gone.items()}  # noqa: PTH119 - git's paths
+    by_id = {blob.id: blob for blob in gone.values()}
+    made_of: dict[str, tuple[Pair, ObjectId]] = {}
+    for path, (before, now) in pairs.items():
+        if now is not None:
+            # A renamed file is told by what it was, which is short, and which others have.
+            source = before or by_id.get(now.id) or by_name.get(os.path.basename(path))  # noqa: PTH119
+            made_of[path] = (Pair(before, now), "" if source is None or source.mode == SUBMODULE else source.id)
+    return {path: DiffEntry(change="deleted") for path in gone}, made_of
+
+
+async def describe(home: DiffHome, pairs: Mapping[str, tuple[Pair, ObjectId]]) -> dict[str, DiffEntry]:
     """Changed files as they are shared.
 
     Args:
@@ -329,7 +343,7 @@ async def _sources(home: DiffHome, ids: list[ObjectId]) -> list[bytes]:
     return [found.get(id_, b"\0" if id_ else b"") for id_ in ids]  # a large one counts as binary
 
 
-def _withheld(pair: _Pair, why: WithheldReason, *, known: bool = True) -> DiffEntry:
+def _withheld(pair: Pair, why: WithheldReason, *, known: bool = True) -> DiffEntry:
     """Of a secret not even the id: it would tell a guesser who guessed right. `known`: the id is that of the content."""
     return DiffEntry(
         change="added" if pair.before is None else "modified",

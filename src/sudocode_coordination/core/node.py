@@ -457,6 +457,7 @@ class Node:
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
                     self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
                     self._route(self.diffs.entries_changed(owner, changes, now), step, now)
+                    self._route([*self.desk.following.changed()], step, now)
                 case Misbehaved(peer=peer, reason=reason):
                     self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():

@@ -35,7 +35,7 @@ def watch(session: Session, args: Namespace) -> int:
     where = {"input": sys.stdin, "output": sys.stdout, "error": sys.stderr}
     missing = [name for name, stream in where.items() if not stream.isatty()]
     if missing:
-        raise UsageError(f"coord watch needs a terminal, and standard {' and '.join(missing)} is none", hint=INSTEAD)
+        raise UsageError(f"coord watch needs a terminal, and standard {', '.join(missing)} is none", hint=INSTEAD)
     if os.environ.get("TERM", "dumb") == "dumb":
         raise UsageError("coord watch needs a terminal that can place text (TERM is dumb)", hint=INSTEAD)
     session.client.ping()  # whoever starts it without a daemon is told as by every command
