@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,6 @@ RUN = [block for block in ALL_BLOCKS if block.language in EXECUTED and block.not
 
 COLD = frozenset((ROOT / "README.md",))
 """Documents whose daemons are started from nothing, as a reader's are."""
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    with Warm(tmp_path_factory.mktemp("warm")) as process:
-        yield process
 
 
 @pytest.mark.timeout(300)

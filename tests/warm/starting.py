@@ -40,13 +40,13 @@ class Warm:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
-    def environment(self, pids: Path) -> dict[str, str]:
+    def environment(self, pids: Path | None = None) -> dict[str, str]:
         """For processes whose daemons are to start warm; the daemons' process ids are added to the file."""
         before = os.environ.get("PYTHONPATH")
         return {
             "PYTHONPATH": os.pathsep.join((str(SITE), before)) if before else str(SITE),
             "SUDOCODE_TEST_WARM": str(self._address),
-            "SUDOCODE_TEST_WARM_PIDS": str(pids),
+            "SUDOCODE_TEST_WARM_PIDS": str(pids or os.devnull),
         }
 
     def __enter__(self) -> Self:
