@@ -84,6 +84,10 @@ def _isolate() -> None:
 _isolate()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-snapshots", action="store_true", help="write the screens of tests/views/snapshots anew")
+
+
 def _ours() -> list[psutil.Process]:
     """Every process but this one that carries this run's mark."""
     found = []

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+from tests.bridge.nodejs import FOLDER as JAVASCRIPT
 from tests.docs.blocks import Block, Step, fits, plain, steps_of
 from tests.warm.starting import Warm, running
 
@@ -115,6 +116,14 @@ class Scenario:
                 script = self._own / "block.py"
                 script.write_text(block.text, "utf-8")
                 code, output = self.shell(f"python {script}")
+                assert code == 0, f"{block}: exit code {code}\n{output}"
+            case "js":
+                script = self._own / "block.mjs"
+                script.write_text(block.text, "utf-8")
+                packages = self._own / "node_modules"
+                if not packages.exists():
+                    packages.symlink_to(JAVASCRIPT / "node_modules")
+                code, output = self.shell(f"node {script}")
                 assert code == 0, f"{block}: exit code {code}\n{output}"
             case "toml":
                 config_from_mapping(tomllib.loads(block.text), source=str(block))

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.bridge.nodejs import need_node
 from tests.docs.blocks import EXECUTED, ROOT, SHOWN, Block, blocks_of, documents, fits, steps_of
 from tests.docs.scenario import LOOKING, Scenario
 from tests.warm.starting import Warm, running
@@ -27,6 +28,8 @@ def test_document(document: Path, short_tmp: Path, request: pytest.FixtureReques
     if "ssh-keygen -q" in document.read_text("utf-8") and shutil.which("ssh-keygen") is None:
         pytest.skip("it signs with ssh-keygen (openssh-client)")
     blocks = [block for block in RUN if block.document == document]
+    if any(block.language == "js" for block in blocks):
+        need_node()
     starts = document not in COLD and any("coord start" in block.text for block in blocks)
     scenario = Scenario(short_tmp, request.getfixturevalue("warm") if starts else None)
     try:

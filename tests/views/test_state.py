@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from tests.views.scene import HERE, LEASES, NOW, THERE, event, iso, later, lease, message, status
 
-from sudocode_coordination.model import Conflict, Resource
+from sudocode_coordination.model import Conflict, ForetoldConflict, LineRange, Resource
 from sudocode_coordination.views.state import MAX_EVENTS, MAX_TOLD, STANDS_MS, Filter, Picture, clashes_of, instant_of
 
 
@@ -90,10 +90,10 @@ def test_conflicts_that_stand_and_conflicts_that_were_told() -> None:
     shown.heard(event("conflicts-detected", "alice", 1, lease=LEASES[0], holder="bob"), later(1))
     found = shown.clashes(later(1).instant)
     # What stands is not told twice.
-    assert [(c.other, c.names, c.what, bool(c.at)) for c in found] == [
-        ("bob", ("src/auth.py",), "holds it", False),
-        ("bob", ("src/api.py",), "wants it, with a higher priority", True),
-        ("eve", ("a.py",), "works on it", True),
+    assert [(c.others, c.names, c.what, bool(c.at)) for c in found] == [
+        (("bob",), ("src/auth.py",), "holds it", False),
+        (("bob",), ("src/api.py",), "wants it, with a higher priority", True),
+        (("eve",), ("a.py",), "works on it", True),
     ]
     assert len({c.key for c in found}) == 3
     assert [c.at for c in shown.clashes(later(STANDS_MS + 2).instant)] == [""]
@@ -106,13 +106,39 @@ def test_conflicts_that_stand_and_conflicts_that_were_told() -> None:
 
 
 def test_conflicts_of_another_version_are_shown_as_far_as_they_are_understood() -> None:
-    (odd,) = clashes_of(event("conflicts-detected", "a", conflicts=[{"kind": "merge", "agentId": 7, "resource": ["file", "x"]}, 3]))
-    assert (odd.other, odd.names, odd.what) == ("", ("x",), "merge")
+    (odd,) = clashes_of(event("conflicts-detected", "a", conflicts=[{"kind": "odd", "agentId": 7, "resource": ["file", "x"]}, 3]))
+    assert (odd.others, odd.names, odd.what) == ((), ("x",), "odd")
     (overlap,) = clashes_of(event("conflicts-detected", "a", lease=LEASES[1], overlap={"agentId": "eve"}))
-    assert overlap.other == "eve"
+    assert overlap.others == ("eve",)
     assert overlap.names == ("src/auth.py", "src/tokens.py")
     (nothing,) = clashes_of(event("conflicts-detected", "a", lease={"resources": [5, ["x", "y"]]}))
     assert nothing.names == ()
+
+
+def test_changes_that_would_not_merge() -> None:
+    shown = picture()
+    foretold = ForetoldConflict(
+        path="src/auth.py",
+        kind="contents",
+        agents=("alice",),
+        lines=(LineRange(3, 5),),
+        their_agents=("bob", "eve"),
+        their_peer_id=THERE,
+        their_branch="fix",
+        their_lines=(LineRange(7, 6),),
+        since=iso(),
+    )
+    unsure = msgspec.structs.replace(foretold, certain=False, their_branch="", lines=(), their_lines=())
+    shown.conflicts_are([], [foretold, unsure])
+    assert [(c.others, c.what, c.detail) for c in shown.clashes(NOW.instant)] == [
+        (("bob", "eve"), "would not merge", "contents, lines 3-5 here, line 7 there, on fix"),
+        (("bob", "eve"), "may not merge", "contents"),
+    ]
+    # They are asked for, also when they are over; what an event tells of them is not kept beside it.
+    assert shown.heard(event("conflicts-detected", "alice", 1, foretold=[foretold]), NOW) == {"conflicts"}
+    assert shown.heard(event("conflicts-cleared", "alice", 2, foretold=[foretold]), NOW) == {"conflicts"}
+    shown.conflicts_are([])
+    assert shown.clashes(NOW.instant) == []
 
 
 def test_who_waits_behind_a_lease() -> None:
@@ -181,8 +207,8 @@ def test_the_document_has_all_of_it() -> None:
     assert document["leases"][0]["remainingMs"] == 29_000
     assert document["queue"][0]["blockedBy"][0]["agentId"] == "bob"
     assert document["conflicts"][0] == {
-        "agentId": "alice",
-        "other": "bob",
+        "agents": ["alice"],
+        "others": ["bob"],
         "names": ["src/auth.py"],
         "what": "holds it",
         "detail": "token refresh",

@@ -16,11 +16,13 @@ import msgspec
 
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import Status
+from sudocode_coordination.cli.conflicts import where
 from sudocode_coordination.model import (
     ActiveWork,
     AgentId,
     ClaimId,
     Conflict,
+    ForetoldConflict,
     Instant,
     Lease,
     Message,
@@ -84,16 +86,16 @@ class Clash:
     """Two agents on the same thing.
 
     Attributes:
-        agent_id: whom it concerns.
-        other: with whom; empty: unknown.
+        agents: whom it concerns.
+        others: with whom; empty: unknown.
         names: what it is about.
         what: how the other one is on it: `holds it`, `works on it`, `wants it`, …
         detail: what else was said: a note, lines, a reason.
         at: ISO 8601 UTC of the event that told of it; empty: it is so as long as it is shown.
     """
 
-    agent_id: AgentId
-    other: AgentId
+    agents: tuple[AgentId, ...]
+    others: tuple[AgentId, ...]
     names: tuple[str, ...]
     what: str
     detail: str = ""
@@ -102,13 +104,13 @@ class Clash:
     @property
     def key(self) -> str:
         """What makes it this one."""
-        return "|".join((self.at, self.agent_id, self.other, self.what, *self.names))
+        return "|".join((self.at, ",".join(self.agents), ",".join(self.others), self.what, *self.names))
 
     def document(self) -> dict[str, Any]:
         """It as JSON."""
         return {
-            "agentId": self.agent_id,
-            "other": self.other,
+            "agents": list(self.agents),
+            "others": list(self.others),
             "names": list(self.names),
             "what": self.what,
             "detail": self.detail,
@@ -181,6 +183,8 @@ class Picture:
         match event.type:
             case "heartbeat-sent" | "sync-completed":
                 return frozenset()
+            case "conflicts-detected" | "conflicts-cleared":
+                return frozenset(("conflicts",))
             case "lease-renewed":
                 return frozenset() if self._renewed(event, now) else frozenset(("status",))
             case "message-received" | "message-acknowledged":
@@ -196,18 +200,14 @@ class Picture:
         """The messages of and for the acting agent."""
         self.letters = {message.message_id: Letter(message, now.instant + message.remaining_ms) for message in messages}
 
-    def conflicts_are(self, found: Iterable[tuple[AgentId, Conflict]]) -> None:
-        """What agents of this clone run into, as `check` answered: whose work it is, and what is in its way."""
-        self._standing = tuple(
-            Clash(
-                agent_id=agent,
-                other=conflict.agent_id,
-                names=(str(conflict.resource),),
-                what={"lease": "holds it", "work": "works on it", "waiting": "waits for it"}[conflict.kind],
-                detail=conflict.note,
-            )
+    def conflicts_are(self, found: Iterable[tuple[AgentId, Conflict]], foretold: Iterable[ForetoldConflict] = ()) -> None:
+        """What agents of this clone run into, as `check` answered: whose work it is, and what is in its way; and what they and
+        others have changed that would not merge."""
+        met = (
+            Clash((agent,), (conflict.agent_id,), (str(conflict.resource),), _WHAT[conflict.kind], conflict.note)
             for agent, conflict in found
         )
+        self._standing = (*met, *map(_foretold, foretold))
 
     def blockers_are(self, found: Mapping[ClaimId, tuple[Conflict, ...]]) -> None:
         """Who is in the way of those who wait."""
@@ -247,11 +247,11 @@ class Picture:
 
     def clashes(self, now: Instant) -> list[Clash]:
         """Conflicts: those that stand, then those told of, the latest first."""
-        standing = {(clash.agent_id, clash.other, clash.names) for clash in self._standing}
+        standing = {(clash.agents, clash.others, clash.names) for clash in self._standing}
         told = [
             clash
             for clash, at in reversed(self._told.values())
-            if now - at < STANDS_MS and (clash.agent_id, clash.other, clash.names) not in standing
+            if now - at < STANDS_MS and (clash.agents, clash.others, clash.names) not in standing
         ]
         return [*self._standing, *told]
 
@@ -272,15 +272,18 @@ class Picture:
         """Whether the acting agent said it."""
         return message.mine and message.agent_id == self.agent
 
-    def waiting_behind(self, claim: Claim) -> list[Claim]:
-        """Those who wait for a lease: as `blockers` has it, or for one of its names where nothing was asked yet."""
-        lease = claim.lease
-        names = set(lease.resources)
+    def waiting_behind(self, claim: Claim, queue: Iterable[Claim] | None = None) -> list[Claim]:
+        """Those who wait for a lease: as `blockers` has it, or for one of its names where nothing was asked yet. `queue`: all who
+        wait, if it is at hand."""
+        lease, names = claim.lease, set(claim.lease.resources)
+
+        def stops(blocker: Conflict) -> bool:
+            return (blocker.agent_id, blocker.peer_id) == (lease.agent_id, lease.peer_id) and blocker.resource in names
+
         return [
             other
-            for other in self.queue
-            if any(b.agent_id == lease.agent_id and b.peer_id == lease.peer_id for b in self.blockers.get(other.lease.claim_id, ()))
-            or not names.isdisjoint(other.lease.resources)
+            for other in (self.queue if queue is None else queue)
+            if any(map(stops, self.blockers.get(other.lease.claim_id, ()))) or not names.isdisjoint(other.lease.resources)
         ]
 
     def document(self, now: Now) -> dict[str, Any]:
@@ -369,20 +372,33 @@ class Filter:
         )
 
 
+_WHAT: Final = {"lease": "holds it", "work": "works on it", "waiting": "waits for it", "merge": "would not merge"}
+"""How the other one is on it, by the kind of a `Conflict`."""
+
+
 def clashes_of(event: Event) -> list[Clash]:
     """The conflicts that an event tells of. What it says beyond what is known here is passed over, what it lacks is left empty:
     the daemon may be of another version."""
-    if event.type != "conflicts-detected":
-        return []
-    data, agent, at = event.data, event.agent_id, event.timestamp
+    if event.type != "conflicts-detected" or "foretold" in event.data:
+        return []  # what is foretold is asked for: it is taken back, too
+    data, agents, at = event.data, (event.agent_id,), event.timestamp
     conflicts = data.get("conflicts")
     if isinstance(conflicts, (list, tuple)):
-        return [_clash_of(one, agent, at) for one in conflicts[:MAX_NAMES] if isinstance(one, dict)]
+        return [_clash_of(one, agents, at) for one in conflicts[:MAX_NAMES] if isinstance(one, dict)]
     names = _names_of(data.get("lease"))
     overlap = data.get("overlap")
     if isinstance(overlap, dict):
-        return [Clash(agent, _text(overlap, "agentId"), names, "held it as well, and gave way", at=at)]
-    return [Clash(agent, _text(data, "holder"), names, "wants it, with a higher priority", at=at)]
+        return [Clash(agents, _one(overlap, "agentId"), names, "held it as well, and gave way", at=at)]
+    return [Clash(agents, _one(data, "holder"), names, "wants it, with a higher priority", at=at)]
+
+
+def resources_of(work: ActiveWork) -> tuple[Resource, ...]:
+    """What an agent says that it works on."""
+    return (
+        *(Resource("issue", issue) for issue in work.issues),
+        *(Resource("spec", spec) for spec in work.specs),
+        *(Resource("file", file) for file in work.files),
+    )
 
 
 def instant_of(iso: str) -> int | None:
@@ -398,10 +414,21 @@ def _by_resource(claim: Claim) -> tuple[tuple[Resource, ...], ClaimId]:
     return claim.lease.resources, claim.lease.claim_id
 
 
-def _clash_of(one: dict[str, Any], agent: AgentId, at: str) -> Clash:
-    kinds = {"lease": "holds it", "work": "works on it", "waiting": "waits for it"}
+def _clash_of(one: dict[str, Any], agents: tuple[AgentId, ...], at: str) -> Clash:
     kind = _text(one, "kind")
-    return Clash(agent, _text(one, "agentId"), _names_of(one), kinds.get(kind, kind), _text(one, "note"), at)
+    return Clash(agents, _one(one, "agentId"), _names_of(one), _WHAT.get(kind, kind), _text(one, "note"), at)
+
+
+def _foretold(conflict: ForetoldConflict) -> Clash:
+    lines = where(msgspec.to_builtins(conflict.lines), msgspec.to_builtins(conflict.their_lines))
+    told = [conflict.kind, *lines, *([f"on {conflict.their_branch}"] if conflict.their_branch else [])]
+    return Clash(
+        agents=conflict.agents,
+        others=conflict.their_agents,
+        names=(conflict.path,),
+        what="would not merge" if conflict.certain else "may not merge",
+        detail=", ".join(told),
+    )
 
 
 def _names_of(value: Any) -> tuple[str, ...]:
@@ -422,3 +449,8 @@ def _names_of(value: Any) -> tuple[str, ...]:
 def _text(value: Mapping[str, Any], key: str) -> str:
     found = value.get(key)
     return found if isinstance(found, str) else ""
+
+
+def _one(value: Mapping[str, Any], key: str) -> tuple[AgentId, ...]:
+    found = _text(value, key)
+    return (found,) if found else ()
