@@ -35,6 +35,7 @@ FLAGS: Final = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
+    "--disable-lcd-text",  # coloured edges of letters make the files half as large again
 )
 STORY: Final = (
     ("alice", "work set --issue #42 --file src/auth/tokens.py --file src/auth/session.py --status", "Token refresh"),
@@ -51,6 +52,15 @@ STORY: Final = (
     ("alice", "say --to bob", "session.py in ten minutes"),
 )
 """Who does what: agent, command, and its last argument."""
+FILES: Final = ("src/auth/tokens.py", "src/auth/session.py", "src/db/query.py", "web/invoice.ts", "specs/billing.md")
+EDITS: Final = (
+    ("alice", "src/auth/tokens.py", 4),
+    ("alice", "src/auth/session.py", 12),
+    ("bob", "src/auth/session.py", 12),
+    ("bob", "src/db/query.py", 3),
+    ("carol", "web/invoice.ts", 7),
+)
+"""Who has changed which line of a file, and not committed it: one line is changed by two."""
 
 
 def wait_for(what: str, condition: Callable[[], bool], limit_s: float = 60.0) -> None:
@@ -113,15 +123,25 @@ def story() -> Iterator[World]:
         world = World(Path(made).resolve())
         names = ("alice", "bob", "carol")
         try:
-            world.run(".", "git", "init", "-q", "--bare", "shop.git")
+            world.run(".", "git", "init", "-q", "--bare", "-b", "main", "shop.git")
             world.run(".", "git", "clone", "-q", "shop.git", "first")
-            world.run("first", "git", "commit", "-q", "--allow-empty", "-m", "first")
+            for name in FILES:
+                path = Path(made, "first", name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("".join(f"line {number}\n" for number in range(1, 31)), "utf-8")
+            world.run("first", "git", "add", ".")
+            world.run("first", "git", "commit", "-q", "-m", "first")
             world.run("first", "git", "push", "-q", "origin", "HEAD:main")
             for name in names:
                 world.clone(name)
-                world.coord(f"{name}/shop", "start", "--agent-id", name)
+                world.coord(f"{name}/shop", "start", "--agent-id", name, "--set", "enable_file_diffs=true")
             for name in names:
                 wait_for("all are connected", partial(_connected, world, name))
+            for name, file, line in EDITS:
+                path = Path(made, name, "shop", file)
+                lines = path.read_text("utf-8").splitlines(keepends=True)
+                lines[line - 1] = f"line of {name}\n"
+                path.write_text("".join(lines), "utf-8")
             for name, words, last in STORY:
                 world.coord(f"{name}/shop", *words.split(), last)
             with ExitStack() as waiting:
@@ -165,26 +185,26 @@ def settled(page: Page) -> None:
     page.wait_for_selector('#link[data-state="live"]')
     page.wait_for_function("document.querySelectorAll('#queue .waiters li').length >= 2")
     page.wait_for_function("document.querySelectorAll('#leases tr').length >= 6")
+    page.wait_for_function("document.querySelector('#conflicts').textContent.includes('would not merge')")
     page.evaluate("document.activeElement?.blur()")
 
 
 def shoot(browser: Browser, url: str, folder: Path) -> None:
-    """The pictures: light, dark, one resource, and a telephone's width; one session for all, as the link opens one."""
-    context = browser.new_context(viewport={"width": 1360, "height": 900}, locale="en-GB", color_scheme="light")
+    """The pictures: light, dark, and one resource; one session for all, as the link opens one."""
+    context = browser.new_context(
+        viewport={"width": 1240, "height": 800}, locale="en-GB", color_scheme="light", reduced_motion="reduce"
+    )
     page = context.new_page()
     page.goto(url)
     settled(page)
     page.screenshot(path=folder / "ui.png")
-    page.screenshot(path=folder / "ui-all.png", full_page=True)
     page.emulate_media(color_scheme="dark")
-    page.screenshot(path=folder / "ui-dark.png")
+    page.locator(".node.agent").nth(2).focus()
+    page.locator("section:has(#picture)").screenshot(path=folder / "ui-dark.png")
     page.emulate_media(color_scheme="light")
     page.get_by_role("button", name="src/auth/session.py", exact=True).first.click()
     page.wait_for_selector("#inspect-history tr")
-    page.screenshot(path=folder / "ui-inspect.png")
-    page.keyboard.press("Escape")
-    page.set_viewport_size({"width": 400, "height": 860})
-    page.screenshot(path=folder / "ui-narrow.png")
+    page.locator("#inspect").screenshot(path=folder / "ui-inspect.png")
     context.close()
 
 

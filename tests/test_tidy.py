@@ -27,7 +27,8 @@ ALLOWED_IMPORTERS: Final = {
     "pycrdt": ("core/document.py",),
     "pydantic": ("mcp/",),
     "textual": ("views/",),
-    "trio": ("adapters/", "daemon/", "agent"),
+    "trio": ("adapters/", "daemon/", "agent", "bridge/", "replay/"),
+    "wsproto": ("bridge/",),
 }
 """Who may import what: beginnings of paths in the package."""
 

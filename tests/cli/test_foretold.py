@@ -24,7 +24,7 @@ CLASH = ForetoldConflict(
     since="2026-01-31T14:05:00.000Z",
 )
 LINE = (
-    "src/a.py: would not merge with the changes of bob, \N{REPLACEMENT CHARACTER}[1m (lines 3, 10-14 here, lines 12 there): "
+    "src/a.py: would not merge with the changes of bob, \N{REPLACEMENT CHARACTER}[1m (lines 3, 10-14 here, line 12 there): "
     "contents, perhaps, on feature/x"
 )
 

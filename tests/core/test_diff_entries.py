@@ -39,11 +39,11 @@ def modified(*hunks: Hunk, **changes: Any) -> DiffEntry:
     return DiffEntry(**{"change": "modified", "mode": "100644", "blob": ID, "base": ID, "hunks": hunks, **changes})
 
 
-def work(*modified_paths: str, added: tuple[str, ...] = (), deleted: tuple[str, ...] = (), base: str = ID) -> Work:
+def work(*modified_paths: str, added: tuple[str, ...] = (), deleted: tuple[str, ...] = (), base: str = ID, head: str = "") -> Work:
     files = {path: modified() for path in modified_paths}
     files |= {path: modified(change="added", base="") for path in added}
     files |= {path: DiffEntry(change="deleted") for path in deleted}
-    return Work(header=WorkHeader(base=base, agent="ann"), files=files)
+    return Work(header=WorkHeader(base=base, head=head, agent="ann"), files=files)
 
 
 @given(st.binary(max_size=200))
@@ -115,6 +115,7 @@ def test_what_is_no_entry_counts_as_not_there(value: Any) -> None:
     "changes",
     [
         {"base": "HEAD"},
+        {"head": "HEAD"},
         {"agent": "a/b"},
         {"parents": [ID] * 9},
         {"parents": ["b" * 40]},
@@ -179,5 +180,7 @@ def test_which_pairs_may_conflict() -> None:
     assert not may_conflict(work("a"), work("b"))
     assert not may_conflict(work("a"), work())
     assert may_conflict(work("a"), work("b", base="b" * 40)), "what is on the remote counts, too"
+    assert not may_conflict(work("a", head="c" * 40), work("b"))
+    assert may_conflict(work("a", head="c" * 40), work("b", head="d" * 40)), "both may be built on one commit that is not pushed"
     assert may_conflict(work("a"), work(added=("a/b",)))
     assert may_conflict(work(added=("old/new.py",)), work(added=("new/x.py",), deleted=("old/x.py",))), "a folder may be renamed"

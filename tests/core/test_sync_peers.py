@@ -273,7 +273,7 @@ def test_a_forgotten_owner_does_not_come_back_by_way_of_others() -> None:
     swarm.cut("a", "c")
     swarm.cut("b", "c")
     a = swarm["a"]
-    a.take(a.sync.forget_owner(gone, a.now))
+    a.take(a.sync.forget_owner(gone))
     assert a.entries() == {}
     swarm.messages = 0
     swarm.advance(EXCHANGE_MS * 5)
@@ -294,7 +294,7 @@ def test_a_forgotten_owner_does_not_come_back_by_way_of_others() -> None:
     swarm.settle()
     assert swarm.agree()
     assert a.entries() == {(gone, "x"): 1, (gone, "y"): 2}
-    assert a.take(a.sync.forget_owner(a.id, a.now)) == []
+    assert a.take(a.sync.forget_owner(a.id)) == []
 
 
 def test_a_fork_of_the_own_feed_heals() -> None:
@@ -319,7 +319,7 @@ def test_a_peer_that_was_forgotten_by_mistake_is_taken_up_again_when_they_meet()
     b.set("leases", "x", 1, urgent=True)
     swarm.settle()
     swarm.cut("a", "b")
-    a.take(a.sync.forget_owner(b.id, a.now))
+    a.take(a.sync.forget_owner(b.id))
     incarnation = b.sync.incarnation
     swarm.link("a", "b")
     swarm.settle()

@@ -6,8 +6,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -137,11 +138,18 @@ class ScriptedNode:
     def __init__(self, script: Callable[[Input, Now], list[Effect]]) -> None:
         self.script = script
         self.got: list[Input] = []
+        self.steps: list[list[Input]] = []
+        """The same, in the steps in which it came."""
         self.due: Instant | None = None
 
-    def handle(self, given: Input, now: Now, /) -> list[Effect]:
-        self.got.append(given)
-        return self.script(given, now)
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = (), /) -> list[Effect]:
+        self.steps.append([])
+        effects: list[Effect] = []
+        for one in chain((given,), more):
+            self.got.append(one)
+            self.steps[-1].append(one)
+            effects += self.script(one, now)
+        return effects
 
     def deadline(self) -> Instant | None:
         return self.due

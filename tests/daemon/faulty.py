@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from sudocode_coordination.adapters.ports import Deliver
@@ -29,11 +30,15 @@ class FaultyNode:
     def __init__(self, node: CoreNode) -> None:
         self._node = node
 
-    def handle(self, given: Input, now: Now, /) -> list[Effect]:
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = (), /) -> list[Effect]:
+        effects = self._node.handle(self._look_at(given), now, map(self._look_at, more))
+        return [effect for effect in effects if not (FAULT == "hangs" and isinstance(effect, Stopped))]
+
+    @staticmethod
+    def _look_at(given: Input) -> Input:
         if FAULT == "raises" and isinstance(given, RequestReceived) and isinstance(given.request, GetStatus):
             raise ZeroDivisionError("a fault of ours")
-        effects = self._node.handle(given, now)
-        return [effect for effect in effects if not (FAULT == "hangs" and isinstance(effect, Stopped))]
+        return given
 
     def deadline(self) -> Instant | None:
         return self._node.deadline()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_a_disk_that_fails_while_its_failure_is_handled_ends_nothing() -> None:
     log = Log()
     log.broken = "gone"
     node = ScriptedNode(answering({RequestReceived: [WRITE], DiskFailed: [WRITE]}))
-    run(pump_of(node, log), REQUEST, REQUEST)
+    run(pump_of(node, log), REQUEST, Listening(addresses=()), REQUEST)
     assert node.got.count(DiskFailed(reason="gone")) == 2
 
 
@@ -243,3 +244,46 @@ def test_a_node_that_raises_ends_the_pump_and_leaves_a_journal(short_tmp: Path, 
     assert started.input == Started(contents=DiskContents(), seed=5)
     assert isinstance(last, Entry)
     assert last.input == GossipReceived(topic="t", data=b"evil")
+
+
+def test_what_has_come_together_is_one_step(short_tmp: Path) -> None:
+    node = ScriptedNode(answering({}))
+    journal = Journal(short_tmp, Header(version="1", peer_id="p", config={}))
+    frames = [FrameReceived(peer=peer, frame=b"x") for peer in "abab"]
+    run(pump_of(node, Log(), journal=journal), frames[0], REQUEST, *frames[1:], Listening(addresses=()), frames[0])
+    assert [len(step) for step in node.steps] == [5, 2, 1]
+    journal.flush()
+    journal.close()
+    entries = [entry for entry in read_journal(journal.path) if isinstance(entry, Entry)]
+    assert [entry.together for entry in entries] == [False, True, True, True, True, False, True, False]
+
+
+def test_a_step_is_no_larger_than_a_frame_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "BATCH_BYTES", 100)
+    monkeypatch.setattr(pump_module, "BATCH", 3)
+    node = ScriptedNode(answering({}))
+    run(pump_of(node, Log()), *(FrameReceived(peer="p", frame=bytes(size)) for size in (90, 20, 80, 200, 1, 1, 1, 1)))
+    assert [[len(one.frame) for one in step if isinstance(one, FrameReceived)] for step in node.steps] == [
+        [90],
+        [20, 80],
+        [200],
+        [1, 1, 1],
+        [1],
+        [],
+    ]
+
+
+def test_each_peer_is_charged_for_what_it_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pump_module, "CPU_BURST_S", 0.02)
+    log = Log()
+
+    def script(given: Input, _now: Now) -> list[Effect]:
+        began = time.thread_time()
+        while isinstance(given, FrameReceived) and given.frame == b"costly" and time.thread_time() - began < 0.06:
+            pass
+        return [Stopped()] if isinstance(given, StopRequested) else []
+
+    run(
+        pump_of(ScriptedNode(script), log), *(FrameReceived(peer="ab"[n % 2], frame=[b"costly", b"cheap"][n % 2]) for n in range(8))
+    )
+    assert [call[:2] for call in log.calls] == [("hang_up", "a")]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+from tests.bridge.nodejs import FOLDER as JAVASCRIPT
 from tests.docs.blocks import Block, Step, fits, plain, steps_of
 
 from sudocode_coordination.config import config_from_mapping
@@ -23,7 +24,7 @@ LOOKING_LIMIT_S: Final = 20.0
 """How long a command that only looks is repeated until it shows what the document does."""
 LOOKING: Final = re.compile(
     r"(cd \S+ && )?(git (fetch|show|branch|log|ls-tree|status)"
-    r"|coord (peers|status|leases|check|events|doctor|messages(?! --ack)|\w+ show))\b[^;|&>]*"
+    r"|coord (peers|status|leases|check|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
     r"(; echo [^;|&>]*)?( *&& git (show|branch|ls-tree) [^;|&>]*)?"
 )
 """Repeating them changes nothing."""
@@ -105,6 +106,14 @@ class Scenario:
                 script = self._own / "block.py"
                 script.write_text(block.text, "utf-8")
                 code, output = self.shell(f"python {script}")
+                assert code == 0, f"{block}: exit code {code}\n{output}"
+            case "js":
+                script = self._own / "block.mjs"
+                script.write_text(block.text, "utf-8")
+                packages = self._own / "node_modules"
+                if not packages.exists():
+                    packages.symlink_to(JAVASCRIPT / "node_modules")
+                code, output = self.shell(f"node {script}")
                 assert code == 0, f"{block}: exit code {code}\n{output}"
             case "toml":
                 config_from_mapping(tomllib.loads(block.text), source=str(block))

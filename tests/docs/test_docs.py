@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.bridge.nodejs import need_node
 from tests.docs.blocks import EXECUTED, ROOT, SHOWN, Block, blocks_of, documents, fits, steps_of
 from tests.docs.scenario import LOOKING, Scenario
 
@@ -21,6 +22,8 @@ RUN = [block for block in ALL_BLOCKS if block.language in EXECUTED and block.not
 def test_document(document: Path, short_tmp: Path) -> None:
     if "ssh-keygen -q" in document.read_text("utf-8") and shutil.which("ssh-keygen") is None:
         pytest.skip("it signs with ssh-keygen (openssh-client)")
+    if any(block.document == document and block.language == "js" for block in RUN):
+        need_node()
     scenario = Scenario(short_tmp)
     try:
         for block in RUN:
@@ -96,6 +99,8 @@ def test_output_fits(expected: str, output: str, verdict: bool) -> None:
         ("cd ../bob && coord leases --all", True),
         ("git fetch -q && git show origin/coordination:x", True),
         ("coord work show", True),
+        ("cat ../waited", True),
+        ("cat > made << END\nx\nEND", False),
         ("coord lease src/auth.py", False),
         ("coord work set --file x", False),
         ("coord status; coord stop", False),

@@ -23,6 +23,8 @@ from sudocode_coordination.adapters.gittree import _parse_tree
 from sudocode_coordination.adapters.libp2p_addresses import dial_order
 from sudocode_coordination.adapters.links import read_hello
 from sudocode_coordination.api.codec import CallError, decode_call, decode_server_line
+from sudocode_coordination.bridge import protocol as y_protocol
+from sudocode_coordination.bridge.room import Client, Room
 from sudocode_coordination.cli.branch import _parse as doctor_reads
 from sudocode_coordination.cli.text import clean
 from sudocode_coordination.config import config_from_mapping, parse_config
@@ -31,6 +33,7 @@ from sudocode_coordination.core.feed import decode_envelope, encode_envelope
 from sudocode_coordination.core.grammar import GrammarError, parse_update
 from sudocode_coordination.core.history_entries import branch_of, entry_from_lease, entry_from_record
 from sudocode_coordination.core.lease_view import known_from_entry
+from sudocode_coordination.core.mirror import Change, Mirror
 from sudocode_coordination.core.records import offered_name, parse_record
 from sudocode_coordination.core.resources import covers, normalise, overlap
 from sudocode_coordination.core.strict_table import META, Table, encode_entry, path_of
@@ -279,6 +282,15 @@ def _seeds() -> dict[str, tuple[bytes, ...]]:
         "names": (b"src/*.py\nsrc/a.py", "**/[!a-z]?/\\*\n./é/".encode(), b"#42\n42", b"-x\n:(top)a"),
         "tree": (b"100644 a\0" + b"1" * 20, b"40000 leases\0" + b"1" * 32),
         "addresses": (f"/ip4/127.0.0.1/tcp/1/p2p/{OWNER}\n/dns4/a.example/tcp/2/ws\n/ip6/::1/tcp/3".encode(),),
+        "y_websocket": (
+            b"\0\0\1\0",
+            b"\0\0\5\2\5\1\7\3",
+            b"\0\1\2\0\0",
+            b"\0\2" + bytes((len(sound.update),)) + sound.update,
+            y_protocol.encode_awareness([y_protocol.State(11, 1, '{"name":"\u00e9"}')]),
+            b"\3",
+            b"\2\0\1x",
+        ),
         "config": (b'agent_id = "a"\nlease_ttl_ms = 1000\nlisten_addresses = ["/ip4/0.0.0.0/tcp/0"]\n',),
     }
 
@@ -307,8 +319,27 @@ def _work() -> str:
     )
 
 
+def y_websocket(data: bytes) -> None:
+    """What a client of the bridge says; the document stays as it is, and what others are told can be read again."""
+    room = Room("r", Mirror(5))
+    room.mirror.change([Change("leases", "a/x", 1)])
+    told: list[bytes] = []
+    other, client = Client(told.append), Client(told.append)
+    room.joined(other)
+    room.joined(client)
+    with contextlib.suppress(ProtocolError):
+        room.heard(client, data)
+    room.left(client)
+    for message in told:
+        y_protocol.decode(message)
+    assert room.mirror.content() == {("leases", "a/x"): 1}
+
+
 def parsers() -> dict[str, Parser]:
     """By name."""
-    runs = (frame, message, signed, envelope, update, record, table, document_entry, call, hello, names, tree, addresses, config)
+    runs = (
+        *(frame, message, signed, envelope, update, record, table, document_entry, call, hello, names, tree, addresses, config),
+        *(y_websocket,),
+    )
     seeds = _seeds()
     return {run.__name__: Parser(run, seeds[run.__name__]) for run in runs} | {"node": Parser(WholeNode(), whole_node.seeds())}

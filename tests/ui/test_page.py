@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import ExitStack, contextmanager
+from typing import Final, Literal
 
 import pytest
 from playwright.sync_api import Page, expect
-from tests.e2e.clones import Clone, connected, repository, wait_for
+from tests.e2e.clones import Clone, repository, wait_for
 from tests.ui.pages import LIMIT_MS, Asker, Served, Told, chromium, coord_ui, needs_chromium, opened
+
+from sudocode_coordination.client.blocking import Client
+from sudocode_coordination.model import Resource
 
 pytestmark = pytest.mark.timeout(300)
 expect.set_options(timeout=LIMIT_MS)
@@ -23,13 +27,18 @@ WORDS: Final = "<b onclick='window.pwned=1'>x</b> & </script><svg/onload=window.
 
 
 @contextmanager
-def two_clones() -> Iterator[tuple[Clone, Clone]]:
+def two_clones(*more: str) -> Iterator[tuple[Clone, Clone]]:
     """ann and bob, connected."""
     with repository("ann", "bob") as (ann, bob):
-        ann.start()
-        bob.start()
-        wait_for("they are connected", lambda: connected(ann, bob), 60)
+        ann.start(*more)
+        bob.start(*more)
+        with Client.connect(ann.folder) as one, Client.connect(bob.folder) as other:
+            wait_for("they are connected", lambda: all(_sees_another(client) for client in (one, other)), 60)
         yield ann, bob
+
+
+def _sees_another(client: Client) -> bool:
+    return any(peer.connection in ("direct", "relayed") for peer in client.peers())
 
 
 def row(text: str) -> str:
@@ -37,8 +46,10 @@ def row(text: str) -> str:
 
 
 def test_what_happens_elsewhere_shows_and_what_is_done_here_happens() -> None:
+    """The one that always runs. It speaks to the daemons by the client: each `coord` would cost a third of a second."""
     needs_chromium()
-    with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
+    with two_clones() as clones, coord_ui(clones[0]) as served, chromium() as browser, ExitStack() as ending:
+        ann, bob = (ending.enter_context(Client.connect(clone.folder)) for clone in clones)
         page, told = opened(browser, served)
         assert "#" not in page.url, "the code is gone from the address bar"
         _a_lease_elsewhere_appears(page, bob)
@@ -50,8 +61,8 @@ def test_what_happens_elsewhere_shows_and_what_is_done_here_happens() -> None:
         assert told.elsewhere == []
 
 
-def _a_lease_elsewhere_appears(page: Page, bob: Clone) -> None:
-    bob.coord("lease", "src/auth.py", "--note", "token refresh")
+def _a_lease_elsewhere_appears(page: Page, bob: Client) -> None:
+    assert bob.acquire_lease("src/auth.py", note="token refresh")
     lease = page.locator(row("src/auth.py"))
     expect(lease).to_contain_text("bob")
     expect(lease).to_contain_text("token refresh")
@@ -60,37 +71,42 @@ def _a_lease_elsewhere_appears(page: Page, bob: Clone) -> None:
     expect(page.get_by_role("button", name="bob: holds 1")).to_be_visible()
 
 
-def _it_can_be_asked_for(page: Page, bob: Clone) -> None:
+def _it_can_be_asked_for(page: Page, bob: Client) -> None:
     page.get_by_role("button", name="Ask bob to release src/auth.py").click()
     page.get_by_label("Your words").fill("I only need an import")
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.locator("#toast")).to_have_text("asked bob")
-    (message,) = wait_for("bob has it", lambda: bob.json("messages")["messages"], 30)
-    assert (message["agentId"], message["kind"], message["text"]) == ("ann", "release", "I only need an import")
-    bob.coord("say", "--reply", message["messageId"], "in ten minutes")
+    (message,) = wait_for("bob has it", bob.messages, 30)
+    assert (message.agent_id, message.kind, message.text) == ("ann", "release", "I only need an import")
+    bob.send_message("in ten minutes", reply_to=message.message_id)
     expect(page.locator("#messages")).to_contain_text("in ten minutes")
     expect(page).to_have_title("(1) ann · coord")
     page.get_by_role("button", name="Mark the message of bob as read").click()
     expect(page).to_have_title("ann · coord")
 
 
-def _an_own_one_is_released_once_that_is_confirmed(page: Page, ann: Clone) -> None:
-    ann.coord("--agent", "ann.tests", "lease", "tests/")
+def _an_own_one_is_released_once_that_is_confirmed(page: Page, ann: Client) -> None:
+    def holders() -> list[str]:
+        return [lease.agent_id for lease in ann.leases(everyone=True)]
+
+    tester = Client(ann.clone, agent="ann.tests", folder=ann.folder, connection=ann.connection)
+    assert tester.acquire_lease("tests/")
     release = page.get_by_role("button", name="Release tests/")
     release.click()
     page.get_by_role("button", name="Cancel").click()
-    assert [one["agentId"] for one in ann.json("leases", "--all")["leases"]].count("ann.tests") == 1
+    assert "ann.tests" in holders()
     release.focus()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Release", exact=True).click()
     expect(page.locator(row("tests/"))).to_have_count(0)
-    assert "ann.tests" not in [one["agentId"] for one in ann.json("leases", "--all")["leases"]]
+    assert "ann.tests" not in holders()
 
 
-def _names_stay_text(page: Page, bob: Clone) -> None:
-    bob.coord("lease", PATH, "--note", NOTE)
-    bob.coord("work", "set", "--file", PATH, "--status", WORDS)
-    bob.coord("say", "--on", PATH, "--to", "ann", WORDS)
+def _names_stay_text(page: Page, bob: Client) -> None:
+    path = Resource("file", PATH)
+    assert bob.acquire_lease(path, note=NOTE)
+    bob.set_work(files=[PATH], status=WORDS)
+    bob.send_message(WORDS, to="ann", on=path)
     lease = page.locator(row(PATH))
     expect(lease).to_contain_text("<script>window.pwned=1</script> \ufffdgnp.exe\ufffd[31m")
     expect(page.locator("#messages")).to_contain_text(WORDS)
@@ -175,6 +191,34 @@ def test_two_pages_of_two_servers_in_one_browser() -> None:
 
 
 @pytest.mark.slow
+def test_a_conflict_is_foretold_and_over_when_it_is_gone() -> None:
+    needs_chromium()
+    with (
+        two_clones("--set", "enable_file_diffs=true", "--set", "file_diff_interval_ms=200") as (ann, bob),
+        coord_ui(ann) as served,
+        chromium() as browser,
+    ):
+        page, told = opened(browser, served)
+        expect(page.locator("#no-conflicts")).to_contain_text("would merge")
+        for clone in (ann, bob):
+            (clone.folder / "src" / "auth.py").write_text(f"def login(): ...  # {clone.name}\n")
+        found = page.locator("#conflicts li")
+        expect(found).to_have_count(1)
+        expect(found).to_contain_text("src/auth.py would not merge with the changes of bob (line 1 here, line 1 there): contents")
+        expect(
+            page.get_by_role("button", name="src/auth.py: ann has changed it, bob has changed it; changes here would not")
+        ).to_be_visible()
+        expect(page.locator("#events")).to_contain_text("conflict of ann: src/auth.py would not merge")
+        found.get_by_role("button", name="src/auth.py").click()
+        expect(page.locator("#inspect-now")).to_contain_text("bob has changed it on main; not pushed yet")
+        page.keyboard.press("Escape")
+        bob.git("checkout", "-q", "--", "src/auth.py")
+        expect(found).to_have_count(0)
+        expect(page.locator("#events")).to_contain_text("no conflict any more of ann: src/auth.py")
+        assert told.complaints == []
+
+
+@pytest.mark.slow
 def test_keys_alone_and_what_a_screen_reader_gets() -> None:
     needs_chromium()
     with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
@@ -207,45 +251,51 @@ def test_keys_alone_and_what_a_screen_reader_gets() -> None:
         page.get_by_text("The same as a table").click()
         expect(page.locator("#touches")).to_contain_text("src/auth.pybobworks on")
         bob.coord("lease", "docs/")
-        expect(page.locator("#told")).to_have_text("bob leased docs/")
+        expect(page.locator("#events")).to_contain_text("bob leased docs/")
+        expect(page.locator("#told")).to_contain_text("bob leased docs/")
         assert told.complaints == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1360, 390])
-def test_axe_finds_nothing(scheme: str, width: int) -> None:
+def test_axe_finds_nothing() -> None:
     needs_chromium()
     from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 
-    with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
+    def look(page: Page) -> None:
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+    with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser, ExitStack() as ending:
         ann.coord("lease", "src/auth.py", "--note", "token refresh")
         bob.coord("lease", "src/db/", "--shared")
         for clone, path in ((ann, "src/a.py"), (bob, "src/a.py")):
             clone.coord("work", "set", "--file", path, "--status", "the same")
         bob.coord("say", "--on", "src/auth.py", "hello")
+        waiting = ending.enter_context(bob.popen("lease", "src/auth.py", "--wait", "5m"))
+        ending.callback(waiting.terminate)
         # Axe comes in as a script, which the page's own policy would refuse.
-        viewport = {"width": width, "height": 900}
-        page, _ = opened(browser, served, bypass_csp=True, color_scheme=scheme, viewport=viewport, reduced_motion="reduce")
-        with bob.popen("lease", "src/auth.py", "--wait", "5m") as waiting:
-            expect(page.locator("#queue")).to_contain_text("bob")
-            expect(page.locator("#conflicts")).to_contain_text("src/a.py")
-            found = Axe().run(page)
-            assert found.violations_count == 0, found.generate_report()
+        page, _ = opened(browser, served, bypass_csp=True, reduced_motion="reduce")
+        expect(page.locator("#queue")).to_contain_text("bob")
+        expect(page.locator("#conflicts")).to_contain_text("src/a.py")
+        page.get_by_text("The same as a table").click()
+        schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+        for scheme, width in itertools.product(schemes, (1360, 390)):
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 900})
+            look(page)
             page.locator("#leases button.resource").first.click()
             expect(page.locator("#inspect-history")).to_contain_text("held now")
-            found = Axe().run(page)
-            assert found.violations_count == 0, found.generate_report()
-            waiting.terminate()
-            waiting.communicate()
+            look(page)
+            page.keyboard.press("Escape")
+            page.get_by_role("button", name="Say something").click()
+            look(page)
+            page.keyboard.press("Escape")
 
 
 @pytest.mark.slow
 def test_how_live_it_is() -> None:
     """From the answer to the holder to the row in the other clone's page; `-s` shows the figures."""
     needs_chromium()
-    from sudocode_coordination.client.blocking import Client
-
     with two_clones() as (ann, bob), coord_ui(ann) as served, chromium() as browser:
         page, _ = opened(browser, served)
         page.evaluate(

@@ -6,15 +6,18 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Final, cast
 
 import anyio
 import psutil
 import pytest
+from tests.docs.blocks import ROOT
 from tests.e2e.clones import COORD, Clone, repository, wait_for
 from tests.ui.pages import Asker, coord_ui
 
@@ -213,3 +216,16 @@ def test_every_file_of_the_page_is_known_by_its_type_and_none_names_another_host
         text = content.decode().replace("http://www.w3.org/2000/svg", "")
         assert not re.search(r"https?:|//[a-z]+\.[a-z]|url\(|@import|\beval\b|innerHTML|insertAdjacent|document\.write", text), path
         assert not re.search(r"<script(?! type=\"module\" src=\"/assets/app.js\">)|<style| style=| on[a-z]+=\"", text), path
+
+
+@pytest.mark.slow
+def test_the_wheel_has_the_page(tmp_path: Path) -> None:
+    """It is package data, which a build may forget. Needs uv and an index, for what builds it."""
+    if shutil.which("uv") is None:
+        pytest.skip("no uv here: the wheel is not built")
+    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", tmp_path, ROOT], check=True, timeout=240)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {Path(name).name: archive.read(name) for name in archive.namelist() if "/views/web/assets/" in name}
+    written = {"index.html" if path == "/" else Path(path).name: content for path, (_, content) in page_files().items()}
+    assert held == written

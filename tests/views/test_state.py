@@ -131,7 +131,7 @@ def test_changes_that_would_not_merge() -> None:
     unsure = msgspec.structs.replace(foretold, certain=False, their_branch="", lines=(), their_lines=())
     shown.conflicts_are([], [foretold, unsure])
     assert [(c.others, c.what, c.detail) for c in shown.clashes(NOW.instant)] == [
-        (("bob", "eve"), "would not merge", "contents, lines 3-5 here, lines 7 there, on fix"),
+        (("bob", "eve"), "would not merge", "contents, lines 3-5 here, line 7 there, on fix"),
         (("bob", "eve"), "may not merge", "contents"),
     ]
     # They are asked for, also when they are over; what an event tells of them is not kept beside it.

@@ -234,3 +234,25 @@ class Published(Answer, frozen=True, kw_only=True):
     network: ToldOnNetwork | None
     """None: nothing is told there."""
     relays: ToldRelays
+
+
+class DocumentEntry(Answer, frozen=True, kw_only=True):
+    """One entry of the shared document, as its owner wrote it."""
+
+    root: str
+    """The root map that it is in."""
+    owner: PeerId
+    key: str
+    """Without its owner."""
+    value: Json = None
+    """None: it is gone."""
+
+
+class DocumentChanges(Answer, frozen=True, kw_only=True):
+    """Answer to `FollowDocument`."""
+
+    at: str
+    """The state that it leads to: for `since` of the next request."""
+    whole: bool
+    """It has every entry there is; what is not in it is gone."""
+    entries: tuple[DocumentEntry, ...]

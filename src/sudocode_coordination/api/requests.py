@@ -26,6 +26,12 @@ from sudocode_coordination.api.answers import (
     DoctorFinding as DoctorFinding,
 )
 from sudocode_coordination.api.answers import (
+    DocumentChanges as DocumentChanges,
+)
+from sudocode_coordination.api.answers import (
+    DocumentEntry as DocumentEntry,
+)
+from sudocode_coordination.api.answers import (
     Foretelling as Foretelling,
 )
 from sudocode_coordination.api.answers import (
@@ -353,6 +359,15 @@ class GetPublished(Request[Published], frozen=True, kw_only=True, tag="published
     answer = Published
 
 
+class FollowDocument(Request[DocumentChanges], frozen=True, kw_only=True, tag="document"):
+    """The shared document: all of it, or what has changed since an earlier answer. If nothing has, the answer waits until
+    something does: whoever asks again with each answer's `at` follows it."""
+
+    answer = DocumentChanges
+    since: Annotated[str, Meta(max_length=64)] = ""
+    """`at` of the last answer; empty, or not of this daemon's life: everything, at once."""
+
+
 class ReadBranchNow(Request[Nothing], frozen=True, kw_only=True, tag="refresh"):
     """Look at the coordination branch now; answered when it has been read."""
 
@@ -417,6 +432,7 @@ CoreRequest: TypeAlias = (
     | DetachAgent
     | GetFindings
     | GetPublished
+    | FollowDocument
     | ReadBranchNow
 )
 ServerRequest: TypeAlias = Subscribe | Stop | HandOver | Ping

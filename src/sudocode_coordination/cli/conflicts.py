@@ -46,7 +46,8 @@ def conflict_line(conflict: "Mapping[str, Any]") -> str:
 
 def where(lines: "Any", their_lines: "Any") -> list[str]:
     """`lines 3, 10-14 here`, `lines 11-13 there`: of encoded `model.LineRange`s."""
-    return [f"lines {shown} {side}" for shown, side in ((_ranges(lines), "here"), (_ranges(their_lines), "there")) if shown]
+    sides = ((_ranges(lines), "here"), (_ranges(their_lines), "there"))
+    return [f"{'line' if shown.isdigit() else 'lines'} {shown} {side}" for shown, side in sides if shown]
 
 
 def _ranges(lines: "Any") -> str:

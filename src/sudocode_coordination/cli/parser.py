@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from sudocode_coordination import __version__
-from sudocode_coordination.cli.arguments import duration, priority
+from sudocode_coordination.cli.arguments import duration, port, priority
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.hooks.dialects import AGENTS, EVENTS
 from sudocode_coordination.model import RESOURCE_TYPES
@@ -336,12 +336,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535 (0: any that is free)")
-    return int(text)
-
-
 def _add_fields(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT")
     parser.add_argument("--status", metavar="TEXT")
@@ -407,8 +401,22 @@ def _add_integrations(commands: Any) -> None:
             "coord ui --json                  the link as JSON, for programs; nothing is opened",
         ],
     )
-    ui.add_argument("--port", metavar="N", type=_port, default=0, help="on 127.0.0.1 and ::1 (any that is free)")
+    ui.add_argument("--port", metavar="N", type=port, default=0, help="on 127.0.0.1 and ::1 (any that is free)")
     ui.add_argument("--no-open", action="store_true", help="start no browser")
+    bridge = _command(
+        commands,
+        "bridge",
+        "the shared document for JavaScript clients: Yjs over the y-websocket protocol, on this machine only, read-only",
+        run="bridge",
+        examples=[
+            "coord bridge                                  until Ctrl-C; bridge.json in its state folder says how to get in",
+            "coord bridge --origin http://localhost:5173   for a web page that is served there, too",
+        ],
+    )
+    bridge.add_argument("--port", metavar="N", type=port, default=0, help="where to listen on 127.0.0.1 (a free one)")
+    bridge.add_argument(
+        "--origin", metavar="URL", action="append", default=[], help="a web page that may connect; without it none may (repeatable)"
+    )
     guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
     _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
     _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")
@@ -442,7 +450,8 @@ def _add_other_commands(commands: Any) -> None:
         ],
     )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
-    # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
+    # Only for `coord help`: `run.py` hands everything after these two to programs of their own as it stands.
+    _command(commands, "replay", "how well a history's conflicts would have been foretold (coord replay --help)", run="replay")
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
     help_ = _command(commands, "help", "explain a command", run="help")
     help_.add_argument("words", metavar="COMMAND", nargs="*")

@@ -39,7 +39,7 @@ _ELSEWHERE: Final = {
     "ui": "ui",
 }
 """Commands whose function is not in `commands.py`, with their module."""
-_APART: Final = {"mcp": "mcp.server", "watch": "views.watch"}
+_APART: Final = {"mcp": "mcp.server", "watch": "views.watch", "bridge": "bridge.command"}
 """Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 
@@ -61,8 +61,8 @@ def run(argv: Sequence[str], prog: str = "coord") -> int:
 
 
 def _run(argv: list[str], prog: str, screen: Screen) -> int:
-    if argv[:1] == ["sim"]:
-        os.execv(sys.executable, [sys.executable, "-m", "sudocode_coordination.sim", *argv[1:]])
+    if argv[:1] in (["sim"], ["replay"]):
+        os.execv(sys.executable, [sys.executable, "-m", f"sudocode_coordination.{argv[0]}", *argv[1:]])
     parser = build_parser(prog)
     argv, for_git = _of_git_push(argv)
     if argv[:1] == ["help"]:

@@ -12,9 +12,10 @@ from typing import Final, Literal
 
 import msgspec
 
+from sudocode_coordination.core.io import StoredValue
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.resources import pattern_count
-from sudocode_coordination.core.wire import ClaimBody, Disclosed
+from sudocode_coordination.core.wire import MAX_RESOURCES, ClaimBody, Disclosed
 from sudocode_coordination.model import ClaimId, Grade, Handover, Instant, PeerId, Resource
 
 MAX_CLAIMS: Final = 100_000
@@ -284,3 +285,19 @@ class Claims:
                 known.granted, known.grade = True, disclosed.grade
                 self.changes += 1
         return known
+
+
+def within(claims: list[Known], size_bytes: int) -> Iterator[Known]:
+    """The first of them, as many as a message may have and as fit."""
+    for known in claims[:MAX_RESOURCES]:
+        size_bytes -= known.size_bytes
+        if size_bytes < 0:
+            return
+        yield known
+
+
+def stored_claim(known: Known, granted: bool, grade: Grade) -> StoredValue:
+    """Its place on disk, as of now."""
+    known.stored_ms = known.hold_ms
+    stored = StoredClaim(known.body, known.round, known.hold_ms, granted, grade, known.since)
+    return StoredValue(space="claims", key=known.body.id, data=msgspec.msgpack.encode(stored))

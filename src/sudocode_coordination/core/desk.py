@@ -18,6 +18,7 @@ from sudocode_coordination.api.requests import (
     CoreRequest,
     DetachAgent,
     DropDrafts,
+    FollowDocument,
     GetBriefing,
     GetFindings,
     GetPublished,
@@ -55,6 +56,7 @@ from sudocode_coordination.core import foretelling
 from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.company import counts, everybody, own_agents
 from sudocode_coordination.core.facts import Output, Respond
+from sudocode_coordination.core.following import Following
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
 from sudocode_coordination.core.published import published
@@ -87,6 +89,7 @@ class Desk:
     def __init__(self, node: Node, config: CoordinationConfig) -> None:
         self._node = node
         self._config = config
+        self.following = Following(node.sync)
         self._waiting: list[Ticket] = []
         self._waiting_for_table: list[Ticket] = []
         self._troubles: list[str] = []
@@ -116,12 +119,14 @@ class Desk:
         ticket = Ticket(client, request_id)
         self._waiting = [t for t in self._waiting if t != ticket]
         self._waiting_for_table = [t for t in self._waiting_for_table if t != ticket]
+        self.following.gone(client, request_id)
         return self._node.leases.cancel(ticket, now)
 
     def client_gone(self, client: int, now: Now) -> list[Output]:
         """Its waiting claims end, and the agents that were bound to it leave."""
         self._waiting = [t for t in self._waiting if t.client != client]
         self._waiting_for_table = [t for t in self._waiting_for_table if t.client != client]
+        self.following.gone(client)
         out = self._node.leases.client_gone(client, now)
         for agent in self._node.agents.leaving(client):
             out += self._detach(agent, now)
@@ -238,6 +243,9 @@ class Desk:
                 self._waiting_for_table.append(ticket)
                 node.strict.writer.wants_read = True
                 return out
+            case FollowDocument():
+                if not self.following.asked(ticket, request):
+                    return out
             case (
                 GetStatus()
                 | ListPeers()
@@ -415,6 +423,8 @@ class Desk:
                 return findings(node, self._config, self._problems(now), now)
             case GetPublished():
                 return published(node, self._config)
+            case FollowDocument(since=since):
+                return self.following.answer(since)
             case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():

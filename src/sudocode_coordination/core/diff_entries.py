@@ -85,6 +85,8 @@ class WorkHeader(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     """The commit that all changes are made to; it is on the git remote."""
     parents: tuple[ObjectId, ...] = ()
     """All nearest ancestors that are on the remote, if there are more than the base (of merges that are not pushed)."""
+    head: ObjectId = ""
+    """The commit that is checked out, if it is not the base; others may have it, by way of another remote or a worktree beside."""
     branch: str = ""
     agent: AgentId
     """The clone's default agent: whose the changes are, unless somebody holds or works on them."""
@@ -100,7 +102,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def parents(self) -> tuple[ObjectId, ...]:
-        """As a commit of it would have them; the base is the first."""
+        """The nearest ancestors that are on the remote; the base is the first."""
         return self.header.parents or (self.header.base,)
 
 
@@ -158,7 +160,7 @@ def read_header(value: Json) -> WorkHeader | None:
     header: WorkHeader | None = _convert(value, WorkHeader)
     if header is None or len(header.parents) > MAX_PARENTS or not AGENT_ID_PATTERN.match(header.agent):
         return None
-    if not all(_OBJECT_ID.match(id_) for id_ in (header.base, *header.parents)):
+    if not all(_OBJECT_ID.match(id_) for id_ in (header.base, *header.parents, header.head or header.base)):
         return None
     if header.parents and header.parents[0] != header.base:
         return None
@@ -246,6 +248,8 @@ def may_conflict(mine: Work, theirs: Work) -> bool:
         return False
     if set(mine.parents) != set(theirs.parents) or mine.files.keys() & theirs.files.keys():
         return True
+    if mine.header.head and theirs.header.head:
+        return True  # commits that both have and that are not on the remote may be what both are built on
     for one, other in ((mine, theirs), (theirs, mine)):
         if any(folder in other.files for path in one.files for folder in _folders(path)):
             return True

@@ -70,8 +70,8 @@ class Electorate:
     # --- life ---------------------------------------------------------------------------------------------------------------
 
     def started(self, contents: DiskContents, now: Now, *, newborn: bool) -> list[Output]:
-        """`new_life`: whom this peer counted before is still counted. If it is not known, it is no voice: it may have been part of
-        a quorum with peers that the branch does not show any more."""
+        """`new_life`, `KILLS`, `LOSES`: whom this peer counted before is still counted. If it is not known, it is no voice: it may
+        have been part of a quorum with peers that the branch does not show any more."""
         self._started_at = now.instant
         stored = _stored_in(contents)
         if stored is not None:
@@ -83,7 +83,7 @@ class Electorate:
         return self._leases.forget(now, self._window_ms) if self._stranger else []
 
     def stopping(self) -> list[Output]:
-        """A goodbye: the others count this peer no more, and its next life begins like that of one who joins."""
+        """`LEAVES`: a goodbye: the others count this peer no more, and its next life begins like that of one who joins."""
         self._left = True
         return [_write(_Stored(StoredRoster(), 0, left=True))]
 
@@ -115,11 +115,11 @@ class Electorate:
         return []
 
     def greet(self, peer: PeerId, now: Now) -> list[Output]:
-        """It is connected: tell it whom this peer counts."""
+        """`tell`: it is connected: tell it whom this peer counts."""
         return [Say(peer=peer, message=self._members(now))]
 
     def heard(self, peer: PeerId, message: Members, now: Now) -> None:
-        """`adopt`: a peer tells whom it counts. If there is no room for all of them, its voice is of no use."""
+        """`adopt`, `tell`: a peer tells whom it counts. If there is no room for all of them, its voice is of no use."""
         whole = self.roster.adopt(((told.peer, told.left_ms) for told in message.members), now.instant)
         self._untold.discard(peer)
         if not whole or message.partial:
@@ -130,7 +130,7 @@ class Electorate:
         self._groups[peer] = frozenset(known[told.peer] for told in message.members if told.established and told.peer in known)
 
     def changed(self, now: Now) -> list[Output]:
-        """Work out who counts now: for the peers, for the disk, for the leases, in this order."""
+        """`tell`, `decide`: work out who counts now: for the peers, for the disk, for the leases, in this order."""
         self.roster.passed(now.instant)
         out: list[Output] = []
         members, established = self.roster.members, self.roster.established(now.instant)
@@ -159,7 +159,7 @@ class Electorate:
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _view(self, members: tuple[PeerId, ...], established: tuple[PeerId, ...], instant: Instant) -> View:
-        """`STEADY` is `roster_fresh`: the read is recent, and shows the own record."""
+        """`STEADY`: `roster_fresh`: the read is recent, and shows the own record."""
         read_at = self._discovery.roster_read_at
         long_lost = {peer for peer, since in self._lost.items() if instant - since >= self._grace_ms}
         ready_at = self.ready_at()

@@ -235,7 +235,7 @@ def _is_majority(voices: set[PeerId], group: Collection[PeerId]) -> bool:
 def standing(
     holding: Holding, blocking: list[Known], view: View, me: PeerId, policy: PartitionPolicy, *, memory: bool, now: Instant
 ) -> Standing:
-    """`QUORUM`: what the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
+    """`QUORUM`, `standing`: what the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
 
     Args:
         blocking: live claims in the way.

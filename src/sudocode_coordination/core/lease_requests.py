@@ -56,21 +56,21 @@ class LeaseRequests(StrictPart):
             holding.decide_by = now.instant + (STRICT_DECIDE_MS if request.strict else DECIDE_MS)
             in_the_way = self._hopeless_of(holding, self.claims.conflicting(holding.body, now.instant), now.instant)
             if any(self._has_the_word_of(k.owner, holding) for k in in_the_way):
-                return self._deny(holding, in_the_way, "held", now) + self._settle(now)
+                return self._deny(holding, in_the_way, "held", now) + self.settle(now)
             holding.asked_first = frozenset(k.owner for k in in_the_way)
         else:
             holding.decide_by = now.instant + request.wait_ms if request.wait_ms else None
             holding.may_queue = True
         self._dirty[holding.body.id] = None
-        return self._refresh(holding, now) + self._settle(now)
+        return self._refresh(holding, now) + self.settle(now)
 
     def cancel(self, ticket: Ticket, now: Now) -> list[Output]:
         """Nobody waits for that answer any more, or nobody has got it: what was granted by it is given back."""
         holding = self._own.get(self._tickets.get(ticket, ""))
         if holding is not None and not holding.held:
-            return self._end(holding, "cancelled", now) + self._settle(now)
+            return self._end(holding, "cancelled", now) + self.settle(now)
         granted = self._own.get(self._granted_to.pop(ticket, ""))
-        return [] if granted is None else self._end(granted, "released", now) + self._settle(now)
+        return [] if granted is None else self._end(granted, "released", now) + self.settle(now)
 
     def client_gone(self, client: int, now: Now) -> list[Output]:
         """None of the client's answers are waited for any more."""
@@ -98,7 +98,7 @@ class LeaseRequests(StrictPart):
             out += self._refresh(holding, now)
             if holding.strict:
                 out.append(StrictWanted(claim=holding.body, decide_by=None, waits=True))
-        out += self._settle(now)
+        out += self.settle(now)
         return [self.describe(h.known, now.instant) for h in held if h.body.id in self._own], out
 
     def release(
@@ -150,7 +150,7 @@ class LeaseRequests(StrictPart):
                 out += self._split(holding, holding.body.note, now)
             else:
                 out += self._shrink(holding, rest, now)
-        return released, out + self._settle(now)
+        return released, out + self.settle(now)
 
     def _ttl_of(self, wanted_ms: int) -> int:
         return min(max(wanted_ms, LEAST_TTL_MS), self._config.max_lease_ttl_ms)
@@ -188,7 +188,7 @@ class LeaseRequests(StrictPart):
             out += self._refresh(held, now)
         if request.note and request.note != held.body.note and not held.heirs:
             out += self._split(held, request.note, now)
-        out += self._settle(now)
+        out += self.settle(now)
         lasting = self._held_already(agent, resources, request, now.instant)
         if lasting is None:
             return out + self.acquire(agent, request, ticket, now)

@@ -9,7 +9,6 @@ exactly one side ends, the same whoever looks, and its agent is told; all resour
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 from typing import Final, Literal, assert_never
 
 import msgspec
@@ -20,7 +19,9 @@ from sudocode_coordination.core.claims import (
     claim_id,
     incarnation_of,
     owner_of,
+    stored_claim,
     stretch,
+    within,
 )
 from sudocode_coordination.core.facts import EntryChange, Misbehaved, Notify, Output, Say
 from sudocode_coordination.core.holdings import Holding, View
@@ -39,7 +40,7 @@ from sudocode_coordination.core.wire import (
     Renew,
     RenewAck,
 )
-from sudocode_coordination.model import ClaimId, Grade, Instant, Now, PeerId, earliest, iso_from_ms
+from sudocode_coordination.model import ClaimId, Instant, Now, PeerId, earliest, iso_from_ms
 
 FULL_CLAIMS_ON_MEETING: Final = 200
 """More granted claims than this are told to a new peer by number, once its documents have come."""
@@ -126,7 +127,7 @@ class LeaseManager(LeaseRequests):
         for peer in sorted(peer for peer, at in self._meetings.items() if at <= now.instant) if self._meetings else ():
             del self._meetings[peer]
             out += self._tell_granted(peer)
-        return out + self._settle(now)
+        return out + self.settle(now)
 
     def testament(self, now: Now) -> tuple[tuple[Disclosed, ...], bool]:
         """Claims of others that this peer has acknowledged, and whether these are all."""
@@ -136,8 +137,8 @@ class LeaseManager(LeaseRequests):
         return tuple(self._disclose(known, now.instant) for known in told), whole
 
     def inherit(self, testament: tuple[Disclosed, ...], now: Now) -> tuple[bool, list[Output]]:
-        """`learn`: what a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on disk too.
-        False if there is no room for it."""
+        """`learn`, `INHERIT`: what a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on
+        disk too. False if there is no room for it."""
         whole = True
         operations: list[StoredValue] = []
         for disclosed in testament:
@@ -151,7 +152,7 @@ class LeaseManager(LeaseRequests):
             self._wake_at_expiry(known)
             known.hold_ms = max(known.hold_ms, disclosed.remaining_ms)
             if known.stored_ms < known.hold_ms:
-                operations.append(_stored(known, known.granted, known.grade))
+                operations.append(stored_claim(known, known.granted, known.grade))
             for rival in self.claims.conflicting(known.body, now.instant):
                 mine = self._own.get(rival.body.id)
                 if mine is not None and not (mine.granted and mine.grade == "quorum"):
@@ -168,7 +169,7 @@ class LeaseManager(LeaseRequests):
         self.memory_lost(now.instant)
         answered, self._answered = self._answered, []
         held = [self._own[id_] for id_ in answered if id_ in self._own]
-        return [o for holding in held for o in self._end(holding, "released", now)] + self._settle(now)
+        return [o for holding in held for o in self._end(holding, "released", now)] + self.settle(now)
 
     def stop(self, now: Now) -> list[Output]:
         """End everything; from now on this peer is no voice for anybody."""
@@ -191,7 +192,7 @@ class LeaseManager(LeaseRequests):
         for holding in self._own.values():
             if not holding.granted or holding.grade == "provisional":
                 self._dirty[holding.body.id] = None
-        return self._settle(now)
+        return self.settle(now)
 
     def peer_up(self, peer: PeerId, now: Now) -> list[Output]:
         """`SEND`: tell a new or returned peer of all own claims: it must know them, and a conflict must show."""
@@ -210,12 +211,12 @@ class LeaseManager(LeaseRequests):
             here = self.claims.counted_owners | {peer}
             self._incarnations = {p: at for p, at in self._incarnations.items() if p in here}
         earlier = [k for k in self.claims.of_owner(peer) if incarnation_of(k.body.id) < incarnation]
-        return [o for known in earlier for o in self._forgotten(known, "restarted", now)] + self._settle(now)
+        return [o for known in earlier for o in self._forgotten(known, "restarted", now)] + self.settle(now)
 
     def peer_left(self, peer: PeerId, now: Now) -> list[Output]:
         """`ON_END`: it said goodbye: all its claims have ended."""
         known = self.claims.of_owner(peer)
-        return [o for k in known for o in self._forgotten(k, "released", now)] + self._settle(now)
+        return [o for k in known for o in self._forgotten(k, "released", now)] + self.settle(now)
 
     def is_over(self, claim: ClaimId) -> bool:
         """Whether its owner has said that it ended, or that a life of it is over."""
@@ -232,24 +233,28 @@ class LeaseManager(LeaseRequests):
     # --- what peers say -------------------------------------------------------------------------------------------------
 
     def received(self, peer: PeerId, message: LeaseMessage, now: Now) -> list[Output]:
-        """A message about claims; what a peer may not say changes nothing."""
+        """A message about claims, and what follows from it."""
+        return self.take(peer, message, now) + self.settle(now)
+
+    def take(self, peer: PeerId, message: LeaseMessage, now: Now) -> list[Output]:
+        """A message about claims; what a peer may not say changes nothing. Own claims that it concerns are decided by `settle`,
+        once for all that comes together."""
         match message:
             case Claim():
-                out = self._on_claim(peer, message, now)
+                return self._on_claim(peer, message, now)
             case Ack():
-                out = self._on_ack(peer, message, now)
+                return self._on_ack(peer, message, now)
             case Granted():
                 known = self.claims.get(message.id)
-                out = self._note_granted(known, message, now) if known and known.owner == peer != self._me else []
+                return self._note_granted(known, message, now) if known and known.owner == peer != self._me else []
             case End():
-                out = self._on_end(peer, message, now)
+                return self._on_end(peer, message, now)
             case Renew():
-                out = self._on_renew(peer, message, now)
+                return self._on_renew(peer, message, now)
             case RenewAck():
-                out = self._on_renew_ack(peer, message)
+                return self._on_renew_ack(peer, message)
             case _:
                 assert_never(message)
-        return out + self._settle(now)
 
     def entries_changed(self, owner: PeerId, changes: tuple[EntryChange, ...], now: Now) -> list[Output]:
         """What the document says of another's leases: known before its own messages come, and shown."""
@@ -281,12 +286,12 @@ class LeaseManager(LeaseRequests):
             self._lamport = max(self._lamport, told.body.lamport)
             if granted:
                 out += self._note_granted(known, Granted(id=known.body.id, grade=told.grade), now)
-        return out + self._settle(now)
+        return out + self.settle(now)
 
     # --- claims of others -------------------------------------------------------------------------------------------------
 
     def _on_claim(self, peer: PeerId, message: Claim, now: Now) -> list[Output]:
-        """`on_claim`: note another's claim, let own ones meet it, and answer with all that is in its way."""
+        """`on_claim`, `EXCHANGE`: note another's claim, let own ones meet it, and answer with all that is in its way."""
         body = message.claim
         self._lamport = max(self._lamport, body.lamport)
         counts = self.is_voice(now.instant)
@@ -309,7 +314,7 @@ class LeaseManager(LeaseRequests):
             known.expiry = until if message.round >= known.told_round else max(until, known.expiry)
             known.source, known.round, known.hold_ms = "direct", message.round, message.hold_ms
             self._wake_at_expiry(known)
-            out.append(Persist(operations=(_stored(known, message.granted, message.grade),)))
+            out.append(Persist(operations=(stored_claim(known, message.granted, message.grade),)))
         if message.granted:
             out += self._note_granted(known, Granted(id=body.id, grade=message.grade), now)
         yields: list[ClaimId] = []
@@ -364,7 +369,7 @@ class LeaseManager(LeaseRequests):
         return Disclosed(mine.body, mine.granted, mine.grade, _in_bounds(until - now), True, mine.round)
 
     def _on_ack(self, peer: PeerId, message: Ack, now: Now) -> list[Output]:
-        """`on_ack`: learn what is in the way, note who gave way, and count the answer if it is of this round."""
+        """`on_ack`, `EXCHANGE`: learn what is in the way, note who gave way, and count the answer if it is of this round."""
         self._lamport = max(self._lamport, message.lamport)
         holding = self._own.get(message.id)
         if holding is None:
@@ -415,7 +420,7 @@ class LeaseManager(LeaseRequests):
             known.hold_ms = max(known.hold_ms, known.body.ttl_ms)
             known.expiry = max(known.expiry, now.instant + stretch(known.hold_ms))
             if known.stored_ms < known.hold_ms:  # known from the document, or as a waiter: a restart must not forget it sooner
-                operations.append(_stored(known, known.granted, known.grade))
+                operations.append(stored_claim(known, known.granted, known.grade))
             if not known.granted:
                 out += self._note_granted(known, Granted(id=known.body.id, grade=known.grade), now)
         answer = RenewAck(
@@ -475,22 +480,6 @@ class LeaseManager(LeaseRequests):
             data = {"lease": msgspec.to_builtins(self.describe(known, now.instant)), "reason": reason}
             out.append(Notify(type=kind, agent_id=known.body.agent, data=data))
         return out
-
-
-def within(claims: list[Known], size_bytes: int) -> Iterator[Known]:
-    """The first of them, as many as a message may have and as fit."""
-    for known in claims[:MAX_RESOURCES]:
-        size_bytes -= known.size_bytes
-        if size_bytes < 0:
-            return
-        yield known
-
-
-def _stored(known: Known, granted: bool, grade: Grade) -> StoredValue:
-    """Its place on disk."""
-    known.stored_ms = known.hold_ms
-    stored = StoredClaim(known.body, known.round, known.hold_ms, granted, grade, known.since)
-    return StoredValue(space="claims", key=known.body.id, data=msgspec.msgpack.encode(stored))
 
 
 def _in_bounds(remaining_ms: int) -> int:

@@ -8,6 +8,7 @@ all writes come first, in one transaction, then all else; what one step has to s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from random import Random
 from typing import Final, assert_never
@@ -126,8 +127,10 @@ from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource,
 
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
-_QUIET: Final = (Ticked, FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
-"""Most inputs: they say nothing of who is there, but for a few messages."""
+TOGETHER: Final = (FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
+"""Most inputs: what peers and clients say. They are in nobody's way, and may be taken with others in one step."""
+_QUIET: Final = (Ticked, *TOGETHER)
+"""They say nothing of who is there, but for a few messages."""
 
 
 class Node:
@@ -176,8 +179,13 @@ class Node:
 
     # --- the door ---------------------------------------------------------------------------------------------------------
 
-    def handle(self, given: Input, now: Now) -> list[Effect]:
-        """Take an input in; what is to be done, in order."""
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = ()) -> list[Effect]:
+        """Take an input in; what is to be done, in order.
+
+        Args:
+            more: inputs of `TOGETHER` that have come since. They are taken in the same step, one after the other as they are asked
+                for: one write, and one frame for each peer, for all of it.
+        """
         due, self._times = self._deadlines(), None
         is_due = self._first is not None and self._first <= now.instant
         self._now = now
@@ -190,6 +198,11 @@ class Node:
             if is_due or late_ms:
                 self._route(self._tick(due, now, late_ms), step, now)
         self._route(self._take(given, now), step, now)
+        for another in more:
+            if self._view_stale:
+                self._route(self._look_around(now), step, now)
+            self._route(self._take(another, now), step, now)
+        self._route(self.leases.settle(now), step, now)
         self._route(self._look_around(now), step, now)
         while strict := self.strict.flush(now):
             self._route(strict, step, now)
@@ -197,6 +210,7 @@ class Node:
         if self.stopping and not self._done and (over or now.instant >= (self.stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
+        step.publish(self.sync.written(now))
         untold, self._ends = self._ends, step.ends
         return step.finish_after_failure(untold) if isinstance(given, DiskFailed) else step.finish()
 
@@ -351,7 +365,7 @@ class Node:
     def _message(self, peer: PeerId, message: WireMessage, now: Now) -> list[Output]:
         match message:
             case Claim() | Ack() | Granted() | End() | Renew() | RenewAck():
-                return self.leases.received(peer, message, now)
+                return self.leases.take(peer, message, now)
             case Heads() | Envelopes():
                 return self.sync.received(peer, message, now)
             case Presence():
@@ -402,12 +416,13 @@ class Node:
         over, operations = self.departed.looked(self.sync.known_owners(), present, now)
         out: list[Output] = [Persist(operations=operations)] if operations else []
         for owner in over:
-            out += self.sync.forget_owner(owner, now)
+            out += self.sync.forget_owner(owner)
         return out
 
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
         out = self.view_changed(now) if self._view_stale else []
+        self._view_stale = False
         self.strict.view_changed(self.leases.view, now)
         if not self.stopping and self._seeking.is_due(self.membership.longing(), now.instant):
             out += self.discovery.refresh_requested(now)
@@ -430,16 +445,19 @@ class Node:
                     step.operations.extend(operations)
                 case Write(root=root, key=key, value=value, urgent=urgent):
                     try:
-                        written = self.sync.set(root, key, value, now, urgent=urgent)
+                        written = self.sync.put(root, key, value, now, urgent=urgent)
                     except UsageError as error:
                         self.desk.trouble(f"{root} {key!r} was not shared: {error}")
                         continue
+                    if urgent:
+                        step.publish_here()
                     self._route(written, step, now)
                 case EntriesChanged(owner=owner, changes=changes):
                     self._route(self.leases.entries_changed(owner, changes, now), step, now)
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
                     self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
                     self._route(self.diffs.entries_changed(owner, changes, now), step, now)
+                    self._route([*self.desk.following.changed()], step, now)
                 case Misbehaved(peer=peer, reason=reason):
                     self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():

@@ -239,7 +239,7 @@ class OwnLeases(LeaseQueue):
             out.append(Say(peer=peer, message=Renew(incarnation=self._incarnation, round=self._round, numbers=numbers)))
         return out
 
-    def _settle(self, now: Now) -> list[Output]:
+    def settle(self, now: Now) -> list[Output]:
         """Decide what can be decided of all that was touched, in the order of the queue."""
         out: list[Output] = []
         while self._dirty:
@@ -491,7 +491,7 @@ class OwnLeases(LeaseQueue):
 
 
 def message_of(holding: Holding) -> Claim:
-    """A claim as its owner sends it."""
+    """`SEND`: a claim as its owner sends it."""
     return Claim(claim=holding.body, round=holding.round, hold_ms=holding.hold_ms, granted=holding.granted, grade=holding.grade)
 
 

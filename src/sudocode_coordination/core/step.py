@@ -6,8 +6,9 @@ from typing import Final
 
 import msgspec
 
-from sudocode_coordination.core.io import DiskOperation, Effect, Persist, Send
-from sudocode_coordination.core.wire import MAX_MESSAGES, End, WireMessage, encode_message
+from sudocode_coordination.core.facts import Output, Say
+from sudocode_coordination.core.io import DiskOperation, Effect, Gossip, Persist, Send
+from sudocode_coordination.core.wire import MAX_MESSAGES, End, Envelopes, WireMessage, encode_message
 from sudocode_coordination.model import PeerId
 
 FRAME_BYTES: Final = 512 << 10
@@ -23,12 +24,37 @@ class Step:
         self.ends: list[tuple[PeerId, End]] = []
         """What it says of claims that have ended."""
         self._said: dict[PeerId, list[WireMessage]] = {}
+        self._places: dict[PeerId, int] | None = None
 
     def say(self, peer: PeerId, message: WireMessage) -> None:
         """Once the writes are done."""
         self._said.setdefault(peer, []).append(message)
         if isinstance(message, End):
             self.ends.append((peer, message))
+
+    def publish_here(self) -> None:
+        """What is published at the end of the step goes before all that is said from now on: it tells of the same things."""
+        if self._places is None:
+            self._places = {peer: len(messages) for peer, messages in self._said.items()}
+
+    def publish(self, outputs: list[Output]) -> None:
+        """What was written in the whole step, as the feed has it. To each peer in the order of its feed, whatever went before."""
+        inserted: dict[PeerId, int] = {}
+        for output in outputs:
+            match output:
+                case Say(peer=peer, message=message):
+                    messages = self._said.setdefault(peer, [])
+                    place = len(messages) if self._places is None else self._places.get(peer, 0) + inserted.get(peer, 0)
+                    if any(isinstance(later, Envelopes) for later in messages[place:]):
+                        place = len(messages)
+                    messages.insert(place, message)
+                    inserted[peer] = inserted.get(peer, 0) + 1
+                case Persist(operations=operations):
+                    self.operations.extend(operations)
+                case Gossip():
+                    self.effects.append(output)
+                case _:
+                    raise TypeError(f"a feed is not published by {type(output).__name__}")
 
     def finish(self) -> list[Effect]:
         """Writes, then messages (they are waited for elsewhere), then the rest."""

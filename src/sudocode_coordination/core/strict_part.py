@@ -27,7 +27,7 @@ class StrictPart(OwnLeases):
                 out = self._not_in_the_table(holding, given, now)
             case StrictLost():
                 out = self._out_of_the_table(holding, given, now)
-        return out + self._settle(now)
+        return out + self.settle(now)
 
     def _end(self, holding: Holding, reason: EndReason, now: Now) -> list[Output]:
         """One that was let through and still waits for the table goes back into the queue, if its agent waits."""

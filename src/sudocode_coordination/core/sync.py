@@ -30,6 +30,7 @@ from sudocode_coordination.core.feed import (
 )
 from sudocode_coordination.core.io import DiskContents, DiskOperation, ForgottenEpochs, Gossip, Persist, StoredValue
 from sudocode_coordination.core.keyring import Keyring
+from sudocode_coordination.core.partner import Partner, Place
 from sudocode_coordination.core.recovery import Recovery
 from sudocode_coordination.core.wire import Envelope, Envelopes, Head, Heads
 from sudocode_coordination.errors import ProtocolError, UsageError
@@ -54,33 +55,6 @@ MAX_GOSSIP_BYTES: Final = 40 << 10
 FORWARD_PEERS: Final = 3
 """How many peers a newly applied envelope is passed on to where the mesh is not full; copies cost 1 ms each."""
 
-_Place = tuple[int, int]
-"""Epoch and sequence number."""
-
-
-class _Peer:
-    """A connected peer."""
-
-    def __init__(self) -> None:
-        self.greeted = False
-        self.joining = True
-        """`sync-completed` has not been told yet."""
-        self.has: dict[PeerId, _Place] = {}
-        """Feeds as far as the peer is known to have them, or to get them on this connection."""
-        self.promised: dict[PeerId, _Place] = {}
-        """What it has and this peer lacks."""
-        self.ask_at: Instant | None = None
-        self.asked_at: Instant | None = None
-        self.asks = 0
-        self.replied_at: Instant | None = None
-        self.answered_at: Instant | None = None
-        self.answered_bytes = 0
-
-    def got(self, owner: PeerId, place: _Place) -> None:
-        """It has the feed up to there; places only grow."""
-        if self.has.get(owner, (-1, 0)) < place:
-            self.has[owner] = place
-
 
 class Sync:
     """The replicated entries of all peers. Call `started` first."""
@@ -95,7 +69,7 @@ class Sync:
         self.document = self.store.document
         self._author = Author(keyring, self.store, rng)
         self._recovery = Recovery(keyring)
-        self._peers: dict[PeerId, _Peer] = {}
+        self._peers: dict[PeerId, Partner] = {}
         self._exchange_at: Instant | None = None
         self._all_connected = True
         self._renew_at: Instant | None = None
@@ -151,9 +125,12 @@ class Sync:
         Raises:
             UsageError: the key or value can't be shared: too large, too deep, not JSON, too much in all.
         """
+        return self.put(root, key, value, now, urgent=urgent) + self.written(now)
+
+    def put(self, root: Root, key: str, value: Json | None, now: Now, *, urgent: bool = False) -> list[Output]:
+        """`set`, but what is urgent waits for `written`: all entries of a step are one envelope."""
         change = self._author.set(root, key, value, now, urgent=urgent)
-        outputs: list[Output] = [] if change is None else [EntriesChanged(owner=self.own, changes=(change,))]
-        return outputs + self._flush_if_due(now)
+        return [] if change is None else [EntriesChanged(owner=self.own, changes=(change,))]
 
     def get(self, root: Root, owner: PeerId, key: str) -> Json | None:
         """An entry, or None. Not to be changed in place."""
@@ -183,7 +160,8 @@ class Sync:
         """Publish at once whatever waits: before the node stops."""
         return self._send(self._author.flush(now.wall_ms), now)
 
-    def _flush_if_due(self, now: Now) -> list[Output]:
+    def written(self, now: Now) -> list[Output]:
+        """At the end of a step: publish what is due."""
         return self.flush(now) if self._author.is_due(now) else []
 
     def _send(self, published: Published, now: Now) -> list[Output]:
@@ -203,7 +181,7 @@ class Sync:
         return outputs
 
     @staticmethod
-    def _count_sent(peer: _Peer, envelopes: Iterable[Envelope]) -> None:
+    def _count_sent(peer: Partner, envelopes: Iterable[Envelope]) -> None:
         for envelope in envelopes:
             epoch, seq = peer.has.get(envelope.owner, (-1, 0))
             if (envelope.epoch > epoch and envelope.seq == 1) or (envelope.epoch == epoch and envelope.seq == seq + 1):
@@ -213,7 +191,7 @@ class Sync:
 
     def peer_up(self, peer: PeerId, now: Now) -> list[Output]:
         """The sync stream is open. The node sends `Hello` with `hello()`."""
-        self._peers[peer] = _Peer()
+        self._peers[peer] = Partner()
         self._plan(now)
         return []
 
@@ -278,7 +256,7 @@ class Sync:
 
     # --- giving ---------------------------------------------------------------------------------------------------------
 
-    def _compare(self, peer_id: PeerId, peer: _Peer, heads: tuple[Head, ...], now: Now) -> list[Output]:
+    def _compare(self, peer_id: PeerId, peer: Partner, heads: tuple[Head, ...], now: Now) -> list[Output]:
         """Take note of what the peer has, and send what it lacks."""
         told = {head.owner: (head.epoch, head.seq) for head in heads}
         if peer.answered_at is not None and now.instant - peer.answered_at < ASK_PAUSE_MS:
@@ -298,7 +276,7 @@ class Sync:
             peer.ask_at = now.instant + ASK_PAUSE_MS
         return outputs
 
-    def _lacks(self, owner: PeerId, place: _Place) -> bool:
+    def _lacks(self, owner: PeerId, place: Place) -> bool:
         epoch, seq = place
         if seq == NOTHING_MORE or not seq:
             return False
@@ -307,7 +285,7 @@ class Sync:
             return place > (self._author.epoch, self._author.seq)
         return not self.store.settled(owner, epoch, seq)
 
-    def _answer(self, peer_id: PeerId, peer: _Peer, now: Now) -> list[Output]:
+    def _answer(self, peer_id: PeerId, peer: Partner, now: Now) -> list[Output]:
         outputs: list[Output] = []
         own_lacking = self.store.missing(self.own, peer.has.get(self.own))
         if self._author.helps_joiner(len(own_lacking)):
@@ -335,7 +313,7 @@ class Sync:
         operations: list[DiskOperation] = []
         changes: dict[PeerId, list[EntryChange]] = {}
         applied: set[PeerId] = set()
-        gaps: dict[PeerId, _Place] = {}
+        gaps: dict[PeerId, Place] = {}
         jumped: list[Output] = []
         unwanted = False
         for envelope in envelopes:
@@ -392,7 +370,7 @@ class Sync:
         outputs += self.flush(now)
         return Received("old")
 
-    def _note_gaps(self, gaps: dict[PeerId, _Place], source: PeerId | None, now: Now) -> None:
+    def _note_gaps(self, gaps: dict[PeerId, Place], source: PeerId | None, now: Now) -> None:
         """Plan a question to who showed the gap; to the owner or anybody if that was gossip."""
         greeted = [peer_id for peer_id in sorted(self._peers) if self._peers[peer_id].greeted]
         if source is None and greeted:
@@ -412,7 +390,7 @@ class Sync:
         asked_at = self._peers[owner].asked_at
         return [self._ask(owner, now)] if asked_at is None or now.instant - asked_at >= ASK_PAUSE_MS else []
 
-    def _progress(self, peer_id: PeerId, peer: _Peer, now: Now, *, moved: bool = False) -> list[Output]:
+    def _progress(self, peer_id: PeerId, peer: Partner, now: Now, *, moved: bool = False) -> list[Output]:
         """Strike off what has come; tell when all of the peer's Hello is here."""
         for owner in [owner for owner, place in peer.promised.items() if not self._lacks(owner, place)]:
             del peer.promised[owner]
@@ -447,7 +425,7 @@ class Sync:
 
     def ticked(self, now: Now) -> list[Output]:
         """Do what is due: flush, questions, the exchange with a random peer."""
-        outputs = self._flush_if_due(now) + self._ask_due(now)
+        outputs = self.written(now) + self._ask_due(now)
         if self._exchange_at is not None and self._exchange_at <= now.instant:
             self._exchange_at = None
             greeted = [peer_id for peer_id in sorted(self._peers) if self._peers[peer_id].greeted]
@@ -490,9 +468,8 @@ class Sync:
 
     # --- forgetting -----------------------------------------------------------------------------------------------------
 
-    def forget_owner(self, owner: PeerId, now: Now) -> list[Output]:
+    def forget_owner(self, owner: PeerId) -> list[Output]:
         """Drop the feed of a peer that is long gone; it is taken up again when that peer writes with a newer epoch."""
-        del now
         if owner == self.own:
             return []
         operations, changes = self.store.forget(owner)

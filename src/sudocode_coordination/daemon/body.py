@@ -29,7 +29,7 @@ from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
 from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
-from sudocode_coordination.place import IDENTITY_FILE, RULES_FOLDER, TABLE_FOLDER, Clone
+from sudocode_coordination.place import DIFFS_FOLDER, IDENTITY_FILE, RULES_FOLDER, TABLE_FOLDER, Clone
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and they hide trio's own types
@@ -175,9 +175,21 @@ class RealSurroundings:
         return Everywhere(Rendezvous(peer, deliver), *([Lan(peer, deliver)] if self._config.mdns else []))
 
     def worktrees(self, deliver: Deliver) -> RunningWorkTrees:
-        from sudocode_coordination.adapters.worktrees import Unwatched
+        from sudocode_coordination.adapters.worktrees import GitWorkTrees, Unwatched
 
-        return Unwatched(deliver)
+        config = self._config
+        if not config.enable_file_diffs:
+            return Unwatched(deliver)
+        return GitWorkTrees(
+            Path(self._clone.common_dir),
+            Path(self._clone.state_file(DIFFS_FOLDER)),
+            deliver,
+            remote=config.git_remote,
+            agent=config.agent_id,
+            deny=config.file_diff_deny,
+            coordination_branch=config.coordination_branch,
+            interval_ms=config.file_diff_interval_ms,
+        )
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork

@@ -39,12 +39,13 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One input. `abridged`: the disk contents of a `Started` were left out."""
+    """One input. `abridged`: the disk contents of a `Started` were left out. `together`: taken in one step with the one before."""
 
     instant: int
     wall_ms: int
     input: Input
     abridged: bool = False
+    together: bool = False
 
 
 Record: TypeAlias = Header | Entry
@@ -64,11 +65,11 @@ class Journal:
         self._flush_due = 0
         self._open()
 
-    def record(self, now: Now, given: Input) -> None:
+    def record(self, now: Now, given: Input, *, together: bool = False) -> None:
         """Note an input before the node handles it."""
         if self._file is None:
             return
-        self._append(Entry(instant=now.instant, wall_ms=now.wall_ms, input=given))
+        self._append(Entry(instant=now.instant, wall_ms=now.wall_ms, input=given, together=together))
         if isinstance(given, Started) and len(self._buffer) > MAX_CONTENTS_BYTES:
             self._buffer.clear()
             self._append(self._header)

@@ -1,7 +1,9 @@
-"""The only task that owns the node: takes inputs out of a bounded inbox, hands them over one by one, carries out the effects.
+"""The only task that owns the node: takes inputs out of a bounded inbox, hands them over in their order, carries out the effects.
 
     deliver() ──> inbox ──> Node.handle ──> Persist (waited for) ──> everything else, in order
                    ticks ──┘
+
+What has come together is one step: one write, and one frame to each peer, for a whole burst of requests or messages.
 
 Laws: an effect is carried out only when every `Persist` before it in its step is on disk (what a failed one would have
 vouched for is not published); a node that raises ends the daemon: half a daemon would renew leases that nobody decides about.
@@ -11,8 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from time import thread_time
+from collections.abc import Callable, Iterable, Iterator
+from time import perf_counter, thread_time
 from typing import Final, Protocol, assert_never
 
 import trio
@@ -54,6 +56,7 @@ from sudocode_coordination.core.io import (
     Upgrade,
     UseRelays,
 )
+from sudocode_coordination.core.node import TOGETHER
 from sudocode_coordination.daemon.journal import Journal
 from sudocode_coordination.errors import StorageError
 from sudocode_coordination.model import Instant, Now, PeerId
@@ -76,8 +79,13 @@ MAX_COUNTED_PEERS: Final = 1_024
 TOO_COSTLY: Final = "what it sends takes too much of this machine's time"
 MAX_HINTS: Final = 2_048
 """Gossip and refusals that wait. Nothing depends on them: more are dropped."""
-BATCH: Final = 64
-"""Inputs in a row before other tasks (sockets, git) get their turn: some ten milliseconds at most."""
+BATCH: Final = 256
+"""Inputs in one step, before other tasks (sockets, git) get their turn: some ten milliseconds. More than a hundred peers send at
+once if one frame of each has come."""
+BATCH_BYTES: Final = 1 << 20
+"""Of frames in one step, as they come: one of the largest, or many small ones."""
+SHORT_S: Final = 0.001
+"""A step below this is charged by the wall: the clock of a thread costs microseconds to read."""
 MAX_SLEEP_S: Final = 1.0
 """Timers here do not count suspend, the node's clock does: looking once a second, a tick is late by that at most."""
 
@@ -87,8 +95,8 @@ log = logging.getLogger(__name__)
 class CoreNode(Protocol):
     """What the pump drives; `core.node.Node` is one."""
 
-    def handle(self, given: Input, now: Now, /) -> list[Effect]:
-        """Decide."""
+    def handle(self, given: Input, now: Now, more: Iterable[Input] = (), /) -> list[Effect]:
+        """Decide, in one step with `more` of `TOGETHER`."""
 
     def deadline(self) -> Instant | None:
         """When it wants a tick."""
@@ -131,6 +139,7 @@ class Pump:
         """Told of the client whose request has left the inbox."""
         self._journal = journal
         self._inbox: deque[Input] = deque()
+        self._taken_last: Input | None = None
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._requests = 0
@@ -222,21 +231,18 @@ class Pump:
         ticked_at: Instant = -1
         while True:
             await self._wait(ticked_at)
-            for _ in range(BATCH):
-                now = self._clock.now()
-                due = self._node.deadline()
-                # At most one tick a millisecond: a node that never moves its deadline must not starve everything else.
-                if due is not None and now.instant >= due and now.instant > ticked_at:
-                    ticked_at = now.instant
-                    self._step(Ticked(late_ms=now.instant - due), now)
-                elif self._inbox:
-                    self._step(self._take(), now)
-                else:
-                    self._idle.set()
-                    break
-                if self.stopped:
-                    self._idle.set()
-                    return
+            now = self._clock.now()
+            due = self._node.deadline()
+            # At most one tick a millisecond: a node that never moves its deadline must not starve everything else.
+            if due is not None and now.instant >= due and now.instant > ticked_at:
+                ticked_at = now.instant
+                self._step(Ticked(late_ms=now.instant - due), now)
+            elif self._inbox:
+                self._step(self._take(), now)
+            if not self._inbox or self.stopped:
+                self._idle.set()
+            if self.stopped:
+                return
 
     async def _wait(self, ticked_at: Instant) -> None:
         if self._inbox:
@@ -257,23 +263,54 @@ class Pump:
     def _step(self, given: Input, now: Now, *, after_disk_failure: bool = False) -> None:
         if self._journal is not None:
             self._journal.record(now, given)
-        began = thread_time()
+        self._taken_last = given
+        spent: dict[PeerId | None, float] = {}
+        began, ran = perf_counter(), thread_time()
+        more: Iterable[Input] = () if after_disk_failure else self._together(given, now, spent, began)
         try:
-            effects = self._node.handle(given, now)
+            effects = self._node.handle(given, now, more)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # pycrdt's panics are no Exceptions
             if self._journal is not None:
                 self._journal.flush()
-            raise NodeCrashed(f"the node raised on {type(given).__name__}: {error!r}") from error
-        if isinstance(given, FrameReceived):
-            self._charge(given.peer, thread_time() - began, now)
+            raise NodeCrashed(f"the node raised on {type(self._taken_last).__name__}: {error!r}") from error
+        took = perf_counter() - began
+        # What a step takes beside its inputs is shared by those who sent them.
+        share = (took if took < SHORT_S else thread_time() - ran) / max(sum(spent.values()), 1e-9)
+        for peer, seconds in spent.items():
+            if peer is not None:
+                self._charge(peer, min(seconds * share, took), now)
         failure: str | None = None
         for effect in effects:
             failure = self._carry_out(effect, failure)
         if failure is not None and not after_disk_failure:
             log.error("disk: %s", failure)
             self._step(DiskFailed(reason=failure), now, after_disk_failure=True)
+
+    def _together(self, given: Input, now: Now, spent: dict[PeerId | None, float], began: float) -> Iterator[Input]:
+        """What has come since, for the step that `given` began.
+
+        Args:
+            spent: gets the seconds that the node takes for what each peer has sent; None: for all else.
+            began: when it took `given`, by `perf_counter`.
+        """
+        count = size = 0
+        while True:
+            sender = given.peer if isinstance(given, FrameReceived) else None
+            spent[sender] = spent.get(sender, 0.0) + perf_counter() - began
+            size += len(given.frame) if isinstance(given, FrameReceived) else 0
+            count += 1
+            ahead = self._inbox[0] if self._inbox else None
+            if count >= BATCH or not isinstance(ahead, TOGETHER):
+                return
+            if isinstance(ahead, FrameReceived) and size + len(ahead.frame) > BATCH_BYTES:
+                return
+            given = self._taken_last = self._take()
+            if self._journal is not None:
+                self._journal.record(now, given, together=True)
+            began = perf_counter()
+            yield given
 
     def _charge(self, peer: PeerId, seconds: float, now: Now) -> None:
         spent = self._cpu.get(peer)

@@ -6,7 +6,8 @@ what the wires do is `network.py`'s, what the remote does `remote.py`'s and `tab
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -49,7 +50,7 @@ from sudocode_coordination.core.io import (
     Upgrade,
     UseRelays,
 )
-from sudocode_coordination.core.node import Node
+from sudocode_coordination.core.node import TOGETHER, Node
 from sudocode_coordination.errors import StorageError
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId
 from sudocode_coordination.sim.disk import SimDisk
@@ -58,6 +59,7 @@ from sudocode_coordination.sim.network import NetworkFaults, SimNetwork, SimNetw
 from sudocode_coordination.sim.remote import SimGitPort, SimGitRemote
 from sudocode_coordination.sim.scheduler import WALL_EPOCH_MS, Scheduler
 from sudocode_coordination.sim.table import SimTablePort, SimTableRemote
+from sudocode_coordination.sim.terrain import Ground
 
 Answered = Callable[[Reply], None]
 CLIENT: Final = 1
@@ -142,7 +144,9 @@ class SimNode:
         self._asked = 0
         self._alarm = 0
         self._alarm_at: Instant | None = None
-        self._waiting: list[Input] = []
+        self._waiting: deque[Input] = deque()
+        self.gather_ms = 0
+        """How long what peers and agents say waits for more, to be one step with it: a machine that has much to do."""
 
     @property
     def now(self) -> Now:
@@ -198,9 +202,7 @@ class SimNode:
         self.network.thaw()
         if self.node is not None:
             self._tick(self._alarm)
-            waiting, self._waiting = self._waiting, []
-            for given in waiting:
-                self.deliver(given)
+            self._take_waiting()
 
     def stop(self) -> None:
         """As SIGTERM."""
@@ -225,6 +227,8 @@ class SimNode:
         self.paused_at = self._world.scheduler.instant
 
     def _end(self) -> None:
+        if self._world.ground is not None:
+            self._world.ground.shown(self, None)
         self.node = None
         self._alarm += 1
         self._alarm_at = None
@@ -252,6 +256,7 @@ class SimNode:
             del self._client_of[request_id]
         self.willed[None] = self._world.scheduler.instant
         self.deliver(ClientGone(client=client))
+        self._take_waiting()  # whoever checks looks at once
 
     def cancel(self, request_id: int, *, client: int = CLIENT) -> None:
         """The agent waits no more."""
@@ -268,9 +273,28 @@ class SimNode:
         if self.frozen:
             self._waiting.append(given)
             return
+        if self.gather_ms and isinstance(given, TOGETHER):
+            if not self._waiting:
+                self._world.scheduler.after(self.gather_ms, partial(self._take_waiting, self.node))
+            self._waiting.append(given)
+            return
+        self._waiting.append(given)
+        self._take_waiting()
+
+    def _take_waiting(self, life: Node | None = None) -> None:
+        """`life`: it is to be the same process still."""
+        while self._waiting and self.node is not None and not self.frozen and life in (None, self.node):
+            self._step(self._waiting.popleft(), self._together())
+
+    def _together(self) -> Iterator[Input]:
+        while self._waiting and isinstance(self._waiting[0], TOGETHER):
+            yield self._waiting.popleft()
+
+    def _step(self, given: Input, more: Iterable[Input] = ()) -> None:
+        assert self.node is not None
         node = self.node
         now = self.now
-        failure = self._carry_out(node.handle(given, now))
+        failure = self._carry_out(node.handle(given, now, more))
         if failure is not None and self.node is node:
             self.disk_failed_at = self._world.scheduler.instant
             self._carry_out(node.handle(DiskFailed(reason=failure), now))
@@ -309,8 +333,11 @@ class SimNode:
                     self.network.hang_up(peer, reason)
                 case Admit(peers=peers):
                     self.network.admit(peers)
-                case ShowRecord() | ForetellMerge():
-                    pass  # each is alone on its machine, and has no work tree
+                case ShowRecord(data=data):
+                    if self._world.ground is not None:
+                        self._world.ground.shown(self, data)
+                case ForetellMerge():
+                    pass  # it has no work tree
                 case ReadBranch():
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
@@ -357,7 +384,7 @@ class SimNode:
             return
         deadline, self._alarm_at = self._alarm_at, None
         late_ms = 0 if deadline is None else max(0, self.now.instant - deadline)
-        self.deliver(Ticked(late_ms=late_ms))
+        self._step(Ticked(late_ms=late_ms))
 
 
 def _refused(reply: Reply, failure: str) -> Reply:
@@ -385,6 +412,8 @@ class World:
         self.table = SimTableRemote(self.scheduler)
         self.trace = Trace([] if words else None)
         self.nodes: list[SimNode] = []
+        self.ground: Ground | None = None
+        """None: no NATs, and each is alone on its machine."""
         self.listeners: list[Callable[[SimNode, Event], None]] = []
         self.watchers: list[Callable[[SimNode], None]] = []
         self._config = config

@@ -220,12 +220,13 @@ async def serve(
         # Behind the #, which browsers never send: it is in no request and no log.
         return f"http://127.0.0.1:{port}/#{door.new_link(time.monotonic(), lifetime_s)}"
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(HttpServer(app.handle).run, listeners)
-        group.start_soon(feed.run)
-        group.start_soon(_on_enter, lambda: another(link(SHOWN_S)))
-        started(link(OPENED_S), link(SHOWN_S))
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    # First of all: whoever has been shown a link may end it at once.
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as group:
+            group.start_soon(HttpServer(app.handle).run, listeners)
+            group.start_soon(feed.run)
+            group.start_soon(_on_enter, lambda: another(link(SHOWN_S)))
+            started(link(OPENED_S), link(SHOWN_S))
             async for _ in signals:
                 group.cancel_scope.cancel()
                 return

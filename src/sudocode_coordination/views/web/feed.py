@@ -13,18 +13,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final
 
 import anyio
 import msgspec
 
 from sudocode_coordination.api.events import Event
+from sudocode_coordination.api.requests import Foretelling
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.errors import CoordinationError, NoDaemonError
-from sudocode_coordination.model import AgentId
+from sudocode_coordination.errors import CoordinationError, DaemonError, NoDaemonError
+from sudocode_coordination.model import AgentId, SharedWork
 from sudocode_coordination.place import Clone
 
 REPLAYED: Final = 200
@@ -33,6 +36,10 @@ MAX_WAITING_EVENTS: Final = 500
 """Events of a mailbox; the oldest go. A page keeps as many."""
 MAX_LISTED: Final = 2_000
 """Leases, messages, entries of work, … of a state, each: more can't be looked through, and a state is sent often."""
+MAX_WORKTREES: Final = 200
+"""Worktrees whose changes are shown: all of a large team."""
+MAX_CHANGED: Final = 300
+"""Files of one of them; a picture shows folders long before."""
 MAX_PAGES: Final = 32
 """Mailboxes at a time."""
 GATHER_S: Final = 0.05
@@ -43,6 +50,8 @@ POLL_S: Final = 2.0
 """Some things change without an event: who waits elsewhere, how well peers are reached, who has read a message."""
 AGAIN_S: Final = 0.5
 """Until a daemon is looked for again, if there is none."""
+NEWS_S: Final = 10.0
+"""Events that are older when a page gets them are no news to its reader. Both times are of this machine."""
 BEAT_S: Final = 15.0
 """A page that hears nothing for twice as long knows that the server is gone."""
 log = logging.getLogger(__name__)
@@ -107,7 +116,7 @@ class Feed:
         self._client: AsyncClient | None = None
         self._state: bytes | None = None
         """The last one, for pages that come; None while nobody follows."""
-        self._recent: deque[bytes] = deque(maxlen=REPLAYED)
+        self._recent: deque[Event] = deque(maxlen=REPLAYED)
 
     async def client(self) -> AsyncClient:
         """A client for the agent that acts, on the connection that is there, or a new one.
@@ -134,8 +143,8 @@ class Feed:
         mailbox = Mailbox()
         while len(self._mailboxes) >= MAX_PAGES:
             self._mailboxes.pop(0).close()
-        for line in self._recent:
-            mailbox.event(line)
+        for event in self._recent:
+            mailbox.event(_event_line(event))
         if self._state is not None:
             mailbox.replace(self._state)
         self._mailboxes.append(mailbox)
@@ -156,6 +165,8 @@ class Feed:
                 except CoordinationError as error:
                     self._tell_state(_no_daemon(error))
                     await anyio.sleep(AGAIN_S)
+                    if not self._mailboxes:
+                        self._watched = anyio.Event()
         finally:
             await self._close()
 
@@ -185,9 +196,9 @@ class Feed:
         client = await self.client()
         async with contextlib.aclosing(client.events(replay=REPLAYED)) as events:
             async for event in events:
-                line = _event_line(event)
                 if event.type != "heartbeat-sent":
-                    self._recent.append(line)
+                    self._recent.append(event)
+                    line = _event_line(event)
                     for mailbox in self._mailboxes:
                         mailbox.event(line)
                     self._stale.set()
@@ -218,6 +229,7 @@ class Feed:
         leases = await client.leases(everyone=True)
         messages = await client.messages(everything=True)
         issues, specs = await client.issues(), await client.specs()
+        foretelling = await _foretelling(client)
         default = next((agent.agent_id for agent in status.agents if agent.default), "")
         lists = {
             "work": status.work,
@@ -226,6 +238,7 @@ class Feed:
             "issues": issues,
             "specs": specs,
             "peers": status.peers,
+            "foretold": foretelling.conflicts,
         }
         return _line(
             "state",
@@ -237,7 +250,9 @@ class Feed:
                 "peerId": status.peer_id,
                 "agents": status.agents,
                 "remote": status.remote,
-                "problems": status.problems,
+                "problems": (*status.problems, *((foretelling.trouble,) if foretelling.trouble else ())),
+                "foretelling": foretelling.enabled,
+                "changes": [_changed(work) for work in foretelling.works[:MAX_WORKTREES]],
                 "startedAt": status.started_at,
                 "version": status.version,
                 **{name: found[:MAX_LISTED] for name, found in lists.items()},
@@ -246,12 +261,29 @@ class Feed:
         )
 
 
+async def _foretelling(client: AsyncClient) -> Foretelling:
+    try:
+        return await client.conflicts()
+    except DaemonError:
+        raise
+    except CoordinationError as error:
+        log.debug("conflicts are not foretold: %s", error)  # a daemon of an older version
+        return Foretelling(enabled=False)
+
+
+def _changed(work: SharedWork) -> dict[str, Any]:
+    """What the page shows of uncommitted and unpushed changes: who, and which files."""
+    files = [file.path for file in work.files[:MAX_CHANGED]]
+    return {"agents": work.agents, "mine": work.mine, "branch": work.branch, "files": files, "more": len(work.files) - len(files)}
+
+
 def _line(kind: str, document: dict[str, Any]) -> bytes:
     return msgspec.json.encode({"kind": kind, **document}) + b"\n"
 
 
 def _event_line(event: Event) -> bytes:
-    return _line("event", {"event": event})
+    age_s = time.time() - datetime.fromisoformat(event.timestamp).timestamp()
+    return _line("event", {"event": event, "past": age_s > NEWS_S})
 
 
 def _no_daemon(error: CoordinationError) -> bytes:

@@ -71,7 +71,6 @@ function linkIs(link, words = "") {
 
 let told = [];
 let tellTimer = 0;
-let begun = 0;
 
 // Those who can't see the page change hear of it, but not of everything, and not at once.
 function tell(text) {
@@ -85,7 +84,7 @@ function tell(text) {
 
 function take(document) {
   if (document.kind === "event") {
-    if (heard(document.event) && performance.now() - begun > 2000 && !QUIET.has(document.event.type)) tell(sentence(document.event));
+    if (heard(document.event) && !document.past && !QUIET.has(document.event.type)) tell(sentence(document.event));
   } else if (document.kind === "state") {
     if (document.daemon === false) {
       world.state = { ...(world.state ?? {}), daemon: false };
@@ -106,11 +105,10 @@ async function stay() {
   let code = takeCode();
   for (;;) {
     try {
-      if (!hasKey() && !(await entered(code))) {
-        code = await nextCode();
+      if (!hasKey()) {
+        code = (await entered(code)) ? null : await nextCode();
         continue;
       }
-      begun = performance.now();
       await live(take, SILENCE_MS);
       if (world.link === "elsewhere") {
         linkIs("elsewhere", "This page is paused: it is open in several other tabs, or the browser was signed out. Press a key or click to go on here.");

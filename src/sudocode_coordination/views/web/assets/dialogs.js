@@ -2,7 +2,7 @@
 
 import { post } from "/assets/session.js";
 import { byId, h, reconcile, setText } from "/assets/dom.js";
-import { ago, clean, conflictParts, duration, ending, moment, parseResource, resourceName } from "/assets/format.js";
+import { ago, clean, conflictParts, duration, ending, foretoldWords, moment, parseResource, resourceName } from "/assets/format.js";
 import { everyone, isMine, onResource, remaining, world } from "/assets/state.js";
 
 const TOAST_MS = 6000;
@@ -148,10 +148,12 @@ export function showInspected() {
     return;
   }
   const resource = inspected;
-  const { leases, work, conflicts } = onResource(resource);
+  const { leases, work, changes, foretold, conflicts } = onResource(resource);
   const lines = [
     ...leases.toSorted((a, b) => (b.state === "granted") - (a.state === "granted") || (a.position ?? 0) - (b.position ?? 0)).map((one) => ({ key: one.claimId, text: leaseWords(one) })),
     ...work.map((one) => ({ key: `w${one.peerId}${one.agentId}`, text: `${clean(one.agentId, 60)} works on it${one.status ? `: ${clean(one.status)}` : ""}` })),
+    ...changes.map((one, index) => ({ key: `d${index}`, text: `${one.agents.map((id) => clean(id, 60)).join(", ") || "somebody"} has changed it${one.branch ? ` on ${clean(one.branch, 80)}` : ""}; not pushed yet` })),
+    ...foretold.map((one) => ({ key: `f${one.path}${one.kind}${one.theirPeerId}${one.worktree}${one.theirWorktree}`, text: foretoldWords(one) })),
     ...conflicts.map((one) => ({ key: `c${one.number}`, text: `conflict, ${ago(one.timestamp)}: ${conflictParts(one).map((part) => part.text).join("; ")}` })),
   ];
   reconcile(now, lines.length > 0 ? lines : [{ key: "none", text: "nobody holds it, waits for it or works on it" }], (one) => one.key, () => h("li"), (element, one) => setText(element, one.text));

@@ -35,16 +35,19 @@ export function setAttribute(element, name, value) {
 }
 
 // The children of `parent` become one element for each item, in order. `make(item)` builds one, `update(element, item)` brings an
-// element up to date; elements whose key stays are kept, and moved only if the order has changed.
+// element up to date; elements whose key stays are kept, and moved only if the order has changed. The focus stays where it is; if what
+// had it is gone, it goes to the section's heading, not to the top of the page.
 export function reconcile(parent, items, key, make, update = () => {}) {
+  const focus = parent.contains(document.activeElement) ? document.activeElement : null;
+  const wanted = new Map();
+  for (const item of items) if (!wanted.has(String(key(item)))) wanted.set(String(key(item)), item);
   const known = new Map();
-  for (const child of parent.children) known.set(child.dataset.key, child);
+  for (const child of [...parent.children]) {
+    if (wanted.has(child.dataset.key)) known.set(child.dataset.key, child);
+    else child.remove();
+  }
   let place = parent.firstElementChild;
-  const wanted = new Set();
-  for (const item of items) {
-    const name = String(key(item));
-    if (wanted.has(name)) continue;
-    wanted.add(name);
+  for (const [name, item] of wanted) {
     let element = known.get(name);
     if (element === undefined) {
       element = make(item);
@@ -54,5 +57,14 @@ export function reconcile(parent, items, key, make, update = () => {}) {
     if (element === place) place = place.nextElementSibling;
     else parent.insertBefore(element, place);
   }
-  for (const [name, element] of known) if (!wanted.has(name)) element.remove();
+  if (focus !== null && focus !== document.activeElement) refocus(focus, parent);
+}
+
+function refocus(focus, parent) {
+  const heading = parent.closest("section, dialog")?.querySelector("h2");
+  if (focus.isConnected) focus.focus({ preventScroll: true });
+  else if (heading) {
+    heading.tabIndex = -1;
+    heading.focus({ preventScroll: true });
+  }
 }

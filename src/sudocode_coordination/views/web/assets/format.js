@@ -92,6 +92,7 @@ export function sentence(event) {
     case "message-acknowledged": return `${clean(data.by, 60)} has read a message of ${who}`;
     case "issue-updated": return `${who} updated issue ${clean(data.issueId, 80)}`;
     case "spec-updated": return `${who} updated spec ${clean(data.specPath, 120)}`;
+    case "conflicts-cleared": return `no conflict any more of ${who}: ${foretold(data).map((one) => clean(one.path)).join(", ")}`;
     case "conflicts-detected": return `conflict of ${who}: ${conflictParts(event).map((part) => part.text).join("; ")}`;
     case "sync-completed": return `synchronised with a clone: ${plural(Number(data.entries) || 0, "entry", "entries")}`;
     default: return `${clean(event.type, 60)}: ${who}`;
@@ -105,18 +106,27 @@ export function workNames(work) {
   return names.length > 3 ? `${names.slice(0, 3).join(", ")} +${names.length - 3}` : names.join(", ");
 }
 
+const foretold = (data) => (Array.isArray(data.foretold) ? data.foretold : []).filter((one) => one && typeof one === "object");
+
+// What `git merge` would stop at: where, with whom, and in which lines.
+export function foretoldWords(one) {
+  const others = (one.theirAgents ?? []).map((id) => clean(id, 60)).join(", ") || "another clone";
+  const places = [lineNames(one.lines, "here"), lineNames(one.theirLines, "there")].filter(Boolean).join(", ");
+  const more = [clean(one.kind, 80), one.certain === false && "perhaps", one.theirBranch && `on ${clean(one.theirBranch, 80)}`].filter(Boolean);
+  return `would not merge with the changes of ${others}${places && ` (${places})`}: ${more.join(", ")}`;
+}
+
 // What a conflict is about: each part names a resource, who else, and where in it if that is known.
 export function conflictParts(event) {
   const data = event.data ?? {};
+  if (Array.isArray(data.foretold)) {
+    return foretold(data).map((one) => ({ resource: ["file", String(one.path)], text: `${clean(one.path)} ${foretoldWords(one)}` }));
+  }
   if (Array.isArray(data.conflicts)) {
     return data.conflicts.filter((one) => one && typeof one === "object").map((one) => {
-      const resource = Array.isArray(one.resource) ? one.resource : ["file", String(one.file ?? one.path ?? "?")];
-      const others = [one.agentId, ...(Array.isArray(one.agents) ? one.agents : [])].filter((id) => typeof id === "string");
-      const kinds = { lease: "holds it", waiting: "waits for it", work: "works on it" };
-      const how = kinds[one.kind] ?? "changes it too";
-      const lines = lineNames(one.lines);
-      const whom = others.map((id) => clean(id, 60)).join(", ");
-      return { resource, text: `${whom || "another"} ${how}${lines && ` (${lines})`}: ${resourceName(resource)}` };
+      const resource = Array.isArray(one.resource) ? one.resource : ["file", "?"];
+      const how = { lease: "holds it", waiting: "waits for it", work: "works on it" }[one.kind] ?? "changes it too";
+      return { resource, text: `${resourceName(resource)}: ${clean(one.agentId, 60)} ${how}` };
     });
   }
   const resources = data.lease?.resources ?? [];
@@ -124,8 +134,9 @@ export function conflictParts(event) {
   return resources.slice(0, 3).map((resource) => ({ resource, text: `${resourceName(resource)} ${why}` }));
 }
 
-function lineNames(lines) {
+function lineNames(lines, side) {
   if (!Array.isArray(lines) || lines.length === 0) return "";
-  const spans = lines.slice(0, 4).map((one) => clean(Array.isArray(one) ? one.join("–") : one, 20));
-  return `lines ${spans.join(", ")}${lines.length > 4 ? ", …" : ""}`;
+  const spans = lines.slice(0, 4).map(([first, last]) => (last > first ? `${first}–${last}` : `${first}`));
+  const one = spans.length === 1 && !spans[0].includes("–");
+  return `${one ? "line" : "lines"} ${spans.join(", ")}${lines.length > 4 ? ", …" : ""} ${side}`;
 }

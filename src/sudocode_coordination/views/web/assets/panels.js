@@ -1,8 +1,8 @@
 // The lists of the page. Each function brings one part up to date with what the page knows.
 
 import { byId, h, reconcile, setAttribute, setText } from "/assets/dom.js";
-import { ago, clean, clock, conflictParts, duration, plural, resourceName, resourceNames, sentence, workNames } from "/assets/format.js";
-import { colour, eventFits, everyone, fits, isMine, leaseFits, messageFits, queues, recentConflicts, remaining, unread, workFits, world } from "/assets/state.js";
+import { ago, clean, clock, conflictParts, duration, foretoldWords, plural, resourceName, resourceNames, sentence, workNames } from "/assets/format.js";
+import { colour, eventFits, everyone, fits, foretold, isMine, leaseFits, messageFits, queues, recentConflicts, remaining, unread, workFits, world } from "/assets/state.js";
 
 const MAX_ROWS = 200; // more rows help nobody; the filter does
 let act = {};
@@ -34,12 +34,13 @@ export function drawTiles() {
   const connected = new Set(peers.filter((one) => ["direct", "relayed"].includes(one.connection)).map((one) => one.peerId));
   const leases = state.leases ?? [];
   const held = leases.filter((one) => one.state === "granted").length;
+  const clashes = (state.foretold ?? []).length + recentConflicts().length;
   const tiles = [
     { key: "clones", name: "other clones", value: up ? `${connected.size}` : "–", more: up ? `of ${clones.size} connected` : "", bad: connected.size < clones.size },
     { key: "agents", name: "agents", value: up ? everyone().length : "–", more: `${plural((state.work ?? []).length, "at work", "at work")}` },
     { key: "leases", name: "leases", value: held, more: "held" },
     { key: "queue", name: "waiting", value: leases.length - held, more: "in the queue", warn: leases.length > held },
-    { key: "conflicts", name: "conflicts", value: recentConflicts().length, more: "within the hour", bad: recentConflicts().length > 0 },
+    { key: "conflicts", name: "conflicts", value: clashes, more: "foretold or told of", bad: clashes > 0 },
     { key: "unread", name: "for you", value: unread().length, more: "new messages", warn: unread().length > 0 },
   ];
   reconcile(
@@ -204,20 +205,29 @@ export function drawMessages() {
 
 // --- conflicts and events ---------------------------------------------------------------------------------------------------
 
+const resourceButton = (resource) => h("button", { type: "button", class: "resource", onclick: () => act.inspect(resource) }, resourceName(resource));
+
+// Those that stand, and those that were told of within the hour: nothing tells when these are over.
 export function drawConflicts() {
-  const found = recentConflicts().filter((one) => fits(one.agentId, sentence(one)));
+  const standing = foretold().map((one) => ({
+    key: JSON.stringify([one.path, one.kind, one.worktree, one.theirPeerId, one.theirWorktree]),
+    agents: one.agents,
+    at: one.since,
+    parts: [{ resource: ["file", one.path], text: foretoldWords(one) }],
+  }));
+  const told = recentConflicts().filter((one) => fits(one.agentId, sentence(one))).map((one) => ({ key: one.number, agents: [one.agentId], at: one.timestamp, parts: conflictParts(one).slice(0, 6) }));
+  const found = [...standing, ...told];
+  setText(byId("no-conflicts"), world.state.foretelling ? "None: what all have changed would merge." : "None were told of. With enable_file_diffs = true, conflicts are foretold from what is changed and not committed.");
   reconcile(
     byId("conflicts"),
     shown(found, "conflicts", "no-conflicts", "n-conflicts"),
-    (one) => one.number,
-    (one) =>
-      h(
-        "li",
-        { class: "conflict" },
-        h("p", { class: "row" }, agentTag(one.agentId), h("span", { class: "faint small-text when" })),
-        ...conflictParts(one).slice(0, 6).map((part) => h("p", {}, h("button", { type: "button", class: "resource", onclick: () => act.inspect(part.resource) }, resourceName(part.resource)), h("span", {}, ` ${part.text.replace(resourceName(part.resource), "").replace(/: $/, "").trim()}`))),
-      ),
-    (element, one) => setText(element.querySelector(".when"), ago(one.timestamp)),
+    (one) => one.key,
+    (one) => h("li", { class: "conflict" }, h("p", { class: "row" }, ...one.agents.slice(0, 4).map(agentTag), h("span", { class: "faint small-text when" })), ...one.parts.map((part) => h("p", {}, resourceButton(part.resource), " ", h("span", { class: "words" })))),
+    (element, one) => {
+      setText(element.querySelector(".when"), ago(one.at));
+      const words = element.querySelectorAll(".words");
+      one.parts.forEach((part, index) => words[index] && setText(words[index], part.text.replace(`${resourceName(part.resource)}: `, "").replace(`${resourceName(part.resource)} `, "")));
+    },
   );
 }
 

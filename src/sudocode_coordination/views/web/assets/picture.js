@@ -10,8 +10,8 @@ const MAX_AGENTS = 12;
 const MAX_ROWS = 300; // of the table
 const ROW = 34;
 const EDGE_PAD = 14;
-const HOW = { holds: "holds", waits: "waits for", works: "works on" };
-const RANK = { holds: 3, waits: 2, works: 1 };
+const HOW = { holds: "holds", waits: "waits for", changes: "has changed", works: "works on" };
+const RANK = { holds: 4, waits: 3, changes: 2, works: 1 };
 const REST = "\u0000rest";
 
 let current = null; // key of the node that Tab comes to
@@ -50,6 +50,7 @@ function grouping(found) {
 
 function model() {
   const found = touches();
+  const clashing = new Set((world.state.foretold ?? []).map((one) => one.path));
   const depth = grouping(found);
   const agents = new Map();
   const paths = new Map();
@@ -57,18 +58,19 @@ function model() {
     const [type, path] = resource;
     const name = type === "file" ? prefix(path, depth) : resourceName(resource);
     const key = type === "file" ? `file\u0000${name}` : resourceKey(resource);
-    if (!paths.has(key)) paths.set(key, { kind: "path", key, name: clean(name), members: new Map(), edges: new Map(), touching: 0 });
+    if (!paths.has(key)) paths.set(key, { kind: "path", key, name: clean(name), members: new Map(), edges: new Map(), touching: 0, clash: false });
     const node = paths.get(key);
     node.members.set(resourceKey(resource), resource);
     node.touching += 1;
+    node.clash ||= type === "file" && clashing.has(path);
     const edge = node.edges.get(agent) ?? { how, count: 0 };
     node.edges.set(agent, { how: RANK[how] > RANK[edge.how] ? how : edge.how, count: edge.count + 1 });
-    if (!agents.has(agent)) agents.set(agent, { kind: "agent", key: `agent\u0000${agent}`, name: clean(agent, 60), id: agent, holds: 0, waits: 0, works: 0 });
+    if (!agents.has(agent)) agents.set(agent, { kind: "agent", key: `agent\u0000${agent}`, name: clean(agent, 60), id: agent, holds: 0, changes: 0, waits: 0, works: 0 });
     agents.get(agent)[how] += 1;
   }
-  const shownAgents = most([...agents.values()], MAX_AGENTS, (one) => one.holds + one.waits + one.works).sort((a, b) => a.name.localeCompare(b.name));
+  const shownAgents = most([...agents.values()], MAX_AGENTS, (one) => one.holds + one.changes + one.waits + one.works).sort((a, b) => a.name.localeCompare(b.name));
   const place = new Map(shownAgents.map((one, index) => [one.id, index]));
-  let nodes = most([...paths.values()], MAX_PATHS, (one) => one.touching + (one.edges.size > 1 ? 1000 : 0));
+  let nodes = most([...paths.values()], MAX_PATHS, (one) => one.touching + (one.edges.size > 1 || one.clash ? 1000 : 0));
   for (const node of nodes) for (const agent of node.edges.keys()) if (!place.has(agent)) node.edges.delete(agent);
   nodes = nodes.filter((node) => node.edges.size > 0);
   const middle = (node) => [...node.edges.keys()].reduce((sum, agent) => sum + place.get(agent), 0) / node.edges.size;
@@ -165,7 +167,7 @@ function drawNode(element, node, left, width) {
   const room = agent ? left - 20 : width - node.x - 24;
   const shared = !agent && node.edges.size > 1;
   setAttribute(element, "transform", `translate(${node.x} ${node.y})`);
-  setAttribute(element, "class", agent ? `node agent c${colour(node.id)}` : `node path${shared ? " shared" : ""}`);
+  setAttribute(element, "class", agent ? `node agent c${colour(node.id)}` : `node path${shared || node.clash ? " shared" : ""}`);
   setAttribute(element, "tabindex", node.key === current ? 0 : -1);
   setAttribute(element, "aria-label", agent ? agentWords(node) : pathWords(node));
   const [box] = element.children;
@@ -182,19 +184,19 @@ function drawNode(element, node, left, width) {
   if (!agent) {
     const many = element.querySelector(".many");
     setAttribute(many, "dy", "0.35em");
-    setText(many, shared ? node.edges.size : "");
+    setText(many, node.clash ? "!" : shared ? node.edges.size : "");
   }
 }
 
 function agentWords(node) {
-  const parts = ["holds", "waits", "works"].filter((how) => node[how] > 0).map((how) => `${HOW[how]} ${node[how]}`);
+  const parts = Object.keys(HOW).filter((how) => node[how] > 0).map((how) => `${HOW[how]} ${node[how]}`);
   return `${node.name}: ${parts.join(", ")}`;
 }
 
 function pathWords(node) {
   const who = [...node.edges].map(([agent, edge]) => `${clean(agent, 60)} ${HOW[edge.how]} it`).join(", ");
   const files = node.members.size > 1 ? `, ${node.members.size} paths` : "";
-  return `${node.name}${files}: ${who}`;
+  return `${node.name}${files}: ${who}${node.clash ? "; changes here would not merge" : ""}`;
 }
 
 function touchTable(found) {

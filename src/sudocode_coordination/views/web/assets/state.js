@@ -13,7 +13,7 @@ export const world = {
   link: "connecting", // connecting, live, no-daemon, lost, elsewhere, no-session
   linkWords: "",
   events: [], // the latest first, each with a number of its own
-  conflicts: [], // events
+  conflicts: [], // events; what is foretold is in the state
   filter: "",
   eventKind: "",
   paused: null, // the events as they were when they were paused
@@ -27,7 +27,7 @@ export function heard(event) {
   event.number = ++lastNumber;
   world.events.unshift(event);
   world.events.length = Math.min(world.events.length, MAX_EVENTS);
-  if (event.type === "conflicts-detected") {
+  if (event.type === "conflicts-detected" && !Array.isArray(event.data?.foretold)) {
     world.conflicts.unshift(event);
     world.conflicts.length = Math.min(world.conflicts.length, MAX_CONFLICTS);
   }
@@ -46,6 +46,9 @@ export function unread() {
     (one) => !(one.mine && one.agentId === agent) && !one.acknowledgedBy.includes(agent) && (one.to.length === 0 || one.to.includes(agent)),
   );
 }
+
+// What would not merge as things are now.
+export const foretold = () => (world.state?.foretold ?? []).filter((one) => fits(one.path, ...one.agents, ...one.theirAgents));
 
 export const recentConflicts = (now = Date.now()) => world.conflicts.filter((one) => now - Date.parse(one.timestamp) < HOUR);
 
@@ -83,11 +86,11 @@ export const eventFits = (event) =>
 
 // --- who touches what -------------------------------------------------------------------------------------------------------
 
-const STRENGTH = { holds: 3, waits: 2, works: 1 };
+const STRENGTH = { holds: 4, waits: 3, changes: 2, works: 1 };
 
 // One entry for each agent and resource: { agent, resource, how }. Who holds a file and works on it, holds it.
 export function touches() {
-  const { leases = [], work = [] } = world.state ?? {};
+  const { leases = [], work = [], changes = [] } = world.state ?? {};
   const found = new Map();
   const add = (agent, resource, how) => {
     const key = `${agent}\u0000${resourceKey(resource)}`;
@@ -102,6 +105,7 @@ export function touches() {
     for (const spec of one.specs) add(one.agentId, ["spec", spec], "works");
     for (const issue of one.issues) add(one.agentId, ["issue", issue], "works");
   }
+  for (const one of changes) for (const agent of one.agents) for (const file of one.files) add(agent, ["file", file], "changes");
   return [...found.values()].filter((one) => fits(one.agent, resourceName(one.resource)));
 }
 
@@ -155,6 +159,8 @@ export function onResource(resource) {
     work: work.filter((one) =>
       [...one.files.map((f) => ["file", f]), ...one.specs.map((f) => ["spec", f]), ...one.issues.map((f) => ["issue", f])].some((r) => overlaps(r, resource)),
     ),
+    changes: (world.state?.changes ?? []).filter((one) => one.files.some((file) => overlaps(["file", file], resource))),
+    foretold: (world.state?.foretold ?? []).filter((one) => overlaps(["file", one.path], resource)),
     conflicts: recentConflicts().filter((event) => conflictParts(event).some((part) => overlaps(part.resource, resource))),
   };
 }
