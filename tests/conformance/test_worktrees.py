@@ -322,7 +322,9 @@ def test_what_git_says_otherwise_is_refused() -> None:
     with pytest.raises(GitFailedError):
         parse_merged(b"tree\0no stage\0\0")
     with pytest.raises(GitFailedError):
-        parse_merged(b"tree\0\0many\0")
+        parse_merged(b"tree\0\x009\0a\0")
+    advised = b"tree\x00160000 a 2\tsub\0\x001\0sub\0CONFLICT (contents)\0words\0Please do it by hand.\n\n"
+    assert parse_merged(advised).conflicts == {"sub": "contents"}
     for patch in (b"diff --git a/0 b/0\n@@ -1 +1 @@\nx\n", b"diff --git a/0 b/0\n@@ -1,2 +1 @@\n-x\n"):
         with pytest.raises(GitFailedError):
             parse_patches(patch)

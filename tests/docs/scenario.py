@@ -29,7 +29,7 @@ PAUSES_GROW: Final = 1.4
 """A look costs a tenth of a second of the processor that what is waited for needs as well."""
 LOOKING: Final = re.compile(
     r"(cd \S+ && )?(git (fetch|show|branch|log|ls-tree|status)"
-    r"|coord (peers|status|leases|check|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
+    r"|coord (peers|status|leases|check|conflicts|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
     r"(; echo [^;|&>]*)?( *&& git (show|branch|ls-tree) [^;|&>]*)?"
 )
 """Repeating them changes nothing."""

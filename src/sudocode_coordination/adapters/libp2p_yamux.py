@@ -22,8 +22,8 @@ each costs 0.01 to 0.03 ms, and more if it was encrypted by itself. Twice what a
 connection to a relay carries several."""
 BURST_FRAMES: Final = 40_000
 """At once: what has piled up while this machine slept, on a connection to a relay too."""
-_WRITE_SECONDS: Final = 5.0
-"""A frame of 64 KB must have been taken: as long as Yamux waits for room in a stream's window."""
+_WRITE_SECONDS: Final = 10.0
+"""A frame of 64 KB must have been taken: as on any link (`links.LinkLimits.write`)."""
 _CLOSE_SECONDS: Final = 1.0
 _WINDOW_BATCH_BYTES: Final = 64 << 10
 """A quarter of Yamux's first window."""

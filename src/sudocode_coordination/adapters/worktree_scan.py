@@ -327,7 +327,7 @@ async def describe(home: DiffHome, pairs: Mapping[str, tuple[Pair, ObjectId]]) -
         )
         if len(hunks) > MAX_HUNKS or entry_bytes(entry) > MAX_ENTRY_BYTES:
             entry = _withheld(pair, "large")
-        elif looks_secret("".join(hunk.text for hunk in hunks)):
+        elif looks_secret("".join(hunk.text for hunk in hunks), content.decode(encoding)):
             entry = _withheld(pair, "secret")
         entries[path] = entry
     return entries

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
+from types import FrameType
 from typing import ClassVar, Final, TypeVar
 
 from rich.cells import cell_len
@@ -33,7 +34,7 @@ from sudocode_coordination.views.state import Claim, Filter, Letter, Picture
 
 WIDE: Final = 120
 """Columns from which there is room for the chosen row in full, and for events, beside the list."""
-DRAW_S: Final = 0.05
+DRAW_S: Final = 0.1
 """Changes of this time are drawn together."""
 SAID_S: Final = 10.0
 """How long the outcome of what was done stays."""
@@ -150,6 +151,30 @@ class Watch(App[int]):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, partial(self.exit, 128 + number))
+        # Textual takes every SIGCONT for the end of a pause that it began: after a SIGSTOP it would start its threads a second
+        # time, and never end.
+        pause, resume = signal.getsignal(signal.SIGTSTP), signal.getsignal(signal.SIGCONT)
+        if not callable(pause) or not callable(resume):
+            return
+        paused = False
+
+        def on_pause(number: int, frame: FrameType | None) -> None:
+            nonlocal paused
+            paused = True
+            pause(number, frame)
+
+        def on_resume(number: int, frame: FrameType | None) -> None:
+            nonlocal paused
+            if paused:
+                paused = False
+                resume(number, frame)
+
+        signal.signal(signal.SIGTSTP, on_pause)
+        signal.signal(signal.SIGCONT, on_resume)
+
+    def on_unmount(self) -> None:
+        """Follow nothing any more."""
+        self.live.stop()
 
     def _changed(self) -> None:
         if not self._drawing and self.is_running:
