@@ -110,7 +110,7 @@ class DiffHome:
             _write(folder / "shallow", shallow)
 
     def begin_anew(self) -> None:
-        """Remove what an earlier process has left: nothing in it was synced to the disk, so that a power cut may have damaged it."""
+        """Remove what an earlier process has left: nothing of it was synced to the disk, and a power cut may have damaged it."""
         shutil.rmtree(self._home.folder, ignore_errors=True)
         self._home.doubt()
 
