@@ -36,7 +36,6 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport import cmux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.tcp import tcp
@@ -45,6 +44,7 @@ from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
+from sudocode_coordination.adapters.libp2p_swift import swift_yamux
 from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.model import PeerId
 
@@ -162,7 +162,7 @@ def make_host(
         key_pair=pair,
         sec_opt=security,
         # Fault: mplex, the default's second choice, resets streams under pipelining.
-        muxer_opt={TProtocol(YAMUX_PROTOCOL): Yamux},
+        muxer_opt={TProtocol(YAMUX_PROTOCOL): swift_yamux()},
         listen_addrs=addresses,
         announce_addrs=list(announce) or None,
         disable_identify_address_discovery=True,
