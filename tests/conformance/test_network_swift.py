@@ -65,7 +65,7 @@ def muxed(pieces: list[bytes]) -> tuple[Any, Wire, YamuxStream]:
     wire = Wire(pieces)
     session: Any = SecureSession.__new__(SecureSession)
     unknown: Any = wire
-    session.conn = NoiseTransportReadWriter(unknown, Plain())  # type: ignore[arg-type]
+    session.conn = NoiseTransportReadWriter(unknown, Plain())
     session.is_initiator = True
     session._reset_internal_buffer()
     peer: Any = "peer"
