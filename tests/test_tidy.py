@@ -26,7 +26,9 @@ ALLOWED_IMPORTERS: Final = {
     "multiaddr": ("adapters/libp2p",),
     "pycrdt": ("core/document.py",),
     "pydantic": ("mcp/",),
-    "trio": ("adapters/", "daemon/", "agent"),
+    "textual": ("views/",),
+    "trio": ("adapters/", "daemon/", "agent", "bridge/", "replay/"),
+    "wsproto": ("bridge/",),
 }
 """Who may import what: beginnings of paths in the package."""
 

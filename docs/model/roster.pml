@@ -71,6 +71,25 @@
 #ifndef HEARERS
 #define HEARERS ALL
 #endif
+#ifndef OUTDATED
+#define OUTDATED 0              /* whose records are past their ttl from the beginning */
+#endif
+#ifndef PUBLISHERS
+#define PUBLISHERS ALL
+#endif
+#ifndef ASKED0
+#define ASKED0 ALL              /* whom claim 0 reaches */
+#endif
+#ifndef ASKED1
+#define ASKED1 ALL
+#endif
+#ifndef DEAD
+#define DEAD 0                  /* of those who begin: killed before, and never started again */
+#endif
+#ifndef ARRIVED
+#define ARRIVED 0               /* who has joined: has read and published, and not read since; nobody has seen it yet */
+#endif
+#define FIRST ((INIT) | (ARRIVED))
 
 #ifdef SHORTEST
 #define TEMPORARY               /* zero between steps; a search in breadth knows no hidden variables */
@@ -80,7 +99,8 @@
 
 #define BIT(i) (1 << (i))
 #define HAS(mask, i) (((mask) >> (i)) & 1)
-#define COUNT(m) (((m) & 1) + (((m) >> 1) & 1) + (((m) >> 2) & 1) + (((m) >> 3) & 1) + (((m) >> 4) & 1) + (((m) >> 5) & 1))
+#define COUNT(m) (((m) & 1) + (((m) >> 1) & 1) + (((m) >> 2) & 1) + (((m) >> 3) & 1) + (((m) >> 4) & 1) + (((m) >> 5) & 1) + \
+                  (((m) >> 6) & 1) + (((m) >> 7) & 1))
 #define MAJORITY(voices, group) (2 * COUNT((voices) & (group)) > COUNT(group))
 #define AT(i, x) ((i) * N + (x))
 
@@ -92,8 +112,10 @@
 #define EACH(A) A(0) A(1) A(2) A(3)
 #elif N == 5
 #define EACH(A) A(0) A(1) A(2) A(3) A(4)
-#else
+#elif N == 6
 #define EACH(A) A(0) A(1) A(2) A(3) A(4) A(5)
+#else
+#define EACH(A) A(0) A(1) A(2) A(3) A(4) A(5) A(6) A(7)
 #endif
 
 /* Spin's macros do not nest in themselves */
@@ -105,8 +127,10 @@
 #define WITH_EACH(A, i) A(i, 0) A(i, 1) A(i, 2) A(i, 3)
 #elif N == 5
 #define WITH_EACH(A, i) A(i, 0) A(i, 1) A(i, 2) A(i, 3) A(i, 4)
-#else
+#elif N == 6
 #define WITH_EACH(A, i) A(i, 0) A(i, 1) A(i, 2) A(i, 3) A(i, 4) A(i, 5)
+#else
+#define WITH_EACH(A, i) A(i, 0) A(i, 1) A(i, 2) A(i, 3) A(i, 4) A(i, 5) A(i, 6) A(i, 7)
 #endif
 
 /* --- claims --- */
@@ -119,21 +143,21 @@ byte acks[2];           /* Holding.acks: whose answer counts */
 byte knows[2];          /* who has it on disk (StoredClaim) */
 
 /* --- the branch --- */
-byte branch = INIT;     /* whose record is there */
-byte current = INIT;    /* who has read it as it is: a publication is a compare-and-swap on that */
+byte branch = FIRST;     /* whose record is there */
+byte current = INIT * ((ARRIVED) == 0);   /* who has read it as it is: a publication is a compare-and-swap on that */
 #ifdef RECORD
-byte signed[N];         /* ticks until that record is past its ttl: nobody first saw it before it was signed */
+byte in_date[N];         /* ticks until that record is past its ttl: nobody first saw it before it was signed */
 byte own_until[N];      /* Electorate._own_until */
 #endif
 
 /* --- peers --- */
-byte alive = INIT;
+byte alive = FIRST & ~(DEAD);
 byte parted;              /* who has said goodbye and not begun anew */
 byte bye[N];            /* Bye of that peer: who may still hear it */
 byte forgetful[N];      /* ticks until LeaseBook.remembers */
-byte published = INIT;  /* the record is of this life: OwnRecords.counts_until is not 0 */
+byte published = FIRST;  /* the record is of this life: OwnRecords.counts_until is not 0 */
 byte voiced = INIT;     /* Electorate._own_until is not 0: it has seen its record */
-byte here = INIT;       /* Discovery.roster_read_at: it has read in this life */
+byte here = FIRST;       /* Discovery.roster_read_at: it has read in this life */
 byte listed = INIT;     /* Electorate._listed */
 byte stranger;          /* Electorate._stranger */
 byte back;              /* Electorate._is_back */
@@ -162,6 +186,9 @@ byte kills = KILL;
 byte losses = LOSE;
 #ifdef TICKS
 byte ticks = TICKS;
+#endif
+#ifdef DECIDED
+bit runs;               /* some clock does that may change who counts */
 #endif
 
 /* Roster.established of i, into e */
@@ -197,6 +224,12 @@ inline established(i) {
 /* View.roster_fresh */
 #define STEADY(i) (HAS(here, i) && HAS(listed, i) && read[i] <= FRESH && IN_DATE(i))
 
+#ifdef AWAY                     /* who reads only in the first tick and the last */
+#define AT_HOME(i) (!HAS(AWAY, i) || ticks == TICKS || ticks == 0)
+#else
+#define AT_HOME(i) true
+#endif
+
 #ifdef M_VOICE
 #define VOICES(i) mem[i]
 #else
@@ -208,10 +241,10 @@ inline standing(c) {
     ok = 0;
     established(c);
     v = (acks[c] & VOICES(c)) | (IS_VOICE(c) << c);
-    f = e;
-#ifndef M_GROUPS
+    f = e; ok = 1;
     if
     :: !HAS(e, c) && (told[c] & mem[c]) ->
+#ifndef M_GROUPS
         /* who is new believes the others about weight */
         w = 1;
         do
@@ -229,6 +262,20 @@ inline standing(c) {
             od;
             v = v & ~w
         od;
+#endif
+#ifndef M_FOUNDERS
+        /* those who say that they are new too may have found each other before, and hold */
+        y = 0;
+        do
+        :: y < N ->
+            if
+            :: HAS(e, y) && HAS(told[c], y) && !HAS(group[AT(c, y)], y) && !MAJORITY(v, group[AT(c, y)] & mem[c]) -> ok = 0
+            :: else
+            fi;
+            y++
+        :: else -> break
+        od;
+#endif
 #ifndef M_ELDERS
         /* and who says that it is new does not outvote those who were there */
         f = 0; y = 0;
@@ -246,8 +293,7 @@ inline standing(c) {
         y = 0; w = 0
     :: else
     fi;
-#endif
-    ok = !HAS(knows[1 - (c)], c) && STEADY(c) && MAJORITY(v, mem[c]) && MAJORITY(v, e) && MAJORITY(v, f);
+    ok = ok && !HAS(knows[1 - (c)], c) && STEADY(c) && MAJORITY(v, mem[c]) && MAJORITY(v, e) && MAJORITY(v, f);
     v = 0; f = 0; e = 0
 }
 
@@ -266,6 +312,19 @@ inline evaluate(c) {
 }
 inline decide() {
     evaluate(0); evaluate(1);
+#ifdef DECIDED
+    runs = 0; k = 0;
+    do
+    :: k < N * N -> runs = runs || since[k] || lasts[k]; k++
+    :: else -> break
+    od;
+    k = 0;
+    do
+    :: k < N -> runs = runs || forgetful[k]; k++
+    :: else -> break
+    od;
+    k = 0;
+#endif
     assert(!(st[0] == GRANTED && st[1] == GRANTED))             /* S1: two quorum leases are not valid together */
 }
 
@@ -283,7 +342,9 @@ inline passed(i) {
         do
         :: x < N ->
             if
+#ifndef M_FOREVER
             :: HAS(van[i], x) && lasts[AT(i, x)] == 0 -> forget_peer(i, x); over[i] = over[i] | BIT(x)
+#endif
             :: else
             fi;
             x++
@@ -331,7 +392,7 @@ inline look(i, stale) {
     fi;
 #ifdef RECORD
     if
-    :: HAS(branch, i) && HAS(published, i) -> own_until[i] = signed[i]; voiced = voiced | BIT(i)
+    :: HAS(branch, i) && HAS(published, i) -> own_until[i] = in_date[i]; voiced = voiced | BIT(i)
     :: else
     fi;
     own = HAS(branch, i) && own_until[i] > 0;
@@ -393,6 +454,11 @@ inline look(i, stale) {
     present = 0; own = 0; unwatched = 0; whole = 0
 }
 
+#ifdef M_BROUGHT_BACK
+#define UNKNOWN(i, j) (mem[j] & ~(mem[i] | byes[i] | BIT(i)))
+#else
+#define UNKNOWN(i, j) (mem[j] & ~(mem[i] | over[i] | byes[i] | BIT(i)))
+#endif
 #define MAY_BE_NEW(i) (!HAS(looked, i) || since[AT(i, i)] > 0 || seen[AT(i, i)] == LONG)
 /* Electorate.greet, changed, heard with Roster.told, adopt: j tells i whom it counts */
 inline tell(i, j) {
@@ -403,17 +469,9 @@ inline tell(i, j) {
     do
     :: x < N ->
         if
-#ifdef M_BROUGHT_BACK
-        :: x != i && HAS(mem[j], x) && !HAS(mem[i], x) && !HAS(byes[i], x) ->
-#else
-        :: x != i && HAS(mem[j], x) && !HAS(mem[i], x) && !HAS(byes[i], x) && !HAS(over[i], x) ->
-#endif
+        :: HAS(UNKNOWN(i, j), x) ->
             mem[i] = mem[i] | BIT(x); van[i] = van[i] | BIT(x);
-#ifdef M_TOLD_ANEW
-            lasts[AT(i, x)] = FRESH + WINDOW
-#else
             lasts[AT(i, x)] = FRESH + (HAS(van[j], x) -> (lasts[AT(j, x)] < WINDOW -> lasts[AT(j, x)] : WINDOW) : WINDOW)
-#endif
         :: else
         fi;
         x++
@@ -474,7 +532,7 @@ inline tick() {
         read[k] = (read[k] <= FRESH -> read[k] + 1 : read[k]);
         forgetful[k] = (forgetful[k] -> forgetful[k] - 1 : 0);
 #ifdef RECORD
-        signed[k] = (signed[k] -> signed[k] - 1 : 0);
+        in_date[k] = (in_date[k] -> in_date[k] - 1 : 0);
         own_until[k] = (own_until[k] -> own_until[k] - 1 : 0);
 #endif
         k++
@@ -491,24 +549,45 @@ inline tick() {
 }
 
 #define IDLE(i) ((i) > 1 || st[(i) % 2] == NONE)
+#ifdef DECIDED
+/* Peer 0 claims, and asks anew after each tick; nobody answers again without need. Whoever is alive reads in every tick. */
+#define READ(i) && (!HAS(alive, i) || read[i] == 0)
+#define READ_ALL true EACH(READ)
+#define LASTS(c) true
+#define SPEND st[0] = NONE; acks[0] = 0; knows[0] = 0; age[0] = 0;
+#define HAS_TIME runs && READ_ALL
+#define ANSWERS_MORE(c, j) (!HAS(knows[c], j) || IS_VOICE(j))
+#define CLAIMS(j) false
+#else
 /* Once one of the two leases is over nothing can be wrong any more */
 #define LASTS(c) (st[c] == NONE || age[c] < LEASE - 1)
+#define ANSWERS_MORE(c, j) true
+#define CLAIMS(j) ((j) < 2)
+#ifdef TICKS
+#define HAS_TIME ticks > 0
+#define SPEND ticks--;
+#else
+#define HAS_TIME true
+#define SPEND
+#endif
+#endif
 
 /* A claim and its answer. Whoever knows the other one discloses it, which ends the matter: not looked at, nor is that an owner knows the
  * other's claim, unless it may forget it */
 #define EXCHANGE(c, j) \
-    :: d_step { j != c && st[c] != GRANTED && HAS(alive, c) && HAS(alive, j) && MET(c, j) && !HAS(acks[c], j) && !HAS(knows[1 - (c)], j) && !HAS(knows[1 - (c)], c) && \
-            (j != 1 - (c) || (losses > 0 && st[1 - (c)] == NONE)) -> \
+    :: d_step { j != c && st[c] != GRANTED && HAS(alive, c) && HAS(alive, j) && MET(c, j) && !HAS(acks[c], j) && !HAS(knows[1 - (c)], j) && !HAS(knows[1 - (c)], c) && HAS(ASKED(c), j) && \
+            ANSWERS_MORE(c, j) && (!CLAIMS(j) || (losses > 0 && st[1 - (c)] == NONE)) -> \
         st[c] = PENDING; knows[c] = knows[c] | BIT(c) | BIT(j); tell(c, j); \
         acks[c] = acks[c] | (IS_VOICE(j) << j); \
         printf("claim %d is acknowledged by %d, a voice: %d\n", c, j, IS_VOICE(j)); \
         decide() }
+#define ASKED(c) (c -> ASKED1 : ASKED0)
 #define EXCHANGE0(j) EXCHANGE(0, j)
 #define EXCHANGE1(j) EXCHANGE(1, j)
 
 /* Who needs nobody else; a claim that is asked and not granted waits for its first answer */
 #define ALONE(c) \
-    :: d_step { st[c] == NONE && HAS(alive, c) && mem[c] == BIT(c) && STEADY(c) && !HAS(knows[1 - (c)], c) -> \
+    :: d_step { st[c] == NONE && ASKED(c) && HAS(alive, c) && mem[c] == BIT(c) && STEADY(c) && !HAS(knows[1 - (c)], c) -> \
         st[c] = PENDING; knows[c] = knows[c] | BIT(c); printf("claim %d asked\n", c); decide(); \
         if \
         :: st[c] == PENDING -> st[c] = NONE; knows[c] = knows[c] & ~BIT(c) \
@@ -516,28 +595,38 @@ inline tick() {
         fi }
 
 #ifdef RECORD
-#define OUT_OF_DATE ((signed[0] == 0) | ((signed[1 % N] == 0) << 1) | ((signed[2 % N] == 0) << 2) | ((signed[3 % N] == 0) << 3) | ((signed[4 % N] == 0) << 4))
+#define OUT_OF_DATE ((in_date[0] == 0) | ((in_date[1 % N] == 0) << 1) | ((in_date[2 % N] == 0) << 2) | ((in_date[3 % N] == 0) << 3) | ((in_date[4 % N] == 0) << 4))
 #define LOOK(i) LOOK_AT(i, 0) LOOK_AT(i, OUT_OF_DATE)
 #else
 #define LOOK(i) LOOK_AT(i, 0)
 #endif
 #define LOOK_AT(i, stale) \
-    :: d_step { HAS(LOOKERS, i) && HAS(alive, i) && (read[i] > 0 || !HAS(current, i)) -> look(i, stale); \
+    :: d_step { HAS(LOOKERS, i) && HAS(alive, i) && AT_HOME(i) && (read[i] > 0 || !HAS(current, i)) -> look(i, stale); \
         printf("%d reads: branch %d, members %d, vanished %d\n", i, branch, mem[i], van[i]); decide() }
 #ifdef RECORD
-#define SIGN(i) signed[i] = RECORD;
+#define SIGN(i) in_date[i] = RECORD;
 #define RENEWS(i) true
 #else
 #define SIGN(i)
 #define RENEWS(i) (!HAS(branch, i) || !HAS(published, i))
 #endif
+#ifdef RETURN_TOGETHER          /* each reads and publishes, one after the other, in one step */
+#define PUBLISH_ONE(i) \
+        if \
+        :: HAS(PUBLISHERS, i) && HAS(alive, i) && RENEWS(i) -> \
+            look(i, 0); branch = branch | BIT(i); published = published | BIT(i); current = 0; printf("%d publishes\n", i) \
+        :: else \
+        fi;
+#define PUBLISH_EACH :: d_step { ((PUBLISHERS) & ~branch) -> EACH(PUBLISH_ONE) skip }
+#else
 #define PUBLISH(i) \
-    :: d_step { HAS(alive, i) && HAS(here, i) && HAS(current, i) && RENEWS(i) -> \
+    :: d_step { HAS(PUBLISHERS, i) && HAS(alive, i) && HAS(here, i) && HAS(current, i) && RENEWS(i) -> \
         branch = branch | BIT(i); published = published | BIT(i); current = 0; SIGN(i) printf("%d publishes\n", i) }
+#define PUBLISH_EACH EACH(PUBLISH)
+#endif
 
 /* Connected: each has seen the record of the other */
 #define MET(i, j) (HAS(mem[i] | over[i], j) && HAS(mem[j] | over[j], i))
-#define UNKNOWN(i, j) (mem[j] & ~(mem[i] | over[i] | byes[i] | BIT(i)))
 #ifdef TELLS
 #define IS_NEW(i) (i < 2 && MAY_BE_NEW(i))
 #else
@@ -548,9 +637,15 @@ inline tick() {
         tell(i, j); printf("%d is told by %d: members %d\n", i, j, mem[i]); decide() }
 #define TELL(i) WITH_EACH(TELL_TO, i)
 
+#ifdef TOGETHER                 /* all of them by one rewrite of the branch */
+#define VANISHES(j) \
+    :: d_step { j == 0 && vanishings > 0 && branch & (VANISHERS) -> \
+        vanishings--; branch = branch & ~(VANISHERS); current = 0; printf("the branch is rewritten: %d\n", branch) }
+#else
 #define VANISHES(j) \
     :: d_step { vanishings > 0 && HAS(VANISHERS, j) && HAS(branch, j) -> \
         vanishings--; branch = branch & ~BIT(j); current = 0; printf("record of %d vanishes\n", j) }
+#endif
 
 #define JOINS(i) \
     :: d_step { joins > 0 && !HAS(alive, i) && mem[i] == 0 -> \
@@ -604,14 +699,6 @@ inline tick() {
     :: d_step { returns > 0 && HAS(parted, i) -> \
         returns--; begin(i); printf("%d is back\n", i) }
 
-#ifdef TICKS
-#define HAS_TIME ticks > 0
-#define SPEND ticks--;
-#else
-#define HAS_TIME true
-#define SPEND
-#endif
-
 init {
     d_step {
         x = 0;
@@ -619,10 +706,14 @@ init {
         :: x < N ->
             if
             :: HAS(INIT, x) -> mem[x] = INIT; read[x] = 0
+            :: HAS(ARRIVED, x) -> mem[x] = BIT(x)
             :: else -> read[x] = FRESH + 2
             fi;
 #ifdef RECORD
-            signed[x] = (HAS(INIT, x) -> RECORD : 0); own_until[x] = signed[x];
+            in_date[x] = (HAS(INIT & ~(OUTDATED), x) -> RECORD : 0); own_until[x] = in_date[x];
+#endif
+#ifdef NEW
+            since[AT(x, x)] = (HAS(INIT, x) -> WINDOW : 0);     /* they have just found each other */
 #endif
             k = 0;
             do
@@ -634,12 +725,17 @@ init {
         od;
         x = 0; k = 0
     }
+#ifdef DECIDED
+    /* What is left when nothing can happen any more, and it was not granted, is a deadlock (an invalid end state) */
+    {
+#else
 end:
+#endif
     do
     ALONE(0) ALONE(1)
     EACH(EXCHANGE0) EACH(EXCHANGE1)
     EACH(LOOK)
-    EACH(PUBLISH)
+    PUBLISH_EACH
     EACH(TELL)
     :: d_step { HAS_TIME && LASTS(0) && LASTS(1) -> SPEND tick(); printf("a tick\n"); decide() }
 #if VANISH > 0
@@ -661,4 +757,7 @@ end:
     EACH(RETURNS)
 #endif
     od
+#ifdef DECIDED
+    } unless { st[0] == GRANTED }
+#endif
 }

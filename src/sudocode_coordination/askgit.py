@@ -57,8 +57,15 @@ def remote_environment(folder: str) -> dict[str, str]:
     return {**environment, "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
 
 
-def git(folder: str, *arguments: str, timeout_s: float = LOCAL_TIMEOUT_S, give: bytes = b"") -> Answer:
-    """Run git in a folder; whatever happens comes back as an answer."""
+def git(folder: str, *arguments: str, timeout_s: float = LOCAL_TIMEOUT_S, give: bytes = b"", index: str | None = None) -> Answer:
+    """Run git in a folder; whatever happens comes back as an answer.
+
+    Args:
+        index: absolute path of another index than the work tree's own one.
+    """
+    environment = remote_environment(folder) if arguments[0] in _REMOTE_COMMANDS else git_environment()
+    if index is not None:
+        environment["GIT_INDEX_FILE"] = index
     try:
         # A session of its own: ssh would ask for passwords on the terminal itself, and helpers die with the group.
         process = subprocess.Popen(
@@ -66,7 +73,7 @@ def git(folder: str, *arguments: str, timeout_s: float = LOCAL_TIMEOUT_S, give: 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=remote_environment(folder) if arguments[0] in _REMOTE_COMMANDS else git_environment(),
+            env=environment,
             start_new_session=True,
         )
     except OSError as error:

@@ -35,6 +35,7 @@ Ms = Annotated[int, Meta(ge=1, le=WEEK_MS)]
 Address = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/|$)")]
 PeerKey = Annotated[str, Meta(pattern=r"^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$")]
 Relay = Annotated[str, Meta(pattern=r"^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/[0-9]{1,5}(/ws)?/p2p/[1-9A-HJ-NP-Za-km-z]{1,60}$")]
+NamePattern = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")]
 SigningRule = Literal["off", "sign", "require"]
 _BRANCH: Final = r"^(?!.*(\.\.|//|/\.|\.lock(/|$)))[A-Za-z0-9_][A-Za-z0-9_./-]*(?<![./])$"
 """What git takes as a branch's name, of plain characters."""
@@ -105,7 +106,13 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Whether names of files that differ in case alone are one. If it is not set: as git has it for this clone (`core.ignorecase`,
     read when the daemon starts)."""
     enable_file_diffs: bool = False
-    """Share hunks of uncommitted work. Reserved: no effect yet."""
+    """Share what is changed in this clone and not on the git remote with connected peers, line by line, and foretell what would not
+    merge with theirs (`docs/conflicts.md`). Needs git 2.38."""
+    file_diff_deny: Annotated[tuple[NamePattern, ...], Meta(max_length=200)] = ()
+    """Files of which nothing is shared, beside those whose names tell of secrets: patterns such as `*.sql` or `vault/*`, of the
+    whole path or of its last part."""
+    file_diff_interval_ms: Annotated[int, Meta(ge=100, le=WEEK_MS)] = 2_000
+    """Between two looks at what has changed, at least; in large repositories longer, so that it takes a fiftieth of one core."""
     max_peers: Annotated[int, Meta(ge=1, le=1_000)] = 200
     """Peers that are dialled or accepted at most."""
     allowed_peers: Annotated[tuple[PeerKey, ...], Meta(max_length=1_000)] = ()

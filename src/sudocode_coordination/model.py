@@ -248,16 +248,90 @@ class PeerInfo(Value, frozen=True, kw_only=True):
     """Why it is not connected, and why it was dropped last if it broke a rule, for an hour."""
 
 
+class LineRange(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """Lines of a file, the first is 1, both ends included. `last` = `first` - 1: between two lines, before `first`."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return str(self.first) if self.last <= self.first else f"{self.first}-{self.last}"
+
+
 class Conflict(Value, frozen=True, kw_only=True):
-    """A clash between what is asked about and what another agent holds or works on."""
+    """A clash between what is asked about and what another agent holds, works on or has changed."""
 
     resource: Resource
-    kind: Literal["lease", "waiting", "work"]
+    kind: Literal["lease", "waiting", "work", "merge"]
+    """merge: foretold; the changes that both have made would not merge (see `ForetoldConflict`)."""
     agent_id: AgentId
     peer_id: PeerId
     priority: int | None = None
     remaining_ms: int | None = None
     note: str = ""
+    lines: tuple[LineRange, ...] = ()
+    """Of `merge`: where in the file of this clone."""
+    their_lines: tuple[LineRange, ...] = ()
+    """Of `merge`: where in the other one's file."""
+
+
+class ForetoldConflict(Value, frozen=True, kw_only=True):
+    """What `git merge` would stop at, if two agents committed all that they have changed and merged now."""
+
+    path: str
+    """Where git would report it."""
+    kind: str
+    """As git names it: `contents`, `add/add`, `modify/delete`, `rename/rename`, `binary`, …"""
+    agents: tuple[AgentId, ...]
+    """Of this clone: who holds, works on or else may have changed the file."""
+    worktree: str = ""
+    """Of this clone, by git's name for it; empty: the main one."""
+    lines: tuple[LineRange, ...] = ()
+    """Where in this worktree's file."""
+    their_agents: tuple[AgentId, ...]
+    their_peer_id: PeerId
+    their_worktree: str = ""
+    their_branch: str = ""
+    their_lines: tuple[LineRange, ...] = ()
+    """Where in their file, as they have it."""
+    certain: bool = True
+    """False: what they have changed in it is not shared (too large, or it may be a secret), so that it may merge after all."""
+    since: str
+    """When it was first seen here: ISO 8601 UTC."""
+
+
+WithheldReason: TypeAlias = Literal["binary", "large", "secret", "submodule", "limit"]
+"""Why the new content of a changed file is not shared: it is no text, it is too large, it may hold a secret, it is a submodule, or
+there is too much of it in all."""
+
+
+class SharedFile(Value, frozen=True, kw_only=True):
+    """A file that is changed, against what is on the git remote."""
+
+    path: str
+    change: Literal["added", "modified", "deleted"]
+    lines: tuple[LineRange, ...] = ()
+    """Changed ones, as they are in the changed file."""
+    withheld: WithheldReason | None = None
+
+
+class SharedWork(Value, frozen=True, kw_only=True):
+    """Changes in one worktree that are not on the git remote: not committed, or not pushed."""
+
+    agents: tuple[AgentId, ...]
+    """Who holds or works on any of the files, or else the clone's default agent."""
+    peer_id: PeerId
+    worktree: str = ""
+    branch: str = ""
+    base: str
+    """The commit on the remote that the changes are made to."""
+    files: tuple[SharedFile, ...]
+    left_out: int = 0
+    """Changed files of which nothing is shared, not even their names (see `file_diff_deny`)."""
+    mine: bool = False
+    """Of this clone."""
+    unknown: str = ""
+    """Why conflicts with it can't be foretold here; empty: they can."""
 
 
 class PeerRecord(Value, frozen=True, kw_only=True):

@@ -23,6 +23,8 @@ RULES_FOLDER: Final = "rules"
 """Folder in the state folder: what was fetched of the remote's default branch to know who may join."""
 TABLE_FOLDER: Final = "leases.git"
 """Bare repository in the state folder: the table of strict leases, as far as this clone has it."""
+DIFFS_FOLDER: Final = "diffs.git"
+"""Bare repository in the state folder: what is changed here and elsewhere, put together to be merged."""
 MAX_SOCKET_PATH_BYTES: Final = 100
 """`sun_path` holds 108 bytes on Linux and 104 elsewhere; a few are kept free."""
 HEAD_TIMEOUT_S: Final = 3.0

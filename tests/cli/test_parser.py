@@ -33,6 +33,7 @@ EVERY = [
     "doctor",
     "demo",
     "mcp --repo x",
+    "bridge --port 1234 --origin http://localhost:5173",
 ]
 
 
@@ -57,6 +58,9 @@ def test_common_options_stand_anywhere() -> None:
         "lease --priority x a",
         "lease --priority 1000001 a",
         "lease --ttl never a",
+        "bridge --port 65536",
+        "bridge --port -1",
+        "bridge --write",
         "work",
         "stat",
         "leases --al",

@@ -329,13 +329,13 @@ def test_the_relayed_connection_is_let_go(kind: str, monkeypatch: pytest.MonkeyP
     run_on(kind, test)
 
 
-@pytest.mark.parametrize("kind", ["sim", pytest.param("tcp", marks=pytest.mark.slow)])  # a known limit: docs/networks.md
+@everywhere
 def test_both_may_dial_through_the_relay_at_once(kind: str) -> None:
     async def test(bench: Bench) -> None:
         ann, bob, relay = await three(bench)
         ann.use(relay)
         await bench.until(lambda: ann.circuits)
-        for _ in range(6):
+        for _ in range(4):
             ann.dial_through(bob, bob.circuits[0])
             bob.dial_through(ann, ann.circuits[0])
             await bench.until(lambda: bob.peer_id in ann.connected and ann.peer_id in bob.connected)

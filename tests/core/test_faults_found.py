@@ -30,7 +30,7 @@ from sudocode_coordination.core.io import (
     StoredValue,
     Ticked,
 )
-from sudocode_coordination.core.node import STOP_MS
+from sudocode_coordination.core.life import STOP_MS
 from sudocode_coordination.core.wire import (
     MAX_FRAME_BYTES,
     MAX_LAMPORT,

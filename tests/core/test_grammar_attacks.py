@@ -11,6 +11,7 @@ from tests.core.grammar_bench import CLIENT, OWNER, Author
 
 from sudocode_coordination.core.grammar import (
     MAX_KEY_BYTES,
+    MAX_LATER_ROOTS,
     MAX_VALUE_BYTES,
     FeedState,
     GrammarError,
@@ -95,7 +96,10 @@ ATTACKS: dict[str, bytes] = {
     "foreign key with a like prefix": own(first("leases", f"{OWNER}x/k", ONE)),
     "key without a name": own(first("leases", f"{OWNER}/", ONE)),
     "key that is too long": own(first("leases", f"{OWNER}/" + "k" * (MAX_KEY_BYTES + 1), ONE)),
-    "unknown root": own(first("secrets", OWN_KEY, ONE)),
+    "unknown root of no usual name": own(first("__proto__", OWN_KEY, ONE)),
+    "unknown root of no name": own(first("", OWN_KEY, ONE)),
+    "unknown root of a long name": own(first("x" * 41, OWN_KEY, ONE)),
+    "more unknown roots than there may be": own(*(first(f"later{chr(97 + n)}", OWN_KEY, ONE) for n in range(MAX_LATER_ROOTS + 1))),
     "deletes of a victim's": own(first("leases", OWN_KEY, ONE), deletes=deletes_of(VICTIM, (0, 5))),
     "deletes of a victim's alone": b"\0" + deletes_of(VICTIM, (0, 2**40)),
     "deletes of two clients": b"\0\2" + deletes_of(CLIENT, (1, 1))[1:] + deletes_of(VICTIM, (0, 1))[1:],

@@ -193,10 +193,31 @@ def test_the_vanished_have_weight_but_no_voice() -> None:
 
 
 def test_who_is_new_counts_a_voice_only_if_the_voices_are_a_majority_of_those_who_have_weight_with_it() -> None:
-    view = View(roster=FIVE, established=("a", "b", "c", "d"), roster_fresh=True, ready=True)
+    four = ("a", "b", "c", "d")
+    view = View(roster=FIVE, established=four, elders=four, roster_fresh=True, ready=True)
     assert stands("a", "b", "c", view=view) == "quorum"
     old = frozenset({"a", "x", "y"})
     assert stands("a", "b", "c", view=view._replace(groups={"a": old})) == "open", "then b and c are two of four"
     assert stands("a", "b", "c", view=view._replace(groups={"a": frozenset("ab")})) == "quorum"
     chain = {"a": old, "b": frozenset("ab"), "c": frozenset("bc")}
     assert stands("a", "b", "c", "d", view=view._replace(groups=chain)) == "provisional", "without a also b falls, and then c"
+
+
+def test_who_is_new_needs_a_majority_of_those_by_whom_others_that_are_new_may_hold() -> None:
+    four = ("a", "b", "c", "d")
+    view = View(roster=FIVE, established=four, roster_fresh=True, ready=True)
+    assert stands("b", "c", "d", view=view._replace(groups={"a": frozenset("b")})) == "quorum"
+    assert stands("b", "c", "d", view=view._replace(groups={"a": frozenset("x")})) == "open", "a may hold by x"
+    assert stands("b", "c", "d", view=view._replace(groups={"a": frozenset("ax")}, elders=four)) == "quorum", "a has weight itself"
+    assert stands("b", "c", "d", view=view._replace(groups={"x": frozenset("x")})) == "quorum", "x has no weight here"
+
+
+def test_those_who_are_new_and_some_who_were_there_are_no_majority_if_those_say_who_else_was() -> None:
+    """a holds by y and z, which then lose their disk and say that they are new. d and e join with this peer; b and c were there."""
+    seven = ("a", "b", "c", "d", "e", "y", "z")
+    new = {"y": {*"abcdez"}, "z": {*"abcdey"}, "d": {*"abceyz", "me"}, "e": {*"abcdyz", "me"}}
+    view = View(roster=(*seven, "me"), established=seven, elders=("a", "b", "c"), roster_fresh=True, ready=True)
+    groups = {peer: frozenset(group) for peer, group in new.items()}
+    assert stands("b", "c", "d", "e", view=view._replace(groups=groups)) == "quorum"
+    groups |= dict.fromkeys("bc", frozenset("abcyz"))
+    assert stands("b", "c", "d", "e", view=view._replace(groups=groups)) == "open"

@@ -347,7 +347,7 @@ def test_even_without_a_tick_a_lapsed_lease_is_not_defended() -> None:
 def test_a_claim_with_more_in_its_way_than_fits_an_answer_is_not_acknowledged_for_a_quorum(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sudocode_coordination.core.leases.MAX_RESOURCES", 2)
+    monkeypatch.setattr("sudocode_coordination.core.claims.MAX_RESOURCES", 2)
     bench = Bench("alice", "bob")
     for path in ("a.py", "b.py", "c.py"):
         bench.asks("bob", path)

@@ -37,7 +37,7 @@ from sudocode_coordination.core.io import (
     StoredValue,
     Ticked,
 )
-from sudocode_coordination.core.node import STOP_MS
+from sudocode_coordination.core.life import STOP_MS
 from sudocode_coordination.core.step import FRAME_BYTES
 from sudocode_coordination.core.sync import SYNC_TOPIC
 from sudocode_coordination.core.wire import (
@@ -371,11 +371,3 @@ def test_a_tick_that_is_not_due_does_nothing() -> None:
     bench = NodeBench()
     bench.passes(30_000)
     assert bench.gives(Ticked()) == []
-
-
-def test_settings_of_what_is_still_to_come_are_told() -> None:
-    status = NodeBench(enable_file_diffs=True).asks(GetStatus())
-    assert [problem for problem in status.problems if "no effect" in problem] == [
-        "enable_file_diffs is set, but has no effect in this version",
-    ]
-    assert NodeBench().asks(GetStatus()).problems == ()

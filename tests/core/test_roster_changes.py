@@ -34,9 +34,9 @@ ADDRESS = "/ip4/192.0.2.1/tcp/1"
 
 
 class Swarm:
-    """A world, and the branch in the hands of the test. All have weight from the beginning."""
+    """A world, and the branch in the hands of the test. All have weight from the beginning, or have just met (`new`)."""
 
-    def __init__(self, *names: str, seed: int = 1, partition_policy: str = "open") -> None:
+    def __init__(self, *names: str, seed: int = 1, partition_policy: str = "open", new: bool = False) -> None:
         config: dict[str, Any] = {
             "lease_ttl_ms": LONGEST_MS,
             "max_lease_ttl_ms": LONGEST_MS,
@@ -47,10 +47,10 @@ class Swarm:
         self.world = World(seed, config=lambda name: create_default_config(name, **config), faults=NetworkFaults())
         for name in names:
             self.joins(name)
-        self.passes(2 * WINDOW_MS)
+        self.passes(15_000 if new else 2 * WINDOW_MS)
         for node in self.world.nodes:
             assert node.node is not None
-            assert len(node.node.leases.view.established) == len(names)
+            assert len(node.node.leases.view.established) == len(names) - new
 
     def joins(self, name: str) -> SimNode:
         node = self.world.add(name)
@@ -201,6 +201,44 @@ def three_join_at_once() -> Grade | None:
     return swarm.asks("fay")
 
 
+def four_join_two_who_are_new() -> Grade | None:
+    """A and B have just found each other on an empty branch: both are new. They tell that to C, can't reach it any more, and
+    hold. D, E and F join, and C gives weight to all five: three of them, and C itself, are a majority."""
+    swarm = Swarm("ann", "ben", seed=0, new=True)
+    for name in ("cid", "dan", "eve", "fay"):
+        swarm.joins(name)
+        if name != "cid":
+            swarm.apart("ann ben", name)
+        while record_name(name) not in swarm.world.remote.files:
+            swarm.passes(20)
+        swarm[name].git.connected = False
+        assert not swarm[name].node.roster.looked  # type: ignore[union-attr]
+        if name == "cid":
+            for founder in ("ann", "ben"):
+                swarm.reads(founder)
+            swarm.passes(20_000)
+            assert swarm["cid"].node.membership.connected_peers >= {swarm[n].peer_id for n in ("ann", "ben")}  # type: ignore[union-attr]
+            swarm.apart("ann ben", "cid")
+            swarm.passes(2_000)
+            assert swarm.asks("ann") == "quorum"
+            for founder in ("ann", "ben"):
+                swarm[founder].git.connected = False
+    for name in ("cid", "dan", "eve", "fay"):
+        swarm[name].git.connected = True
+        swarm.reads(name)
+    cid = swarm["cid"].node
+    assert cid is not None
+    joined = {swarm[name].peer_id for name in ("dan", "eve", "fay")}
+    while not cid.membership.connected_peers >= joined or not all(
+        swarm[name].node.roster.looked  # type: ignore[union-attr]
+        for name in ("cid", "dan", "eve", "fay")
+    ):
+        swarm.passes(100)
+    swarm.passes(1_000)
+    assert len(cid.roster.members) == 6
+    return swarm.asks("cid")
+
+
 def apart_for_the_window(*, together: bool) -> Grade | None:
     """D and E vanish from the branch but live. B noticed before A, so its window is over sooner: B and C are two of three while A,
     D and E are three of five. `together`: A notices at the same time, but is connected to them."""
@@ -279,6 +317,16 @@ def _who_says_that_it_is_new_outvotes_the_others(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Electorate, "_view", lambda *given: view(*given)._replace(elders=()))
 
 
+def _who_says_that_it_is_new_is_newer(patch: pytest.MonkeyPatch) -> None:
+    """The groups of those who say so are asked of their own voices only."""
+    view = Electorate._view
+    patch.setattr(
+        Electorate,
+        "_view",
+        lambda *given: (found := view(*given))._replace(elders=found.elders or (found.established if found.groups else ())),
+    )
+
+
 def _connected_ones_are_on_the_branch(patch: pytest.MonkeyPatch) -> None:
     _connected_ones_stay(patch)
     patch.setattr(Discovery, "on_branch", property(lambda self: frozenset(self.roster) - {self._self}))
@@ -293,6 +341,7 @@ SCHEDULES = [
     (comes_back_to_others, _who_is_back_for_others_was_never_off),
     (three_join_at_once, _nobody_asks_whose_weight_counts),
     (all_but_one_join_at_once, _who_says_that_it_is_new_outvotes_the_others),
+    (four_join_two_who_are_new, _who_says_that_it_is_new_is_newer),
 ]
 NAMES = [schedule.__name__ for schedule, _ in SCHEDULES]
 

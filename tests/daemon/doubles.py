@@ -24,6 +24,7 @@ from sudocode_coordination.core.io import (
     DiskContents,
     DiskOperation,
     Effect,
+    ForetellMerge,
     Input,
     RelayAt,
     Reply,
@@ -89,6 +90,9 @@ class Log:
 
     def use_relays(self, relays: tuple[RelayAt, ...]) -> None:
         self.calls.append(("use_relays", relays))
+
+    def foretell(self, wanted: ForetellMerge) -> None:
+        self.calls.append(("foretell", wanted))
 
     def hang_up(self, peer: PeerId, reason: str) -> None:
         self.calls.append(("hang_up", peer, reason))
@@ -209,9 +213,7 @@ class ThreadedServer:
         )
         ports = self.ports
         server = self.server
-        self.pump = Pump(
-            self.node, HandClock(), ports, ports, ports, ports, ports, emit=server.emit, reply=server.reply, taken=server.taken
-        )
+        self.pump = Pump(self.node, HandClock(), *[ports] * 6, emit=server.emit, reply=server.reply, taken=server.taken)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.server.run, listener)
             self._up.set()

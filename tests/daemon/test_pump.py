@@ -51,11 +51,7 @@ def pump_of(node: CoreNode, log: Log, clock: HandClock | BootClock | None = None
     return Pump(
         node,
         clock or HandClock(),
-        log,
-        log,
-        log,
-        log,
-        log,
+        *[log] * 6,
         emit=lambda event: log.calls.append(("emit", event)),
         reply=lambda reply: log.calls.append(("reply", reply)),
         journal=journal,

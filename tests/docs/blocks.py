@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-EXECUTED: Final = frozenset(("console", "sh", "python", "toml"))
+EXECUTED: Final = frozenset(("console", "sh", "python", "js", "toml"))
 SHOWN: Final = frozenset(("text", "json", "yaml"))
 _NOT_RUN: Final = re.compile(r"<!-- not run: (.*?) -->\s*\Z")
 _FENCE: Final = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```[ ]*$", re.MULTILINE | re.DOTALL)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any, Final, get_args
 
-from tests.docs.blocks import ROOT
+import msgspec
+import pytest
+from tests.docs.blocks import ROOT, blocks_of
 
 from sudocode_coordination.adapters import links
 from sudocode_coordination.core import author, beats, feed, grammar, records, sync, wire
 from sudocode_coordination.core.facts import ROOTS
+from sudocode_coordination.model import Resource
 
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 DISCOVERY = (ROOT / "docs" / "discovery.md").read_text("utf-8")
@@ -17,6 +21,57 @@ DISCOVERY = (ROOT / "docs" / "discovery.md").read_text("utf-8")
 def test_every_message_is_listed() -> None:
     listed = re.findall(r"^\| `(\w{2,})` \|", PROTOCOL, re.MULTILINE)
     assert sorted(listed) == sorted(wire.KNOWN_TAGS)
+
+
+ARRAYS: Final[dict[str, type[Any]]] = {
+    "head": wire.Head,
+    "envelope": wire.Envelope,
+    "member": wire.Member,
+    "body": wire.ClaimBody,
+    "resource": Resource,
+    "disclosed": wire.Disclosed,
+    "left": wire.Left,
+    "acquire": wire.StrictAcquire,
+    "renewal": wire.StrictRenew,
+    "removal": wire.StrictRelease,
+    "seen": wire.Seen,
+    "result": wire.StrictResult,
+    "inTheWay": wire.InTheWay,
+    "lost": wire.Lost,
+}
+"""What is within messages, by its name in the document."""
+
+
+def fields_told(of: str) -> dict[str, list[str]]:
+    """The lines of the block that has one of that name: name -> its fields, as they stand there."""
+    listed = [block.text for block in blocks_of(ROOT / "docs" / "protocol.md") if ": uint" in block.text]
+    (text,) = [text for text in listed if re.search(rf"^{of} ", text, re.MULTILINE)]
+    lines = [line.split(maxsplit=1) for line in text.splitlines()]
+    return {name: rest.split(" · ") for name, rest in lines}
+
+
+def camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+@pytest.mark.parametrize("kind", get_args(wire.WireMessage), ids=lambda kind: str(kind.__struct_config__.tag))
+def test_every_field_of_a_message_is_told(kind: type[Any]) -> None:
+    fields = msgspec.structs.fields(kind)
+    expected = [f"{field.encode_name}{'' if field.required else '?'}" for field in fields]
+    told = fields_told("hello").get(kind.__struct_config__.tag, [])
+    assert [field.partition(":")[0] for field in told] == expected
+
+
+@pytest.mark.parametrize("name", sorted(ARRAYS))
+def test_every_array_is_told_in_its_order(name: str) -> None:
+    kind = ARRAYS[name]
+    tag = kind.__struct_config__.tag
+    expected = ([f'"{tag}"'] if tag else []) + [camel(field.name) for field in msgspec.structs.fields(kind)]
+    told = fields_told("envelope")
+    assert set(told) == set(ARRAYS)
+    assert [field.partition(":")[0] for field in told[name]] == expected
+    assert kind.__struct_config__.array_like
 
 
 def test_every_root_map_is_named() -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripts import make_plugin
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
+
+pytestmark = pytest.mark.usefixtures("warm_daemons")
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,25 @@ def test_an_edit_takes_the_lease_and_another_clone_s_edit_is_denied_with_what_to
     # Again by who has it: kept, and no second lease.
     assert hook("pre-tool", first, cwd=alice.folder).stdout == ""
     assert holders(alice, "src/auth.py") == ["claude-000000000001"]
+
+
+def test_the_plugin_s_hook_denies_as_the_command_does(swarm: tuple[Clone, Clone]) -> None:
+    alice, bob = swarm
+    plugin = make_plugin.ROOT / make_plugin.PLUGIN
+    hooks = json.loads((plugin / "hooks" / "hooks.json").read_text("utf-8"))["hooks"]
+    environment = {**os.environ, "CLAUDE_PLUGIN_ROOT": str(plugin), "CLAUDE_PROJECT_DIR": str(bob.folder), "COORD_PROGRAM": COORD}
+    hook("pre-tool", claude(alice, "Edit", "plugged00001", file_path="plugged.py"), cwd=alice.folder)
+    wait_for("bob sees it", lambda: holders(bob, "plugged.py"))
+    done = subprocess.run(
+        ["sh", "-c", hooks["PreToolUse"][0]["hooks"][0]["command"]],
+        input=json.dumps(claude(bob, "Edit", "plugged00002", file_path="plugged.py")),
+        env=environment,
+        cwd=bob.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "plugged.py: held by claude-plugged00001" in deny_reason(done)
 
 
 def test_what_is_told_to_do_works_as_it_is_told(swarm: tuple[Clone, Clone]) -> None:

@@ -14,6 +14,8 @@ from sudocode_coordination.client.plain import ask
 from sudocode_coordination.hooks.git import BEGIN, KEPT, install, places, remove
 from sudocode_coordination.place import find_clone, socket_path
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[tuple[Clone, Clone]]:
@@ -25,9 +27,9 @@ def swarm() -> Iterator[tuple[Clone, Clone]]:
         yield alice, bob
 
 
-def commit(clone: Clone, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def commit(clone: Clone, folder: Path | None = None, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["git", "commit", "-qm", "work"],
+        ["git", "commit", "-qm", "work", *more],
         cwd=folder or clone.folder,
         env={key: value for key, value in os.environ.items() if key != "COORD_AGENT"} | environment,
         capture_output=True,
@@ -61,6 +63,25 @@ def test_a_commit_of_what_another_holds_is_refused_and_can_be_overridden(swarm: 
     bob.coord("release", "src/held.py")
     stage(alice, "free.py", "x\n")
     assert commit(alice).returncode == 0
+
+
+def test_what_a_commit_stages_by_itself_is_looked_at_too(swarm: tuple[Clone, Clone]) -> None:
+    alice, _ = swarm
+    stage(alice, "src/whole.py", "x\n")
+    stage(alice, "src/other.py", "x\n")
+    assert commit(alice).returncode == 0
+    alice.coord("--agent", "helper", "lease", "src/whole.py")
+    for name in ("src/whole.py", "src/other.py"):
+        (alice.folder / name).write_text("y\n")
+    # Both make an index of their own; the second one from a folder below.
+    for refused in (commit(alice, None, "-a"), commit(alice, alice.folder / "src", "--", "whole.py")):
+        assert "src/whole.py: held by helper" in refused.stderr
+        assert refused.returncode != 0
+    # What is left out of the commit is nobody's obstacle, though it is staged.
+    stage(alice, "src/whole.py", "z\n")
+    assert commit(alice, alice.folder / "src", "--", "other.py").returncode == 0
+    alice.coord("--agent", "helper", "release", "--all")
+    alice.git("reset", "-q", "--hard")
 
 
 def test_own_leases_and_those_of_the_session_above_are_no_obstacle(swarm: tuple[Clone, Clone]) -> None:

@@ -6,13 +6,18 @@ import json
 import os
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.e2e.clones import COORD
 
+from sudocode_coordination.cli.setup import setup_findings
+from sudocode_coordination.errors import CoordinationError
+from sudocode_coordination.hooks.servers import registrations
 from sudocode_coordination.hooks.settings import integrations
 
 Coord = Callable[..., subprocess.CompletedProcess[str]]
@@ -146,7 +151,7 @@ def test_every_command_that_is_written_can_be_run(repo: Path, coord: Coord) -> N
 
     for one in integrations(repo, COORD):
         if one.path.suffix == ".json" and one.path.exists():
-            gather(json.loads(one.path.read_text()))
+            gather(json.loads(one.path.read_text())["hooks"])
     assert len(commands) >= 12
     for command in sorted(commands):
         done = subprocess.run(["sh", "-c", command], input="{}", cwd=repo, capture_output=True, text=True, check=False)
@@ -177,3 +182,140 @@ def test_in_a_bare_repository_there_is_nothing_to_set_up(tmp_path: Path) -> None
     done = subprocess.run([COORD, "init"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "bare repository" in done.stderr
+
+
+def test_the_mcp_server_is_registered_and_its_command_runs(repo: Path, coord: Coord) -> None:
+    document = json.loads(coord("init", "--yes", "--json", "--only", "claude,codex,gemini,cursor,opencode").stdout)
+    files = {Path(change["path"]).relative_to(repo).as_posix() for change in document["changes"] if "MCP" in change["what"]}
+    assert files == {".mcp.json", ".codex/config.toml", ".gemini/settings.json", ".cursor/mcp.json", "opencode.json"}
+    commands = [
+        [entry["command"], *entry["args"]]
+        for entry in (
+            json.loads((repo / ".mcp.json").read_text())["mcpServers"]["coord"],
+            json.loads((repo / ".gemini" / "settings.json").read_text())["mcpServers"]["coord"],
+            json.loads((repo / ".cursor" / "mcp.json").read_text().replace("${workspaceFolder}", str(repo)))["mcpServers"]["coord"],
+            tomllib.loads((repo / ".codex" / "config.toml").read_text())["mcp_servers"]["coord"],
+        )
+    ]
+    commands.append(json.loads((repo / "opencode.json").read_text())["mcp"]["coord"]["command"])
+    for command in {tuple(command) for command in commands}:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, cwd=repo, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+    assert "hooks" in json.loads((repo / ".gemini" / "settings.json").read_text()), "both are in one file"
+    coord("init", "--remove", "--yes")
+    assert sorted(path.name for path in repo.iterdir()) == [".git"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "text"),
+    [
+        ("claude", '{"mcpServers": {"coord": {"command": "/usr/bin/other", "args": ["serve"]}}}'),
+        ("claude", '{"mcpServers": {"other": {"command": "coord", "args": ["mcp"]}}, "x": [1, 2]}'),
+        ("claude", "{}"),
+        ("cursor", '{"mcpServers": {}}'),
+        ("gemini", '{"theme": "ü", "hooks": {"BeforeTool": []}}'),
+        ("opencode", '{"mcp": {"coord": {"type": "remote", "url": "https://example.org"}}}'),
+        ("codex", "# mine\nmodel = 'x'\n\n[mcp_servers.other]\ncommand = 'y'\n"),
+        ("codex", "model = 'x'"),
+        ("claude", '{"half": "\\ud800"}'),
+        ("codex", "[mcp_servers.coord]\ncommand = 'mine'\n"),
+        ("codex", ""),
+    ],
+)
+def test_registering_twice_is_once_and_what_is_the_users_stays(tmp_path: Path, agent: str, text: str) -> None:
+    one = next(each for each in registrations(tmp_path, "/opt/a b/coord") if each.name == agent)
+    first = one.wanted(text)
+    assert one.wanted(first) == first
+    first.encode()
+    moved = next(each for each in registrations(tmp_path, "/elsewhere/coord") if each.name == agent)
+    assert first == text or "/elsewhere/coord" in moved.wanted(first)
+    assert first == text or "/opt/a b/coord" not in moved.wanted(first), "one of ours, of an installation that is gone"
+    rest = one.without(first)
+    load = tomllib.loads if agent == "codex" else json.loads
+    empty: dict[str, Any] = {"mcpServers": {}} if agent == "cursor" else {}
+    assert {**empty, **load(rest or ("" if agent == "codex" else "{}"))} == load(text or ("" if agent == "codex" else "{}"))
+    if agent == "codex":
+        assert first.startswith(text), "its comments stay"
+
+
+_ODD = [
+    ("claude", "[" * 100_000),
+    ("codex", "a = " + "[" * 100_000),
+    ("codex", "mcp_servers = 3"),
+    ("codex", "mcp_servers = { other = { command = 'x' } }"),
+    ("codex", "# >>> coord mcp >>>\n[mcp_servers.coord]\ncommand = 'coord'\n"),
+]
+
+
+@pytest.mark.parametrize(
+    ("agent", "text"), [("claude", "[1]"), ("claude", "{,}"), ("claude", '{"mcpServers": []}'), ("codex", "a = ["), *_ODD]
+)
+def test_a_file_that_its_agent_could_not_read_is_told_of(tmp_path: Path, agent: str, text: str) -> None:
+    one = next(each for each in registrations(tmp_path, "/opt/coord") if each.name == agent)
+    with pytest.raises(CoordinationError) as caught:
+        one.wanted(text)
+    assert "by hand" in caught.value.hint or "first" in caught.value.hint
+
+
+def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: Path, coord: Coord) -> None:
+    def findings() -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(one) for one in setup_findings(repo)]
+
+    (repo / ".claude").mkdir()
+    (repo / ".codex").mkdir()
+    (missing,) = [one for one in findings() if "not set up" in one["message"]]
+    assert all(
+        name in missing["message"] for name in ("guards (pre-commit)", "claude (settings.local.json)", "codex (config.toml)")
+    )
+    assert "coord init" in missing["hint"]
+    coord("init", "--yes", "--only", "guards,claude,codex,gemini,cursor,opencode")
+    (fine,) = [one for one in findings() if "in place" in one["message"]]
+    assert (fine["ok"], fine["hint"]) == (True, "")
+    assert all(name in fine["message"] for name in ("guards (pre-push)", "claude (.mcp.json)", "opencode (coordination.js)"))
+    for path in (".claude/settings.local.json", ".codex/config.toml", ".opencode/plugins/coordination.js", ".git/hooks/pre-commit"):
+        before = (repo / path).read_text()
+        assert COORD in before, path
+        (repo / path).write_text(before.replace(COORD, "/gone/bin/coord"))
+        broken = [one for one in findings() if not one["ok"]]
+        assert [one["message"] for one in broken] == ["hooks run /gone/bin/coord, which is not there"], path
+        (repo / path).write_text(before)
+    assert all(one["ok"] for one in findings())
+    told = json.loads(subprocess.run([COORD, "doctor", "--json"], cwd=repo, capture_output=True, text=True, check=False).stdout)
+    assert fine in told["findings"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"Stra\xdfe\n", "Straße\n".encode("utf-16"), b"one\r\ntwo\r\n", b"one\r\ntwo\n", b"no newline"], ids=repr
+)
+def test_no_byte_of_a_file_of_the_users_is_lost(repo: Path, coord: Coord, content: bytes) -> None:
+    """Whatever its encoding and its line ends."""
+    agents, exclude = repo / "AGENTS.md", repo / ".git" / "info" / "exclude"
+    agents.write_bytes(content)
+    exclude.write_bytes(b"/b\xfcro\n")
+    text = not set(content) & {0xDF, 0xFF}
+    done = coord("init", "--yes", expect=0 if text else 1)
+    assert agents.read_bytes().startswith(content)
+    assert exclude.read_bytes().startswith(b"/b\xfcro\n")
+    if text:
+        assert b"coord: begin" in agents.read_bytes()
+    else:
+        assert "AGENTS.md: it is no UTF-8 text" in done.stdout
+        assert agents.read_bytes() == content
+    if content == b"one\r\ntwo\r\n":
+        assert agents.read_bytes().count(b"\n") == agents.read_bytes().count(b"\r\n")
+    coord("init", "--remove", "--yes")
+    assert agents.read_bytes().rstrip(b"\n") == content.rstrip(b"\n")
+    assert exclude.read_bytes() == b"/b\xfcro\n"
+
+
+@pytest.mark.parametrize(("agent", "text"), [("opencode", "mine()\n"), ("agents.md", "a\n<!-- coord: begin -->\nours\nmine\n")])
+def test_what_may_be_the_users_is_not_written_over_and_not_taken_away(tmp_path: Path, agent: str, text: str) -> None:
+    one = next(each for each in integrations(tmp_path, "/opt/coord") if each.name == agent)
+    with pytest.raises(CoordinationError) as caught:
+        one.wanted(text)
+    assert caught.value.hint
+    if agent == "opencode":
+        assert one.without(text) == text
+    else:
+        with pytest.raises(CoordinationError):
+            one.without(text)

@@ -24,14 +24,16 @@ from sudocode_coordination.core.io import Input, Listening
 from sudocode_coordination.daemon.lifecycle import settle_config
 from sudocode_coordination.place import find_clone
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 ANNOUNCED = "/dns4/coordination.example.org/tcp/4001"
 
 
 def test_what_is_told_is_what_is_there() -> None:
     with repository("alice", "bob") as clones:
         alice, bob = clones
-        for clone in clones:
-            clone.start(*SOON)
+        alice.start(*SOON, "--set", "relay_service=true")
+        bob.start(*SOON)
         wait_for("they are connected", lambda: connected(*clones), 30)
         alice.coord("lease", "src/auth.py", "--strict", "--note", "for all to read")
         alice.coord("issue", "update", "#7", "--status", "in-progress")
@@ -63,10 +65,19 @@ def test_what_is_told_is_what_is_there() -> None:
         assert sorted(peers) == ["activeWork", "agentMetadata", "issueUpdates", "leases"]
         assert bob.json("issue", "show", "#7")["issues"][0]["fields"]["status"]["value"] == "in-progress"
         assert "kept-to-myself" not in json.dumps(answer), "drafts stay here"
+        [record] = answer["branch"]["records"].values()
+        assert answer["network"] is None, "loopback is no network"
+        assert json.loads(record)["multiaddrs"] == answer["addresses"]
+        assert answer["relays"] == {"used": [], "announced": [], "serves": True, "told": answer["addresses"]}
+        at_relay = wait_for("bob is reachable through alice", lambda: bob.json("doctor", "--published")["relays"]["announced"], 30)
+        relays = bob.json("doctor", "--published")["relays"]
+        assert relays == {"used": [peer_id(alice)], "announced": at_relay, "serves": False, "told": []}
+        assert at_relay == [f"{answer['addresses'][0]}/p2p/{peer_id(alice)}/p2p-circuit"]
         assert set(bob.json("doctor", "--published")["branch"]["records"]) == {f"{PEERS}/agent-bob.json"}
         for_people = alice.coord("doctor", "--published").stdout
-        for words in ('"agentId": "alice"', "for all to read", "in-progress", "sudocode coordination"):
+        for words in ('"agentId": "alice"', "for all to read", "in-progress", "sudocode coordination", "as a relay itself"):
             assert words in for_people
+        assert f"{peer_id(alice)} knows this peer id" in bob.coord("doctor", "--published").stdout
         key = load_or_create_identity(alice.state_dir / "identity").seed
         assert key not in b"".join(path.read_bytes() for path in maintainer.remote.rglob("*") if path.is_file())
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +20,7 @@ import trio
 
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.core.io import AddressesSighted
-from sudocode_coordination.core.nearby import name_on_network
+from sudocode_coordination.core.nearby import MAX_TOLD, SERVICE, name_on_network, told_on_network
 from sudocode_coordination.model import PeerId
 
 if TYPE_CHECKING:
@@ -29,15 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SERVICE: Final = "_sudocode-coord._tcp.local."
 MAX_SERVICES: Final = 500
 """Others that are kept: more daemons than a local network has. What comes after is not looked at."""
-MAX_ADDRESSES: Final = 8
-"""Of each of them."""
 _ANSWER_MS: Final = 1_500
 """For another daemon's address: it is in the same network."""
 _LEAVE_SECONDS: Final = 2.0
-_ADDRESS: Final = re.compile(r"/ip4/([0-9.]+)/tcp/([0-9]+)\Z")
 
 
 class Lan:
@@ -72,7 +67,7 @@ class Lan:
             while True:
                 await self._changed.wait()
                 self._changed = trio.Event()
-                wanted = _port_and_addresses(self._record or b"{}")
+                wanted = told_on_network(json.loads(self._record or b"{}").get("multiaddrs", ()))
                 if wanted != self._shown:
                     # Not abandoned: it takes a second at the most, and a thread left behind would go on sending.
                     await trio.to_thread.run_sync(self._show, wanted)
@@ -124,7 +119,7 @@ class Lan:
         if state_change is not ServiceStateChange.Removed:
             info = zeroconf.get_service_info(service_type, name, timeout=_ANSWER_MS)
             if info is not None and info.port:
-                addresses = tuple(f"/ip4/{host}/tcp/{info.port}" for host in info.parsed_addresses()[:MAX_ADDRESSES] if "." in host)
+                addresses = tuple(f"/ip4/{host}/tcp/{info.port}" for host in info.parsed_addresses()[:MAX_TOLD] if "." in host)
         if self._token is not None:
             try:
                 self._token.run_sync_soon(self._sighted, who, addresses)
@@ -143,13 +138,3 @@ class Lan:
         else:
             return
         self._deliver(AddressesSighted(addresses=dict(self._there)))
-
-
-def _port_and_addresses(record: bytes) -> tuple[int, tuple[str, ...]] | None:
-    """Where the own record says that plain TCP is listened on in a network; None if it does not."""
-    found = [match for text in json.loads(record).get("multiaddrs", ()) if (match := _ADDRESS.match(text))]
-    beyond = [(match[1], int(match[2])) for match in found if not match[1].startswith("127.")]
-    if not beyond:
-        return None
-    port = beyond[0][1]
-    return port, tuple(dict.fromkeys(host for host, number in beyond if number == port))[:MAX_ADDRESSES]

@@ -224,7 +224,7 @@ class Libp2pNetwork:
             closings=self._closings,
         )
         sockets = faults.Sockets()
-        faults.gate_peers(swarm, self._verdict, sockets, closings=self._closings)
+        faults.gate_peers(swarm, self._verdict, sockets, self._links.flooded, closings=self._closings)
         pubsub, router = faults.make_pubsub(
             host,
             TOPICS,

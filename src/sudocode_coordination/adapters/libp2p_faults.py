@@ -34,7 +34,6 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
-from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.transport import cmux
 from libp2p.transport.exceptions import SecurityUpgradeFailure
@@ -44,7 +43,7 @@ from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from sudocode_coordination.adapters.libp2p_swift import swift_yamux
+from sudocode_coordination.adapters.libp2p_swift import SwiftYamux, use_swift_yamux
 from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.model import PeerId
 
@@ -83,14 +82,7 @@ MAX_PENDING_PER_HOST: Final = 32
 seconds that each may take. A swarm behind one address shakes hands in milliseconds, and tries again."""
 _MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
 """Messages that wait to be written to one peer: as many as may wait to be published."""
-_WINDOW_BATCH_BYTES: Final = 64 << 10
-"""A quarter of Yamux's first window."""
 _INBOUND_TOKENS: Final = 1 << 30
-_RTT_SECONDS: Final = 3_600
-"""Between two pings by which Yamux measures a connection: windows are made by it, the first one is sent at once. With fifty
-connections the usual 30 s are most of what a daemon does at rest."""
-_SWEEP_SECONDS: Final = 300.0
-"""Between two looks of each connection for what closed streams have left: there are few, and it is usually done every 30 s."""
 _HANDSHAKE_SECONDS: Final = 10.0
 
 
@@ -156,13 +148,12 @@ def make_host(
         noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)
         security = {NOISE_PROTOCOL: noise}
     addresses = list(listen)
-    timing: Any = yamux_module
-    timing.RTT_MEASURE_INTERVAL, timing._STALE_STREAM_SWEEP_INTERVAL = _RTT_SECONDS, _SWEEP_SECONDS
+    use_swift_yamux()
     host = new_host(
         key_pair=pair,
         sec_opt=security,
         # Fault: mplex, the default's second choice, resets streams under pipelining.
-        muxer_opt={TProtocol(YAMUX_PROTOCOL): swift_yamux()},
+        muxer_opt={TProtocol(YAMUX_PROTOCOL): SwiftYamux},
         listen_addrs=addresses,
         announce_addrs=list(announce) or None,
         disable_identify_address_discovery=True,
@@ -241,8 +232,11 @@ Verdict = Callable[[PeerId, bool, str], str | None]
 """(peer, inbound, remote address) -> why it is refused."""
 
 
-def gate_peers(swarm: Swarm, verdict: Verdict, sockets: Sockets, *, closings: Closings = ALL_CLOSED) -> None:
-    """Fault: the connection gate knows addresses, never a peer id. Refuse right after Noise, before there is a muxer."""
+def gate_peers(
+    swarm: Swarm, verdict: Verdict, sockets: Sockets, on_flood: OnFlood | None = None, *, closings: Closings = ALL_CLOSED
+) -> None:
+    """Fault: the connection gate knows addresses, never a peer id. Refuse right after Noise, before there is a muxer.
+    `on_flood` is told of peers that wear out the muxer."""
     upgrader: Any = swarm.upgrader
     secure: Callable[..., Awaitable[ISecureConn]] = upgrader.upgrade_security
     pending: Counter[str] = Counter()
@@ -270,26 +264,11 @@ def gate_peers(swarm: Swarm, verdict: Verdict, sockets: Sockets, *, closings: Cl
         if reason is not None:
             await secured.close()
             raise SecurityUpgradeFailure(reason)
+        watched: Any = secured
+        watched._on_flood = on_flood
         return secured
 
     upgrader.upgrade_security = upgrade_security
-
-
-def batch_window_updates(stream: Any) -> None:
-    """Fault: Yamux answers every read with a window update, a second frame for each small one. Here they are given in
-    batches; the sender's window of 256 KB never comes near to its end by that."""
-    muxed = stream.muxed_stream
-    update: Callable[..., Awaitable[None]] = muxed._auto_tune_and_send_window_update
-    pending = 0
-
-    async def batched(*, bytes_read: int = 0) -> None:
-        nonlocal pending
-        pending += bytes_read
-        if pending >= _WINDOW_BATCH_BYTES:
-            given, pending = pending, 0
-            await update(bytes_read=given)
-
-    muxed._auto_tune_and_send_window_update = batched
 
 
 def contain_streams(

@@ -28,6 +28,7 @@ from sudocode_coordination.adapters.delivery import Outbox
 from sudocode_coordination.adapters.libp2p_connections import Running
 from sudocode_coordination.adapters.libp2p_streams import drop, open_stream
 from sudocode_coordination.adapters.libp2p_swift import SwiftStream
+from sudocode_coordination.adapters.libp2p_yamux import batch_window_updates
 from sudocode_coordination.adapters.links import (
     ACCEPT,
     DUPLICATE,
@@ -200,7 +201,7 @@ class Links:
         if old is not None:
             self.forget(old, "replaced by a newer connection")
             old.close_nowait("replaced by a newer connection")
-        faults.batch_window_updates(stream)
+        batch_window_updates(stream)
         link = Link(
             peer,
             SwiftStream(stream),
@@ -224,7 +225,7 @@ class Links:
     def _move(
         self, running: Running, link: Link, stream: Any, connection: Any, address: str, direction: Direction, remote: Hello
     ) -> None:
-        faults.batch_window_updates(stream)
+        batch_window_updates(stream)
         running.connections.use(connection)
         before, self._carriers[link] = self._carriers[link], connection
         link.left_behind = before

@@ -26,6 +26,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from sudocode_coordination.adapters import libp2p_faults as faults
 from sudocode_coordination.adapters.libp2p_connections import Connections
 from sudocode_coordination.adapters.libp2p_streams import drop, hear, open_stream, say
+from sudocode_coordination.adapters.libp2p_yamux import batch_window_updates
 from sudocode_coordination.errors import ProtocolError
 from sudocode_coordination.model import PeerId
 
@@ -186,7 +187,7 @@ class RelayService:
         """Until one side closes, or a limit is reached. Then both are reset: a status would look like the peers' own bytes."""
         left = self.limits.circuit_bytes
         for stream in (near, far):
-            faults.batch_window_updates(stream)
+            batch_window_updates(stream)
 
         async def one_way(source: Any, target: Any) -> None:
             nonlocal left

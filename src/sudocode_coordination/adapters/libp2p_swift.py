@@ -23,21 +23,23 @@ from libp2p.network.stream.net_stream import StreamState
 from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH, NoiseTransportReadWriter
 from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer import muxer_multistream
-from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, TYPE_DATA, YAMUX_HEADER_FORMAT, Yamux
+from libp2p.stream_muxer.yamux.yamux import HEADER_SIZE, TYPE_DATA, YAMUX_HEADER_FORMAT
+
+from sudocode_coordination.adapters.libp2p_yamux import SteadyYamux, use_steady_yamux
 
 _HEADER: Final = struct.Struct(YAMUX_HEADER_FORMAT)
 _RECEIVE_BYTES: Final = 64 << 10
 """Taken from a socket at once: as much as one Noise message may have."""
 
 
-def swift_yamux() -> type[Yamux]:
-    """The class below, for all hosts of this process. Fault: libp2p makes its own Yamux, whatever class it is given."""
+def use_swift_yamux() -> None:
+    """In place of libp2p's own, wherever a connection gets a muxer from now on."""
+    use_steady_yamux()
     multistream: Any = muxer_multistream
     multistream.Yamux = SwiftYamux
-    return SwiftYamux
 
 
-class SwiftYamux(Yamux):
+class SwiftYamux(SteadyYamux):
     """Yamux whose plain data frames take the short way, over Noise."""
 
     _noise: NoiseTransportReadWriter | None = None
@@ -53,30 +55,23 @@ class SwiftYamux(Yamux):
             self._noise = session.conn
         await super().handle_incoming()
 
-    async def _write_frame(self, data: bytes) -> None:
+    async def _write(self, data: bytes) -> None:
         """One frame, in its turn."""
         noise = self._noise
         if noise is None:
-            await super()._write_frame(data)
+            await super()._write(data)
             return
-        try:
-            self._write_lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._write_lock.acquire()
-        try:
-            packets = b""
-            for start in range(0, len(data), MAX_PLAINTEXT_LENGTH):
-                sealed = noise.encrypt(data[start : start + MAX_PLAINTEXT_LENGTH])
-                packets += len(sealed).to_bytes(2, "big") + sealed
-            await self._send(packets)
-        finally:
-            self._write_lock.release()
+        packets = b""
+        for start in range(0, len(data), MAX_PLAINTEXT_LENGTH):
+            sealed = noise.encrypt(data[start : start + MAX_PLAINTEXT_LENGTH])
+            packets += len(sealed).to_bytes(2, "big") + sealed
+        await self._send(packets)
 
 
 class _Reader:
     """In place of a session's `read`, for the one task that reads frames."""
 
-    def __init__(self, muxed: Yamux, session: SecureSession, noise: NoiseTransportReadWriter) -> None:
+    def __init__(self, muxed: SteadyYamux, session: SecureSession, noise: NoiseTransportReadWriter) -> None:
         self._muxed = muxed
         self._decrypt = noise.decrypt
         self._receive = _receiver_of(noise.read_writer.read_write_closer)
@@ -143,6 +138,7 @@ class _Reader:
             buffer, event = muxed.stream_buffers.get(stream_id), muxed.stream_events.get(stream_id)
             if buffer is None or event is None or stream.closed or stream.recv_closed:
                 break
+            muxed.count(bytes(plain[start : start + HEADER_SIZE]))
             buffer += memoryview(plain)[start + HEADER_SIZE : end]
             stream.recv_window -= length
             event.set()

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
-from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, Input, RelayAt, SwapTable
+from sudocode_coordination.core.io import BuildTable, DiskContents, DiskOperation, ForetellMerge, Input, RelayAt, SwapTable
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.model import Instant, Now, PeerId
 
-__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Neighbourhood", "Network"]
+__all__ = ["Clock", "Deliver", "Disk", "GitRemote", "Keyring", "LeaseTable", "Neighbourhood", "Network", "WorkTrees"]
 
 Deliver: TypeAlias = Callable[[Input], None]
 """Hands an input to whoever owns the node. Never blocks; bounded by that owner."""
@@ -137,3 +137,15 @@ class LeaseTable(Protocol):
 
     def build_table(self, change: BuildTable) -> None:
         """Make the commit."""
+
+
+class WorkTrees(Protocol):
+    """What is changed in the worktrees of this clone.
+
+    Delivers `WorkSeen`, `WorkUnseen`, `MergeForetold`. Laws: nothing in the repository or its worktrees is changed by looking;
+    what is ignored, denied or may be a secret is not in what is delivered; every `foretell` is answered; its conflicts are those
+    that git's own merge finds; what it costs is bounded, whatever the size of the repository.
+    """
+
+    def foretell(self, wanted: ForetellMerge) -> None:
+        """Merge, and tell what would be in conflict."""

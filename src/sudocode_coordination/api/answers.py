@@ -10,6 +10,7 @@ from sudocode_coordination.model import (
     ActiveWork,
     AgentId,
     Conflict,
+    ForetoldConflict,
     Json,
     Lease,
     Message,
@@ -17,6 +18,7 @@ from sudocode_coordination.model import (
     PeerId,
     PeerInfo,
     Resource,
+    SharedWork,
 )
 
 
@@ -157,6 +159,23 @@ class Briefing(Answer, frozen=True, kw_only=True):
     """Since the last briefing."""
     messages: tuple[Message, ...] = ()
     """New ones; with this answer they are acknowledged."""
+    foretold: tuple[ForetoldConflict, ...] = ()
+    """Conflicts of what the agent has changed with what others have."""
+
+
+class Foretelling(Answer, frozen=True, kw_only=True):
+    """Answer to `ListConflicts`: truthy if a conflict is foretold."""
+
+    enabled: bool
+    """Whether this clone takes part (`enable_file_diffs`)."""
+    conflicts: tuple[ForetoldConflict, ...] = ()
+    works: tuple[SharedWork, ...] = ()
+    """What is changed where, as far as it is shared; of this clone first."""
+    trouble: str = ""
+    """Why this clone's own changes can't be looked at; empty: they can."""
+
+    def __bool__(self) -> bool:
+        return bool(self.conflicts)
 
 
 class StopOutcome(Answer, frozen=True, kw_only=True):
@@ -175,6 +194,29 @@ class DoctorFinding(Answer, frozen=True, kw_only=True):
     hint: str = ""
 
 
+class ToldOnNetwork(Answer, frozen=True, kw_only=True):
+    """What multicast DNS says of a daemon on its local network."""
+
+    service: str
+    name: str
+    """A hash of the peer id."""
+    addresses: tuple[str, ...]
+    port: int
+
+
+class ToldRelays(Answer, frozen=True, kw_only=True):
+    """What relays know of a clone, and what it tells as one."""
+
+    used: tuple[PeerId, ...]
+    """Each learns the peer id, the address that the connection comes from, and with whom it brings together, when, and how much."""
+    announced: tuple[str, ...]
+    """The clone's addresses there, which are in its records."""
+    serves: bool
+    """Whether it is one itself."""
+    told: tuple[str, ...]
+    """If so: its own addresses, for each peer that wishes to be reached through it."""
+
+
 class Published(Answer, frozen=True, kw_only=True):
     """Answer to `GetPublished`: what leaves this clone now, beside its records on the branch."""
 
@@ -187,3 +229,30 @@ class Published(Answer, frozen=True, kw_only=True):
     """Path in the table of strict leases -> content, of this clone's leases."""
     peers: dict[str, dict[str, Json]]
     """Map of the shared document -> key -> value, of this clone's entries: every connected peer has them."""
+    addresses: tuple[str, ...]
+    """For every connected peer that asks libp2p. With the outer one that a relay has seen, where a hole is punched."""
+    network: ToldOnNetwork | None
+    """None: nothing is told there."""
+    relays: ToldRelays
+
+
+class DocumentEntry(Answer, frozen=True, kw_only=True):
+    """One entry of the shared document, as its owner wrote it."""
+
+    root: str
+    """The root map that it is in."""
+    owner: PeerId
+    key: str
+    """Without its owner."""
+    value: Json = None
+    """None: it is gone."""
+
+
+class DocumentChanges(Answer, frozen=True, kw_only=True):
+    """Answer to `FollowDocument`."""
+
+    at: str
+    """The state that it leads to: for `since` of the next request."""
+    whole: bool
+    """It has every entry there is; what is not in it is gone."""
+    entries: tuple[DocumentEntry, ...]

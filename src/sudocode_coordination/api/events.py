@@ -21,6 +21,7 @@ EventType: TypeAlias = Literal[
     "lease-lost",
     "lease-queued",
     "conflicts-detected",
+    "conflicts-cleared",
     "sync-completed",
     "heartbeat-sent",
     "work-started",
@@ -41,9 +42,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     and `reason` (why denied, lost or released), `holder` (agent id), `queue` (agents ahead), `waitMs` (limit of the wait), `cycle`
     (of a deadlock, see `requests.Waits`), and for a lost one that another was held along with `overlap` (see `model.Overlapped`);
     conflicts-detected: `conflicts` (who works on the same), or `lease` and `holder` (who wants it), or `lease` and `overlap` (who
-    held it as well, and had to give way); sync-completed: `peerId, feeds, entries`; heartbeat-sent: `count`; work-*: `work`;
-    issue-updated: `issueId, fields`; spec-updated: `specPath, fields`; message-received (`agent_id` is whom it is for): `message`
-    (see `model.Message`); message-acknowledged (`agent_id` is who sent it): `messageId, by`.
+    held it as well, and had to give way), or `foretold` (changes that would not merge, see `model.ForetoldConflict`);
+    conflicts-cleared: `foretold` (those that are foretold no more); sync-completed: `peerId, feeds, entries`; heartbeat-sent:
+    `count`; work-*: `work`; issue-updated: `issueId, fields`; spec-updated: `specPath, fields`; message-received (`agent_id` is
+    whom it is for): `message` (see `model.Message`); message-acknowledged (`agent_id` is who sent it): `messageId, by`.
     """
 
     type: EventType

@@ -26,6 +26,15 @@ from sudocode_coordination.api.answers import (
     DoctorFinding as DoctorFinding,
 )
 from sudocode_coordination.api.answers import (
+    DocumentChanges as DocumentChanges,
+)
+from sudocode_coordination.api.answers import (
+    DocumentEntry as DocumentEntry,
+)
+from sudocode_coordination.api.answers import (
+    Foretelling as Foretelling,
+)
+from sudocode_coordination.api.answers import (
     LeaseOutcome as LeaseOutcome,
 )
 from sudocode_coordination.api.answers import (
@@ -201,6 +210,13 @@ class CheckConflicts(Request[CheckResult], frozen=True, kw_only=True, tag="check
     """The asking process and those above it: without `agent`, whoever's session runs under one of them acts."""
 
 
+class ListConflicts(Request[Foretelling], frozen=True, kw_only=True, tag="conflicts"):
+    """Conflicts that are foretold between what is changed in this clone and what others have changed; of one agent, or of all."""
+
+    answer = Foretelling
+    agent: Agent = None
+
+
 class SetWork(Request[ActiveWork], frozen=True, kw_only=True, tag="work.set"):
     answer = ActiveWork
     issues: tuple[Text, ...] = ()
@@ -343,6 +359,15 @@ class GetPublished(Request[Published], frozen=True, kw_only=True, tag="published
     answer = Published
 
 
+class FollowDocument(Request[DocumentChanges], frozen=True, kw_only=True, tag="document"):
+    """The shared document: all of it, or what has changed since an earlier answer. If nothing has, the answer waits until
+    something does: whoever asks again with each answer's `at` follows it."""
+
+    answer = DocumentChanges
+    since: Annotated[str, Meta(max_length=64)] = ""
+    """`at` of the last answer; empty, or not of this daemon's life: everything, at once."""
+
+
 class ReadBranchNow(Request[Nothing], frozen=True, kw_only=True, tag="refresh"):
     """Look at the coordination branch now; answered when it has been read."""
 
@@ -388,6 +413,7 @@ CoreRequest: TypeAlias = (
     | PreparePush
     | PushDone
     | CheckConflicts
+    | ListConflicts
     | SetWork
     | ClearWork
     | ListWork
@@ -406,6 +432,7 @@ CoreRequest: TypeAlias = (
     | DetachAgent
     | GetFindings
     | GetPublished
+    | FollowDocument
     | ReadBranchNow
 )
 ServerRequest: TypeAlias = Subscribe | Stop | HandOver | Ping

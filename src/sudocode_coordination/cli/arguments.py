@@ -58,6 +58,13 @@ def priority(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A TCP port for argparse; 0 is any that is free."""
+    if not re.fullmatch(r"\d{1,5}", text, re.ASCII) or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port (0 to 65535)")
+    return int(text)
+
+
 def key_values(pairs: list[str], option: str) -> dict[str, Json]:
     """`KEY=VALUE` pairs; a value that is JSON is taken as that, any other as text. Keys may come once.
 

@@ -23,6 +23,7 @@ from sudocode_coordination.cli.branch import BranchView, parse_time, read_branch
 from sudocode_coordination.cli.published import show_published
 from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
+from sudocode_coordination.cli.setup import setup_findings
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.config import CONFIG_FILE, CoordinationConfig, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, NoDaemonError
@@ -85,6 +86,8 @@ def examine(session: Session, *, remote: str | None = None, branch: str | None =
         yield _finding("configuration", f"{CONFIG_FILE} is sound" if there else f"defaults (no {CONFIG_FILE})")
     yield from _disk(clone)
     yield from _identity(clone)
+    if has_git.ok and clone.work_tree is not None:
+        yield from setup_findings(Path(clone.work_tree))
     status, daemon_findings = _daemon(session, clone)
     view, findings = _branch(clone, config) if has_git.ok and config is not None else (None, [])
     # What is wrong with the remote is told once, by who has just asked it.

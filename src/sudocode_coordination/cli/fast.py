@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 2
 """The daemon reads its memory only; when it takes this long, the full command says what is wrong."""
-CONFLICT_KEYS = ("resource", "kind", "agentId", "peerId", "priority", "remainingMs", "note")
+CONFLICT_KEYS = ("resource", "kind", "agentId", "peerId", "priority", "remainingMs", "note", "lines", "theirLines")
 """Of an encoded `model.Conflict`, in its order; a test compares them."""
 _TYPES = ("file", "issue", "spec", "component")
 _SAFE = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@+-")

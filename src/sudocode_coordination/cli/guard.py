@@ -150,7 +150,7 @@ def _files(session: Session, args: Namespace) -> list[str]:
     if args.hook == "pre-commit":
         if args.paths:
             raise UsageError("--hook pre-commit looks at what is staged", hint="leave the paths out")
-        return _listed(root, "diff", "--cached", "--name-only", "--no-renames", "-z")
+        return _listed(root, "diff", "--cached", "--name-only", "--no-renames", "-z", index=_index_of_commit())
     if args.hook == "pre-push":
         remote = args.paths[0] if args.paths else "origin"
         return _pushed(root, remote, sys.stdin.read().splitlines())
@@ -182,8 +182,14 @@ def _pushed(root: str, remote: str, lines: Iterable[str]) -> list[str]:
     return list(found)[:MAX_ALL_FILES]
 
 
-def _listed(root: str, *arguments: str) -> list[str]:
-    answer = git(root, *arguments)
+def _index_of_commit() -> str | None:
+    """`git commit -a` and `git commit PATH` make an index of their own, and name it to the hook: relative to where that runs."""
+    index = os.environ.get("GIT_INDEX_FILE")
+    return str(Path(index).absolute()) if index else None
+
+
+def _listed(root: str, *arguments: str, index: str | None = None) -> list[str]:
+    answer = git(root, *arguments, index=index)
     if not answer.ok:
         raise CoordinationError(f"git {arguments[0]}: {clean(answer.error)}", hint="is the revision there? git fetch")
     names = (name for name in answer.out.decode("utf-8", "surrogateescape").split("\0"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from sudocode_coordination import __version__
-from sudocode_coordination.cli.arguments import duration, priority
+from sudocode_coordination.cli.arguments import duration, port, priority
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.hooks.dialects import AGENTS, EVENTS
 from sudocode_coordination.model import RESOURCE_TYPES
@@ -179,13 +179,20 @@ def _add_lease_commands(commands: Any) -> None:
     check = _command(
         commands,
         "check",
-        "who else holds or works on these; exit code 3 if somebody does",
+        "who else holds these, works on them, or has changes in them that would not merge; exit code 3 if somebody does",
         run="check",
         examples=["coord check src/auth.py", "coord check src/auth.py --issue '#42' --spec specs/auth.md"],
     )
     check.add_argument("paths", metavar="PATH", nargs="*")
     check.add_argument("--issue", metavar="ID", action="append", default=[], help="may be repeated")
     check.add_argument("--spec", metavar="PATH", action="append", default=[], help="may be repeated")
+    _command(
+        commands,
+        "conflicts",
+        "changes here and elsewhere that would not merge, committed or not",
+        run="conflicts",
+        examples=["coord conflicts", "coord conflicts --agent alice      hers alone"],
+    )
 
 
 def _add_type(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +273,17 @@ def _add_state_commands(commands: Any) -> None:
         "the event stream, one JSON document a line",
         run="events",
         examples=["coord events                the recent ones", "coord events --follow       … and what comes, until Ctrl-C"],
+    )
+    _command(
+        commands,
+        "watch",
+        "live view on the terminal: agents, work, leases with time left, who waits, conflicts, messages, events",
+        run="watch",
+        examples=[
+            "coord watch                 1 to 7: the lists; Enter: all about a row; ?: the keys; q: leave",
+            "coord --agent bob watch     release and write as bob, an agent of this clone",
+            "coord watch --json          all of it once, as one JSON document",
+        ],
     )
     events.add_argument("--follow", "-f", action="store_true", help="go on with what happens")
     events.add_argument("--last", metavar="N", type=_count, default=100, help="recent ones first, at most N (100; 0 to 1000)")
@@ -372,6 +390,33 @@ def _add_integrations(commands: Any) -> None:
         ],
     )
     mcp.add_argument("--repo", metavar="DIR", help="a folder of the clone (the current one)")
+    ui = _command(
+        commands,
+        "ui",
+        "a local web page that shows who does what, live; until Ctrl-C",
+        run="ui",
+        examples=[
+            "coord ui                         opens it in the browser",
+            "coord ui --no-open --port 8123   only shows the link; for ssh -L 8123:127.0.0.1:8123",
+            "coord ui --json                  the link as JSON, for programs; nothing is opened",
+        ],
+    )
+    ui.add_argument("--port", metavar="N", type=port, default=0, help="on 127.0.0.1 and ::1 (any that is free)")
+    ui.add_argument("--no-open", action="store_true", help="start no browser")
+    bridge = _command(
+        commands,
+        "bridge",
+        "the shared document for JavaScript clients: Yjs over the y-websocket protocol, on this machine only, read-only",
+        run="bridge",
+        examples=[
+            "coord bridge                                  until Ctrl-C; bridge.json in its state folder says how to get in",
+            "coord bridge --origin http://localhost:5173   for a web page that is served there, too",
+        ],
+    )
+    bridge.add_argument("--port", metavar="N", type=port, default=0, help="where to listen on 127.0.0.1 (a free one)")
+    bridge.add_argument(
+        "--origin", metavar="URL", action="append", default=[], help="a web page that may connect; without it none may (repeatable)"
+    )
     guard = _group(commands, "guard", "git hooks that refuse to commit and push what another agent has leased")
     _command(guard, "install", "put the checks in front of the repository's pre-commit and pre-push hooks", run="guard install")
     _command(guard, "remove", "take them away; what was there before is as it was", run="guard remove")
@@ -393,7 +438,20 @@ def _add_other_commands(commands: Any) -> None:
     doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
     doctor.add_argument("--published", action="store_true", help="show what this clone publishes now, where, and for whom")
     _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
-    # Only for `coord help`: `run.py` hands everything after `sim` to the simulator as it stands.
+    completion = _command(
+        commands,
+        "completion",
+        "write the script by which a shell completes commands and options",
+        run="completion",
+        examples=[
+            "coord completion bash > ~/.local/share/bash-completion/completions/coord",
+            "coord completion zsh > ~/.zfunc/_coord         with fpath=(~/.zfunc $fpath) before compinit",
+            "coord completion fish > ~/.config/fish/completions/coord.fish",
+        ],
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    # Only for `coord help`: `run.py` hands everything after these two to programs of their own as it stands.
+    _command(commands, "replay", "how well a history's conflicts would have been foretold (coord replay --help)", run="replay")
     _command(commands, "sim", "run the simulator's seeds, or replay one (its own options: coord sim --help)", run="sim")
     help_ = _command(commands, "help", "explain a command", run="help")
     help_.add_argument("words", metavar="COMMAND", nargs="*")

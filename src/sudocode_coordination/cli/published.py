@@ -40,6 +40,9 @@ def show_published(session: Session) -> int:
         },
         "table": {"ref": answer.table_ref, "leases": answer.table},
         "peers": answer.peers,
+        "addresses": answer.addresses,
+        "network": msgspec.to_builtins(answer.network),
+        "relays": msgspec.to_builtins(answer.relays),
     }
     session.screen.show(document, _blocks(answer, document))
     return 0
@@ -82,4 +85,23 @@ def _blocks(answer: Published, document: dict[str, Any]) -> list[Block]:
             f"  {clean(root)} {clean(key)}: {clean(json.dumps(value, ensure_ascii=False), SHOWN_CHARS)}"
             for key, value in entries.items()
         ]
-    return lines
+    lines += [f"  address {clean(address)}" for address in answer.addresses]
+    return [*lines, *_network(answer), *_relays(answer)]
+
+
+def _network(answer: Published) -> list[Block]:
+    told = answer.network
+    lines: list[Block] = [Styled("on the local network, by multicast DNS", "bold")]
+    if told is None:
+        return [*lines, "  nothing"]
+    return [*lines, *(f"  {told.name}.{told.service} {address} port {told.port}" for address in told.addresses)]
+
+
+def _relays(answer: Published) -> list[Block]:
+    told = answer.relays
+    lines: list[Block] = [Styled("with relays, which also see from where, with whom, when and how much, but not what", "bold")]
+    lines += [f"  {clean(relay)} knows this peer id, and brings others to it" for relay in told.used]
+    lines += [f"  address {clean(address)}" for address in told.announced]
+    if told.serves:
+        lines += [f"  as a relay itself, for peers that use it: address {clean(address)}" for address in told.told]
+    return lines if len(lines) > 1 else [*lines, "  nothing"]

@@ -22,10 +22,12 @@ _ELSEWHERE: Final = {
     "stop": "lifecycle",
     "events": "events",
     "rotate-key": "rotating",
+    "conflicts": "foretold",
     "doctor": "doctor",
     "demo": "demo",
     "push": "pushing",
     "init": "init",
+    "completion": "completion",
     "draft commit": "drafting",
     "draft drop": "drafting",
     "guard install": "guard",
@@ -34,9 +36,10 @@ _ELSEWHERE: Final = {
     "say": "messages",
     "ask": "messages",
     "messages": "messages",
+    "ui": "ui",
 }
 """Commands whose function is not in `commands.py`, with their module."""
-_APART: Final = {"mcp": "mcp.server"}
+_APART: Final = {"mcp": "mcp.server", "watch": "views.watch", "bridge": "bridge.command"}
 """Commands that are a part of their own, which loads what the rest of the command line does not."""
 
 
@@ -58,8 +61,8 @@ def run(argv: Sequence[str], prog: str = "coord") -> int:
 
 
 def _run(argv: list[str], prog: str, screen: Screen) -> int:
-    if argv[:1] == ["sim"]:
-        os.execv(sys.executable, [sys.executable, "-m", "sudocode_coordination.sim", *argv[1:]])
+    if argv[:1] in (["sim"], ["replay"]):
+        os.execv(sys.executable, [sys.executable, "-m", f"sudocode_coordination.{argv[0]}", *argv[1:]])
     parser = build_parser(prog)
     argv, for_git = _of_git_push(argv)
     if argv[:1] == ["help"]:

@@ -17,11 +17,13 @@ from sudocode_coordination.api.requests import (
     DetachAgent,
     DoctorFinding,
     DropDrafts,
+    Foretelling,
     GetBriefing,
     GetFindings,
     GetStatus,
     LeaseHistory,
     LeaseOutcome,
+    ListConflicts,
     ListDrafts,
     ListIssues,
     ListLeases,
@@ -202,6 +204,11 @@ def _check(
     return CheckConflicts(resources=speaker.mixed(files, issues, specs, components), agent=speaker.agent)
 
 
+def _conflicts(_speaker: Speaker, *, agent: str | None = None) -> Request[Foretelling]:
+    """Conflicts that are foretold between uncommitted and unpushed changes, and what is changed where. Of one agent, or of all."""
+    return ListConflicts(agent=agent)
+
+
 def _set_work(
     speaker: Speaker,
     *,
@@ -367,6 +374,7 @@ class Calls:
     leases = Named(_leases)
     lease_history = Named(_lease_history)
     check_conflicts = Named(_check)
+    conflicts = Named(_conflicts)
     set_work = Named(_set_work)
     clear_work = Named(_clear_work)
     work = Named(_work)

@@ -238,6 +238,10 @@ class Agents:
         """Active work of everyone, or of one agent."""
         return self._board.all(agent)
 
+    def near(self, resources: tuple[Resource, ...]) -> list[ActiveWork]:
+        """Active work on what overlaps any of these."""
+        return self._board.near(resources)
+
     def work_conflicts(self, agent: AgentId, resources: tuple[Resource, ...]) -> tuple[Conflict, ...]:
         """Others that work on what overlaps any of these."""
         return self._conflicts_with(agent, resources, self._board.near(resources))

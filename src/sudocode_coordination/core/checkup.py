@@ -41,7 +41,7 @@ def findings(node: Node, config: CoordinationConfig, problems: Sequence[str], no
             hint="" if node.discovery.published else "if it stays so: check that you may push to the coordination branch",
         ),
     ]
-    found += [*_admission(node, now), *_relays(node)]
+    found += [*_admission(node, now), *_relays(node), *_diffs(node)]
     for peer_id in node.leases.view.roster:
         peer = node.membership.peer(peer_id)
         if peer is not None and not peer.connected:
@@ -90,6 +90,27 @@ def _relays(node: Node) -> list[DoctorFinding]:
             message=f"reachable through {len(through)} of {len(relays)} relays",
             hint="" if through else "the relay must run, be reachable from here, and let this peer in",
         )
+    ]
+
+
+def _diffs(node: Node) -> list[DoctorFinding]:
+    """Whether changes can be looked at and compared."""
+    diffs = node.diffs
+    if not diffs.enabled:
+        return []
+    if diffs.trouble:
+        return [DoctorFinding(name="file-diffs", ok=False, message=f"changes can't be looked at: {diffs.trouble}")]
+    own = [work for (peer, _), work in diffs.works.items() if peer == node.peer_id]
+    files = [entry for work in own for entry in work.files.values()]
+    withheld = sum(1 for entry in files if entry.withheld is not None)
+    left_out = sum(work.header.left_out for work in own)
+    said = f"{len(files)} changed files of {len(own)} worktrees are shared"
+    said += f", {withheld} of them without their content" if withheld else ""
+    said += f"; {left_out} are not told of" if left_out else ""
+    unknown = sorted({why for peer, worktree in diffs.works if (why := diffs.unknown(peer, worktree))})
+    return [
+        DoctorFinding(name="file-diffs", ok=True, message=said),
+        *(DoctorFinding(name="file-diffs", ok=True, message=f"not compared: {why}") for why in unknown),
     ]
 
 

@@ -18,11 +18,13 @@ from sudocode_coordination.api.requests import (
     CoreRequest,
     DetachAgent,
     DropDrafts,
+    FollowDocument,
     GetBriefing,
     GetFindings,
     GetPublished,
     GetStatus,
     LeaseHistory,
+    ListConflicts,
     ListDrafts,
     ListIssues,
     ListLeases,
@@ -50,9 +52,11 @@ from sudocode_coordination.api.requests import (
     method_of,
 )
 from sudocode_coordination.config import CoordinationConfig
+from sudocode_coordination.core import foretelling
 from sudocode_coordination.core.checkup import findings, own_admission
 from sudocode_coordination.core.company import counts, everybody, own_agents
 from sudocode_coordination.core.facts import Output, Respond
+from sudocode_coordination.core.following import Following
 from sudocode_coordination.core.holdings import Ticket
 from sudocode_coordination.core.io import Reply, RequestError, RequestReceived
 from sudocode_coordination.core.published import published
@@ -85,6 +89,7 @@ class Desk:
     def __init__(self, node: Node, config: CoordinationConfig) -> None:
         self._node = node
         self._config = config
+        self.following = Following(node.sync)
         self._waiting: list[Ticket] = []
         self._waiting_for_table: list[Ticket] = []
         self._troubles: list[str] = []
@@ -114,12 +119,14 @@ class Desk:
         ticket = Ticket(client, request_id)
         self._waiting = [t for t in self._waiting if t != ticket]
         self._waiting_for_table = [t for t in self._waiting_for_table if t != ticket]
+        self.following.gone(client, request_id)
         return self._node.leases.cancel(ticket, now)
 
     def client_gone(self, client: int, now: Now) -> list[Output]:
         """Its waiting claims end, and the agents that were bound to it leave."""
         self._waiting = [t for t in self._waiting if t.client != client]
         self._waiting_for_table = [t for t in self._waiting_for_table if t.client != client]
+        self.following.gone(client)
         out = self._node.leases.client_gone(client, now)
         for agent in self._node.agents.leaving(client):
             out += self._detach(agent, now)
@@ -236,12 +243,16 @@ class Desk:
                 self._waiting_for_table.append(ticket)
                 node.strict.writer.wants_read = True
                 return out
+            case FollowDocument():
+                if not self.following.asked(ticket, request):
+                    return out
             case (
                 GetStatus()
                 | ListPeers()
                 | ListLeases()
                 | LeaseHistory()
                 | CheckConflicts()
+                | ListConflicts()
                 | ListWork()
                 | ListIssues()
                 | ListSpecs()
@@ -293,7 +304,7 @@ class Desk:
             return request.to
         if request.resource is None:
             raise UsageError("what is to be released?", hint="name a resource")
-        known = node.leases.claims.touching((request.resource,), now.instant, fold_case=self._config.ignore_case is True)
+        known = node.leases.claims.touching((request.resource,), now.instant, fold_case=node.folds_case)
         others = {k.body.agent for k in known if k.granted and not (k.body.agent == agent and k.owner == node.peer_id)}
         if not others:
             raise UsageError(f"nobody else holds {request.resource}", hint=f"take it: coord lease {request.resource}")
@@ -345,6 +356,7 @@ class Desk:
             own=tuple(mine),
             lost=node.sessions.lost(agent),
             messages=tuple(read),
+            foretold=foretelling.conflicts(node, now, agent),
         )
         return briefing, out
 
@@ -373,13 +385,17 @@ class Desk:
                     node.sync.entries("leases"),
                     limit=request.limit,
                     in_force=lambda claim: node.leases.claims.is_live(claim, now.instant),
-                    fold=self._config.ignore_case is True,
+                    fold=node.folds_case,
                 )
             case CheckConflicts():
                 agent = request.agent or node.sessions.under(request.processes) or node.agents.default
                 resources = normalise_all(request.resources)
                 working = [c for c in node.agents.work_conflicts(agent, resources) if counts(node, c.peer_id)]
-                return CheckResult(conflicts=(*node.leases.conflicts(agent, resources, now.instant), *working), agent_id=agent)
+                merging = foretelling.merge_conflicts(node, agent, resources, now)
+                held = node.leases.conflicts(agent, resources, now.instant)
+                return CheckResult(conflicts=(*held, *working, *merging), agent_id=agent)
+            case ListConflicts():
+                return foretelling.foretelling(node, now, request.agent)
             case SetWork():
                 agent = request.agent or node.agents.default
                 return next((w for w in node.agents.work(agent) if w.peer_id == node.peer_id), None)
@@ -407,6 +423,8 @@ class Desk:
                 return findings(node, self._config, self._problems(now), now)
             case GetPublished():
                 return published(node, self._config)
+            case FollowDocument(since=since):
+                return self.following.answer(since)
             case ClearWork() | DetachAgent() | PushDone():
                 return Nothing()
             case AcquireLease() | RenewLease() | ReleaseLease() | PreparePush() | SaveDraft() | PublishDraft() | ReadBranchNow():

@@ -7,13 +7,18 @@ cannot forget a client). This module alone imports the CRDT library, and only by
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import msgspec
 from pycrdt import Doc, Map
 
 from sudocode_coordination.core.facts import ROOTS, EntryChange, Root
 from sudocode_coordination.model import Json, PeerId
+
+MAX_REMEMBERED: Final = 4_096
+"""Latest changes whose names are kept for who follows the document; who is further behind gets everything."""
 
 _canonical = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -33,7 +38,8 @@ class Document:
         self._doc: Doc[Map[Json]] | None = None
         self.entry_count = 0
         self.version = 0
-        """Grows with every change of the content."""
+        """Grows by one with every change of an entry."""
+        self._changed: deque[tuple[Root, PeerId, str]] = deque(maxlen=MAX_REMEMBERED)
 
     # --- the view -------------------------------------------------------------------------------------------------------
 
@@ -64,8 +70,11 @@ class Document:
         return {(root, key): value for root in ROOTS for key, value in self.owner_entries(root, owner)}
 
     def put(self, owner: PeerId, root: Root, key: str, value: Json | None) -> EntryChange | None:
-        """Set (or, with None, remove) an entry in the view; None if that changes nothing."""
-        owners = self._view[root]
+        """Set (or, with None, remove) an entry in the view; None if that changes nothing. What is in maps that this version does
+        not know is not in view."""
+        owners = self._view.get(root)
+        if owners is None:
+            return None
         entries = owners.get(owner)
         old = None if entries is None else entries.get(key)
         if same_json(old, value):
@@ -84,7 +93,15 @@ class Document:
         if old is None or value is None:
             self._sorted.pop((root, owner), None)
         self.version += 1
+        self._changed.append((root, owner, key))
         return EntryChange(root=root, key=key, value=value)
+
+    def changed_since(self, version: int) -> list[tuple[Root, PeerId, str]] | None:
+        """The entries that were changed after that version, each once, in order; None if that is not remembered."""
+        count = self.version - version
+        if not 0 <= count <= len(self._changed):
+            return None
+        return sorted({self._changed[-at] for at in range(1, count + 1)})
 
     def replace(self, owner: PeerId, contents: dict[tuple[Root, str], Json]) -> tuple[EntryChange, ...]:
         """Make these all of an owner's entries; only real changes come back, removals first."""

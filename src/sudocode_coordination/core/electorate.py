@@ -70,8 +70,8 @@ class Electorate:
     # --- life ---------------------------------------------------------------------------------------------------------------
 
     def started(self, contents: DiskContents, now: Now, *, newborn: bool) -> list[Output]:
-        """`new_life`: whom this peer counted before is still counted. If it is not known, it is no voice: it may have been part of
-        a quorum with peers that the branch does not show any more."""
+        """`new_life`, `KILLS`, `LOSES`: whom this peer counted before is still counted. If it is not known, it is no voice: it may
+        have been part of a quorum with peers that the branch does not show any more."""
         self._started_at = now.instant
         stored = _stored_in(contents)
         if stored is not None:
@@ -83,7 +83,7 @@ class Electorate:
         return self._leases.forget(now, self._window_ms) if self._stranger else []
 
     def stopping(self) -> list[Output]:
-        """A goodbye: the others count this peer no more, and its next life begins like that of one who joins."""
+        """`LEAVES`: a goodbye: the others count this peer no more, and its next life begins like that of one who joins."""
         self._left = True
         return [_write(_Stored(StoredRoster(), 0, left=True))]
 
@@ -115,11 +115,11 @@ class Electorate:
         return []
 
     def greet(self, peer: PeerId, now: Now) -> list[Output]:
-        """It is connected: tell it whom this peer counts."""
+        """`tell`: it is connected: tell it whom this peer counts."""
         return [Say(peer=peer, message=self._members(now))]
 
     def heard(self, peer: PeerId, message: Members, now: Now) -> None:
-        """`adopt`: a peer tells whom it counts. If there is no room for all of them, its voice is of no use."""
+        """`adopt`, `tell`: a peer tells whom it counts. If there is no room for all of them, its voice is of no use."""
         whole = self.roster.adopt(((told.peer, told.left_ms) for told in message.members), now.instant)
         self._untold.discard(peer)
         if not whole or message.partial:
@@ -130,7 +130,7 @@ class Electorate:
         self._groups[peer] = frozenset(known[told.peer] for told in message.members if told.established and told.peer in known)
 
     def changed(self, now: Now) -> list[Output]:
-        """Work out who counts now: for the peers, for the disk, for the leases, in this order."""
+        """`tell`, `decide`: work out who counts now: for the peers, for the disk, for the leases, in this order."""
         self.roster.passed(now.instant)
         out: list[Output] = []
         members, established = self.roster.members, self.roster.established(now.instant)
@@ -159,13 +159,14 @@ class Electorate:
     # --- inside -------------------------------------------------------------------------------------------------------------
 
     def _view(self, members: tuple[PeerId, ...], established: tuple[PeerId, ...], instant: Instant) -> View:
-        """`STEADY` is `roster_fresh`: the read is recent, and shows the own record."""
+        """`STEADY`: `roster_fresh`: the read is recent, and shows the own record."""
         read_at = self._discovery.roster_read_at
         long_lost = {peer for peer, since in self._lost.items() if instant - since >= self._grace_ms}
         ready_at = self.ready_at()
         self._groups = {peer: group for peer, group in self._groups.items() if peer in members}
         # One that is new has dealt weight to all whom it found, though the others may not have seen some of them yet. Of several
-        # that are new at once each gives weight to the others: whoever says that it has none does not outvote those who have.
+        # that are new at once each gives weight to the others: whoever says that it has none does not outvote those who have. Nor
+        # need it be as new: two that found each other before may hold by each other, so that is asked for too (`standing`).
         groups = {} if self._me in established else {peer: group & set(members) for peer, group in self._groups.items()}
         elders = tuple(peer for peer in established if peer in groups.get(peer, established)) if groups else ()
         return View(
@@ -176,7 +177,7 @@ class Electorate:
             voices=self.roster.voices - self._untold,
             voice_until=self._own_until,
             connected=self._membership.connected_peers,
-            suspected=self._membership.suspected(instant) | self._lost.keys(),
+            suspected=self._membership.suspected(instant) | frozenset(self._lost),
             gone=self._membership.gone(instant) | long_lost,
             roster_fresh=self._listed and read_at is not None and instant - read_at <= self._fresh_ms and instant < self._own_until,
             branch_seen=self.roster.read_at is not None,

@@ -6,7 +6,8 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from sudocode_coordination.api.events import EventType
 from sudocode_coordination.api.requests import CoreRequest
-from sudocode_coordination.core.io import Effect, Item, RequestError
+from sudocode_coordination.core.io import Effect, RequestError
+from sudocode_coordination.core.item import Item
 from sudocode_coordination.core.wire import ClaimBody, WireMessage
 from sudocode_coordination.model import AgentId, ClaimId, Conflict, Instant, Json, PeerId
 

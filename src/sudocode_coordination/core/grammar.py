@@ -1,6 +1,7 @@
 """What an update of a feed may look like: the only bytes from elsewhere that ever reach the CRDT library.
 
-A feed is written by one author into the root maps of `facts.ROOTS`, whole JSON values under keys `<owner>/<key>`. So of all
+A feed is written by one author into the root maps of `facts.ROOTS`, whole JSON values under keys `<owner>/<key>`. (A later version
+may have others: what is in those is kept in the feed and passed on, and shown nowhere.) So of all
 that the Yjs update format v1 can say, this much is left (lib0 encoding: `u` is a variable-length unsigned integer):
 
     update  = 0 deletes                                       nothing written
@@ -18,8 +19,9 @@ The parser is iterative in structs, bounded in depth, and allocates nothing by a
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from sudocode_coordination.core.facts import ROOTS, Root
 from sudocode_coordination.core.wire import MAX_ENVELOPE_BYTES
@@ -35,6 +37,8 @@ MAX_NODES: Final = 8_192
 """JSON values within one value: what bounds the memory that 32 KB can unfold to."""
 MAX_SAFE_INT: Final = (1 << 53) - 1
 """Largest integer that JavaScript, and so Yjs, tells from its neighbours."""
+MAX_LATER_ROOTS: Final = 16
+"""Root maps in one feed that this version does not know: twice as many as there are."""
 FORBIDDEN_NAME: Final = "__proto__"
 """An object key that would set the prototype in JavaScript clients."""
 ITEM_OVERHEAD: Final = 64
@@ -44,6 +48,8 @@ MASK_FIRST: Final = 0x28
 MASK_NEXT: Final = 0xA8
 _INT31: Final = (1 << 31) - 1
 _ROOT_BY_NAME: Final[dict[bytes, Root]] = {root.encode(): root for root in ROOTS}
+_LATER_ROOT: Final = re.compile(rb"[a-z][A-Za-z]{2,39}")
+"""What one may be called."""
 _float32 = struct.Struct(">f").unpack_from
 _float64 = struct.Struct(">d").unpack_from
 
@@ -77,7 +83,7 @@ class FeedChange(NamedTuple):
 class FeedState:
     """What must be known of a feed's past to judge its next update."""
 
-    __slots__ = ("clock", "key_of", "live_bytes", "live_count", "slots")
+    __slots__ = ("clock", "key_of", "later_roots", "live_bytes", "live_count", "slots")
 
     def __init__(self) -> None:
         self.clock = 0
@@ -86,6 +92,8 @@ class FeedState:
         """Last clock of a key -> the key."""
         self.live_bytes = 0
         self.live_count = 0
+        self.later_roots: frozenset[Root] = frozenset()
+        """Names of root maps that are not in `ROOTS`."""
 
     def commit(self, step: Step) -> None:
         """Move past an update that `parse_update` accepted against this very state."""
@@ -106,6 +114,8 @@ class FeedState:
             self.live_bytes += size
             self.live_count += 1
         self.clock = step.next_clock
+        if step.later_roots:
+            self.later_roots |= step.later_roots
 
 
 class Step(NamedTuple):
@@ -115,6 +125,8 @@ class Step(NamedTuple):
     clocks: list[int]
     sizes: list[int]
     next_clock: int
+    later_roots: frozenset[Root] = frozenset()
+    """Those that are new."""
 
 
 def _read_uint(data: bytes, at: int) -> tuple[int, int]:
@@ -244,7 +256,7 @@ def _read_value(data: bytes, at: int, depth: int, budget: list[int]) -> tuple[Js
 
 
 class _Parser:
-    __slots__ = ("client", "data", "overwritten", "prefix", "state", "step", "written")
+    __slots__ = ("client", "data", "later_roots", "overwritten", "prefix", "state", "step", "written")
 
     def __init__(self, state: FeedState, owner: PeerId, client: int, data: bytes) -> None:
         self.state = state
@@ -254,6 +266,7 @@ class _Parser:
         self.step = Step([], [], [], 0)
         self.written: set[tuple[Root, str]] = set()
         self.overwritten: set[int] = set()
+        self.later_roots: set[Root] = set()
 
     def parse(self) -> Step:
         data, clock = self.data, self.state.clock
@@ -276,7 +289,7 @@ class _Parser:
         at = self.deletes(at)
         if at != len(data):
             raise GrammarError("bytes left over")
-        return Step(self.step.changes, self.step.clocks, self.step.sizes, clock)
+        return Step(self.step.changes, self.step.clocks, self.step.sizes, clock, frozenset(self.later_roots))
 
     def expect_client(self, at: int) -> int:
         client, at = _read_uint(self.data, at)
@@ -301,7 +314,7 @@ class _Parser:
             raw, at = _read_bytes(data, at + 2)
             root = _ROOT_BY_NAME.get(raw)
             if root is None:
-                raise GrammarError("an unknown root map")
+                root = self.later_root(raw)
             raw, at = _read_bytes(data, at)
             if not raw.startswith(self.prefix) or not 0 < len(raw) - len(self.prefix) <= MAX_KEY_BYTES:
                 raise GrammarError("a key that is not the owner's, or too long")
@@ -314,6 +327,16 @@ class _Parser:
             raise GrammarError("a key written twice in one update")
         self.written.add(name)
         return self.content(at, clock, name)
+
+    def later_root(self, raw: bytes) -> Root:
+        if not _LATER_ROOT.fullmatch(raw):
+            raise GrammarError("an unknown root map, of no usual name")
+        root = cast(Root, raw.decode())  # the type has the names of this version
+        if root not in self.state.later_roots:
+            self.later_roots.add(root)
+            if len(self.later_roots) + len(self.state.later_roots) > MAX_LATER_ROOTS:
+                raise GrammarError(f"more than {MAX_LATER_ROOTS} unknown root maps")
+        return root
 
     def content(self, at: int, clock: int, name: tuple[Root, str]) -> int:
         data = self.data

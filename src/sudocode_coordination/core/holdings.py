@@ -41,7 +41,8 @@ class View(NamedTuple):
     groups: Mapping[PeerId, frozenset[PeerId]] = MappingProxyType({})
     """Whose weight counts with those who answer; asked of by a peer that is itself new, and knows only what it has found."""
     elders: tuple[PeerId, ...] = ()
-    """Of the established those who don't say that they are new themselves; likewise."""
+    """Of the established those who don't say that they are new themselves; likewise. Of those who do, who need not be newer than
+    this peer, a quorum needs a majority of each one's group: by that it may itself hold."""
     voice_until: Instant | None = None
     """Until when this peer's own answers count: its record is taken for renewed no longer. None: no such limit."""
     connected: frozenset[PeerId] = frozenset()
@@ -234,7 +235,7 @@ def _is_majority(voices: set[PeerId], group: Collection[PeerId]) -> bool:
 def standing(
     holding: Holding, blocking: list[Known], view: View, me: PeerId, policy: PartitionPolicy, *, memory: bool, now: Instant
 ) -> Standing:
-    """`QUORUM`: what the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
+    """`QUORUM`, `standing`: what the answers to the last round amount to: a grade, or `open` (not, or not yet, effective).
 
     Args:
         blocking: live claims in the way.
@@ -251,7 +252,8 @@ def standing(
     while unsatisfied := {v for v in voices if v in view.groups and not _is_majority(voices, view.groups[v])}:
         voices -= unsatisfied
     established = view.established or (me,)
-    majorities = all(_is_majority(voices, group) for group in (roster, established, view.elders or established))
+    founders = [view.groups[peer] for peer in established if peer in view.groups and peer not in view.elders]
+    majorities = all(_is_majority(voices, group) for group in (roster, established, view.elders or established, *founders))
     others = [peer for peer in roster if peer != me]
     # Who vanished from the branch and can't be reached is not live any more.
     live = [p for p in others if view.voices is None or p in view.voices or p in view.connected]

@@ -9,13 +9,13 @@ import msgspec
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import CoreRequest
 from sudocode_coordination.core.admission import Rules
+from sudocode_coordination.core.item import Item
+from sudocode_coordination.core.merges import ForetellMerge as ForetellMerge
+from sudocode_coordination.core.merges import MergeForetold as MergeForetold
+from sudocode_coordination.core.merges import WorkSeen as WorkSeen
+from sudocode_coordination.core.merges import WorkUnseen as WorkUnseen
 from sudocode_coordination.core.records import Succession
 from sudocode_coordination.model import Json, PeerId
-
-
-class Item(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Base of inputs and effects: encodable, so that the journal can keep them and the simulator replay them."""
-
 
 # --- disk ---------------------------------------------------------------------------------------------------------------
 
@@ -323,6 +323,9 @@ Input: TypeAlias = (
     | ClientGone
     | DiskFailed
     | DiskWorks
+    | WorkSeen
+    | WorkUnseen
+    | MergeForetold
     | StopRequested
 )
 
@@ -485,6 +488,7 @@ Effect: TypeAlias = (
     | ReadTable
     | SwapTable
     | BuildTable
+    | ForetellMerge
     | Reply
     | Emit
     | Stopped

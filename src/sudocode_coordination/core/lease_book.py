@@ -72,11 +72,11 @@ class LeaseBook:
         self._forgetful_until = max(self._forgetful_until, now + self._longest_ms)
 
     def remembers(self, now: Instant) -> bool:
-        """Whether this peer surely knows all that it acknowledged, and will."""
+        """`new_life`: whether this peer surely knows all that it acknowledged, and will."""
         return now >= self._forgetful_until and not self._leaving
 
     def is_voice(self, now: Instant) -> bool:
-        """`VOICES`: whether its answers count towards a quorum: also not while others may have ceased to count it."""
+        """`VOICES`, `IS_VOICE`: whether its answers count towards a quorum: also not while others may have ceased to count it."""
         return self.remembers(now) and (self.view.voice_until is None or now < self.view.voice_until)
 
     # --- queries ----------------------------------------------------------------------------------------------------------

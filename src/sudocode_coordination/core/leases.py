@@ -137,8 +137,8 @@ class LeaseManager(LeaseRequests):
         return tuple(self._disclose(known, now.instant) for known in told), whole
 
     def inherit(self, testament: tuple[Disclosed, ...], now: Now) -> tuple[bool, list[Output]]:
-        """`learn`: what a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on disk too.
-        False if there is no room for it."""
+        """`learn`, `INHERIT`: what a peer that leaves has acknowledged counts from now on as if it had been acknowledged here, on
+        disk too. False if there is no room for it."""
         whole = True
         operations: list[StoredValue] = []
         for disclosed in testament:
@@ -291,7 +291,7 @@ class LeaseManager(LeaseRequests):
     # --- claims of others -------------------------------------------------------------------------------------------------
 
     def _on_claim(self, peer: PeerId, message: Claim, now: Now) -> list[Output]:
-        """`on_claim`: note another's claim, let own ones meet it, and answer with all that is in its way."""
+        """`on_claim`, `EXCHANGE`: note another's claim, let own ones meet it, and answer with all that is in its way."""
         body = message.claim
         self._lamport = max(self._lamport, body.lamport)
         counts = self.is_voice(now.instant)
@@ -369,7 +369,7 @@ class LeaseManager(LeaseRequests):
         return Disclosed(mine.body, mine.granted, mine.grade, _in_bounds(until - now), True, mine.round)
 
     def _on_ack(self, peer: PeerId, message: Ack, now: Now) -> list[Output]:
-        """`on_ack`: learn what is in the way, note who gave way, and count the answer if it is of this round."""
+        """`on_ack`, `EXCHANGE`: learn what is in the way, note who gave way, and count the answer if it is of this round."""
         self._lamport = max(self._lamport, message.lamport)
         holding = self._own.get(message.id)
         if holding is None:

@@ -7,6 +7,7 @@ earlier reads holds until the first successful one of this life: until then thos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
@@ -38,6 +39,9 @@ MAX_NEIGHBOURS: Final = 200
 """Records of neighbours looked at: clones of one user on one machine."""
 MAX_TOLD: Final = 8
 """Addresses of one peer that were told on the local network: nobody has signed them."""
+SERVICE: Final = "_sudocode-coord._tcp.local."
+"""What all of us are called on the local network."""
+_ON_NETWORK: Final = re.compile(r"/ip4/([0-9.]+)/tcp/([0-9]+)\Z")
 _MAX_CACHED_NAMES: Final = 1_024
 """A few times the largest swarm."""
 
@@ -111,6 +115,17 @@ def _content(record: PeerRecord) -> object:
 def name_on_network(peer: PeerId) -> str:
     """How a peer is called on the local network: who has its id from the branch can make it, nobody can make the id of it."""
     return blake2b(peer.encode(), digest_size=16, person=b"sudocode-mdns").hexdigest()
+
+
+def told_on_network(addresses: Iterable[str]) -> tuple[int, tuple[str, ...]] | None:
+    """The port and the IPv4 addresses that are told on the local network of a peer that is at these. None: nothing is told, it is
+    nowhere for plain TCP but on loopback."""
+    found = [match for text in addresses if (match := _ON_NETWORK.match(text))]
+    beyond = [(match[1], int(match[2])) for match in found if not match[1].startswith("127.")]
+    if not beyond:
+        return None
+    port = beyond[0][1]
+    return port, tuple(dict.fromkeys(host for host, number in beyond if number == port))[:MAX_TOLD]
 
 
 class Neighbours:

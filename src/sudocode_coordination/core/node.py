@@ -9,6 +9,7 @@ all writes come first, in one transaction, then all else; what one step has to s
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from random import Random
 from typing import Final, assert_never
 
@@ -36,6 +37,8 @@ from sudocode_coordination.core.facts import (
     StrictWanted,
     Write,
 )
+from sudocode_coordination.core.file_diffs import FileDiffs
+from sudocode_coordination.core.foretelling import described
 from sudocode_coordination.core.io import (
     AddressesSighted,
     Admit,
@@ -51,12 +54,14 @@ from sudocode_coordination.core.io import (
     DiskWorks,
     Effect,
     Emit,
+    ForetellMerge,
     FrameReceived,
     Gossip,
     GossipReceived,
     HangUp,
     Input,
     Listening,
+    MergeForetold,
     PeerConnected,
     PeerDisconnected,
     PeerMisbehaved,
@@ -85,10 +90,12 @@ from sudocode_coordination.core.io import (
     Upgrade,
     UpgradeFailed,
     UseRelays,
+    WorkSeen,
+    WorkUnseen,
 )
 from sudocode_coordination.core.keyring import Keyring
 from sudocode_coordination.core.leases import LeaseManager
-from sudocode_coordination.core.lives import begin, leave
+from sudocode_coordination.core.life import start, stop
 from sudocode_coordination.core.membership import Membership
 from sudocode_coordination.core.messages import Messages
 from sudocode_coordination.core.seeking import Seeking
@@ -120,8 +127,6 @@ from sudocode_coordination.model import AgentId, Instant, Now, PeerId, Resource,
 
 GREET_MS: Final = 5_000
 """A connected peer that has not said hello by then is none of ours, or the connection does not work."""
-STOP_MS: Final = 10_000
-"""Longest wait for the removal of the own records."""
 TOGETHER: Final = (FrameReceived, GossipReceived, RequestReceived, RequestCancelled, ClientGone)
 """Most inputs: what peers and clients say. They are in nobody's way, and may be taken with others in one step."""
 _QUIET: Final = (Ticked, *TOGETHER)
@@ -134,15 +139,17 @@ class Node:
     def __init__(self, config: CoordinationConfig, keyring: Keyring) -> None:
         self._config = config
         self.peer_id = self._me = keyring.peer_id
-        self._rng = rng = Random(0)
+        self.folds_case = config.ignore_case is True
+        self.rng = rng = Random(0)
         self.sync = Sync(keyring, rng, __version__)
         self.discovery = Discovery(keyring, config, rng)
         self.membership = Membership(self._me, config, rng)
         self.leases = LeaseManager(self._me, config, keyring)
         self.departed = Departed()
-        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=config.ignore_case is True)
+        self.agents = Agents(self._me, config.agent_id, config.capabilities, self.sync, fold_case=self.folds_case)
         self.beats = Beats(keyring)
         self.messages = Messages(self._me, self.sync, rng, self._concerned)
+        self.diffs = FileDiffs(self._me, self.sync, partial(described, self), enabled=config.enable_file_diffs)
         self.sessions = Sessions()
         self.strict = StrictLeases(self._me, config, rng, self.leases.is_over)
         self.desk = Desk(self, config)
@@ -150,13 +157,13 @@ class Node:
         self.roster = self.electorate.roster
         self._machines = (
             *(self.membership, self.electorate, self.leases, self.strict),
-            *(self.sync, self.discovery, self.messages, self.sessions),
+            *(self.sync, self.discovery, self.messages, self.sessions, self.diffs),
         )
         self._now = Now(0, 0)
         self._seeking = Seeking()
         self._greet_by: dict[PeerId, Instant] = {}
         """Connected peers that have not said hello, and until when they may."""
-        self._stop_by: Instant | None = None
+        self.stop_by: Instant | None = None
         self._done = False
         self._view_stale = False
         """This step may change who counts; the mere passing of time is the electorate's deadline."""
@@ -200,7 +207,7 @@ class Node:
         while strict := self.strict.flush(now):
             self._route(strict, step, now)
         over = self.discovery.stopped and self.strict.quiet
-        if self.stopping and not self._done and (over or now.instant >= (self._stop_by or 0)):
+        if self.stopping and not self._done and (over or now.instant >= (self.stop_by or 0)):
             self._done = True
             step.effects.append(Stopped(record_left=self.discovery.record_left))
         step.publish(self.sync.written(now))
@@ -213,7 +220,7 @@ class Node:
             return None
         self._deadlines()
         seek_at = None if self.stopping else self._seeking.deadline(self.membership.longing())
-        return earliest(self._first, self._stop_by, seek_at)
+        return earliest(self._first, self.stop_by, seek_at)
 
     def _deadlines(self) -> tuple[Instant | None, ...]:
         if self._times is None:
@@ -227,12 +234,12 @@ class Node:
     def _tick(self, due: tuple[Instant | None, ...], now: Now, late_ms: int) -> list[Output]:
         instant = now.instant
         due_now = [at is not None and at <= instant for at in due]
-        membership, electorate, leases, strict, sync, discovery, messages, sessions, greet = due_now
+        membership, electorate, leases, strict, sync, discovery, messages, sessions, diffs, greet = due_now
         out: list[Output] = []
         if membership or late_ms:
             out += self.membership.ticked(now, late_ms)
         if electorate or late_ms:
-            out += self._view_changed(now)
+            out += self.view_changed(now)
         if leases:
             out += self.leases.ticked(now)
         if strict:
@@ -245,6 +252,8 @@ class Node:
             out += self.messages.ticked(now)
         if sessions:
             out += self.desk.silent_ones_leave(now)
+        if diffs:
+            out += self.diffs.ticked(now)
         for peer in sorted(peer for peer, by in self._greet_by.items() if by <= instant) if greet else ():
             del self._greet_by[peer]
             out.append(HangUp(peer=peer, reason="no hello"))
@@ -253,7 +262,7 @@ class Node:
     def _take(self, given: Input, now: Now) -> list[Output]:
         match given:
             case Started():
-                return self._start(given, now)
+                return start(self, given, now)
             case Ticked():
                 return []
             case Listening(addresses=addresses):
@@ -311,22 +320,16 @@ class Node:
             case DiskWorks():
                 self.disk_trouble = None
                 return []
+            case WorkSeen():
+                return self.diffs.seen(given, now)
+            case WorkUnseen():
+                return self.diffs.unseen(given)
+            case MergeForetold():
+                return self.diffs.foretold(given, now)
             case StopRequested(hand_over=hand_over):
-                return self._stop(now, hand_over=hand_over)
+                return stop(self, now, hand_over=hand_over)
             case _:
                 assert_never(given)
-
-    def _start(self, given: Started, now: Now) -> list[Output]:
-        self._rng.seed(given.seed)
-        self.started_wall_ms = now.wall_ms
-        return begin(self, self._config, given, now)
-
-    def _stop(self, now: Now, *, hand_over: bool) -> list[Output]:
-        if self.stopping:
-            return []
-        self.stopping = True
-        self._stop_by = now.instant + STOP_MS
-        return leave(self, now, hand_over=hand_over)
 
     def _connected(self, given: PeerConnected, now: Now) -> list[Output]:
         peer = given.peer
@@ -337,7 +340,7 @@ class Node:
         out += self.membership.connected(given, now) + self.electorate.greet(peer, now)
         out += self.sync.peer_up(peer, now)
         out += self.discovery.connected_changed(self.membership.connected_peers, now)
-        out += self._view_changed(now)
+        out += self.view_changed(now)
         return out + self.leases.peer_up(peer, now)
 
     def _frame(self, peer: PeerId, frame: bytes, now: Now) -> list[Output]:
@@ -404,7 +407,7 @@ class Node:
         connected, gone = self.membership.connected_peers, self.membership.gone(self._now.instant)
         return all(peer in connected or peer in gone or peer == self._me for peer in self.discovery.roster)
 
-    def _view_changed(self, now: Now) -> list[Output]:
+    def view_changed(self, now: Now) -> list[Output]:
         self.sync.set_reachability(self._all_connected())
         return self.electorate.changed(now)
 
@@ -418,7 +421,7 @@ class Node:
 
     def _look_around(self, now: Now) -> list[Output]:
         """What follows from the step as a whole: who counts, and whether to look for new addresses."""
-        out = self._view_changed(now) if self._view_stale else []
+        out = self.view_changed(now) if self._view_stale else []
         self._view_stale = False
         self.strict.view_changed(self.leases.view, now)
         if not self.stopping and self._seeking.is_due(self.membership.longing(), now.instant):
@@ -427,7 +430,7 @@ class Node:
 
     def _concerned(self, resource: Resource, instant: Instant) -> frozenset[AgentId]:
         """Agents of this clone that hold it, wait for it or work on it."""
-        touching = self.leases.claims.touching((resource,), instant, fold_case=self._config.ignore_case is True)
+        touching = self.leases.claims.touching((resource,), instant, fold_case=self.folds_case)
         return self.agents.working_on(resource) | {known.body.agent for known in touching if known.owner == self._me}
 
     # --- out ----------------------------------------------------------------------------------------------------------------
@@ -453,12 +456,14 @@ class Node:
                     self._route(self.leases.entries_changed(owner, changes, now), step, now)
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
                     self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
+                    self._route(self.diffs.entries_changed(owner, changes, now), step, now)
+                    self._route([*self.desk.following.changed()], step, now)
                 case Misbehaved(peer=peer, reason=reason):
                     self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():
                     self.sync.store.known = frozenset(self.discovery.known)
                     self._route(self.membership.known_changed(self.discovery.known, now), step, now)
-                    self._route(self._view_changed(now), step, now)
+                    self._route(self.view_changed(now), step, now)
                 case Respond():
                     self._route(self.desk.respond(output, now), step, now)
                 case Notify(type=kind, agent_id=agent, data=data):
@@ -474,7 +479,7 @@ class Node:
                     self._route(self.leases.strict_told(output, now), step, now)
                 case Dial() | HangUp() | Admit() | Send() | Gossip() | ShowRecord() | ReadBranch() | Publish() | Reply() | Emit():
                     step.effects.append(output)
-                case Upgrade() | UseRelays() | ReadTable() | SwapTable() | BuildTable() | Stopped():
+                case Upgrade() | UseRelays() | ReadTable() | SwapTable() | BuildTable() | ForetellMerge() | Stopped():
                     step.effects.append(output)
                 case _:
                     assert_never(output)

@@ -491,7 +491,7 @@ class OwnLeases(LeaseQueue):
 
 
 def message_of(holding: Holding) -> Claim:
-    """A claim as its owner sends it."""
+    """`SEND`: a claim as its owner sends it."""
     return Claim(claim=holding.body, round=holding.round, hold_ms=holding.hold_ms, granted=holding.granted, grade=holding.grade)
 
 

@@ -11,8 +11,8 @@ A majority means something only if any two majorities meet. Two peers may see di
 - whom another peer counts, and who was never seen here, is counted as if it had vanished now (`adopt`);
 - the window of who vanished passes only while the branch is read: who was not looked for may have been back.
 
-`docs/model` has the schedules in which two quorum leases are valid together without these rules. Actions of the model: `look` is
-`update`, `settle` is `passed`, `adopt`, `drop` is `left`.
+`docs/model` has the schedules in which two quorum leases are valid together without these rules. Each function names the
+actions of the models that it is.
 """
 
 from __future__ import annotations
@@ -116,9 +116,9 @@ class Roster:
         return seen is None or read_at - seen >= self._window_ms - self._fresh_ms
 
     def _deal(self, stale: Iterable[PeerId], now: Instant) -> None:
-        """`look`: the first that shows the own record, or shows it again after long: all who are counted by then have weight, this
-        peer itself only if it is alone. Others who come back later begin anew: of many who slept, the first to be back is
-        alone in having weight, as the first on an empty branch is."""
+        """`deal`, of `look`: the first that shows the own record, or shows it again after long: all who are counted by then have
+        weight, this peer itself only if it is alone. Others who come back later begin anew: of many who slept, the first to be back
+        is alone in having weight, as the first on an empty branch is."""
         self.looked = True
         for peer in sorted(set(stale) - self._since.keys() - self._goodbyes.keys() - {self._me}):
             self._since[peer] = None
@@ -127,7 +127,7 @@ class Roster:
         self._since[self._me] = now if self._others() else None
 
     def passed(self, now: Instant) -> None:
-        """`settle`: who vanished a window ago is counted no more, if the branch was read lately."""
+        """`settle`, `passed`: who vanished a window ago is counted no more, if the branch was read lately."""
         if self.read_at is None or now - self.read_at > self._fresh_ms:
             return
         for peer, at in sorted(self._vanished.items()):
@@ -138,7 +138,7 @@ class Roster:
     # --- what peers say -----------------------------------------------------------------------------------------------------
 
     def left(self, peer: PeerId, now: Instant) -> None:
-        """`drop`: it said goodbye: it holds nothing and answers nobody, though the branch may list it for a while yet."""
+        """`drop`, `HEAR`: it said goodbye: it holds nothing and answers nobody, though the branch may list it for a while yet."""
         if peer != self._me:
             self._goodbyes[peer] = now
             self._forget(peer)
@@ -149,13 +149,13 @@ class Roster:
         self._goodbyes.pop(peer, None)
 
     def told(self, now: Instant) -> tuple[tuple[PeerId, int], ...]:
-        """Whom this peer counts, for others, with how long still; all of the window for those who are there."""
+        """`tell`: whom this peer counts, for others, with how long still; all of the window for those who are there."""
         left = {peer: max(0, self._window_ms - max(0, now - at)) for peer, at in self._vanished.items()}
         return tuple((peer, left.get(peer, self._window_ms)) for peer in self.members)
 
     def adopt(self, told: Iterable[tuple[PeerId, int]], now: Instant) -> bool:
-        """`adopt`: count those whom another counts, as if they had vanished now, and no longer than the one who tells does. Who
-        said goodbye or was seen to be gone here is known better. False if there was no room for all."""
+        """`adopt`, `tell`: count those whom another counts, as if they had vanished now, and no longer than the one who tells
+        does. Who said goodbye or was seen to be gone here is known better. False if there was no room for all."""
         for peer, left_ms in sorted(told):
             if peer == self._me or peer in self._since or peer in self._over or peer in self._goodbyes:
                 continue
@@ -194,7 +194,7 @@ class Roster:
         return frozenset({self._me, *self._since} - self._vanished.keys())
 
     def established(self, now: Instant) -> tuple[PeerId, ...]:
-        """Those of them whose weight counts; this peer alone if nobody's does."""
+        """`established`: those of them whose weight counts; this peer alone if nobody's does."""
         found = [p for p, since in self._since.items() if since is None or now - since >= self._window_ms]
         return tuple(sorted(found)) or (self._me,)
 

@@ -167,8 +167,12 @@ def encode_value(value: Json) -> tuple[bytes, Json]:
     return bytes(out), clean
 
 
-def encode_update(state: FeedState, owner: PeerId, client: int, writes: Iterable[Write]) -> bytes:
-    """The update that does `writes` to a feed in `state`. Each key at most once; deletions of what is not there are left out."""
+def encode_update(state: FeedState, owner: PeerId | None, client: int, writes: Iterable[Write]) -> bytes:
+    """The update that does `writes` to a feed in `state`. Each key at most once; deletions of what is not there are left out.
+
+    Args:
+        owner: goes in front of each key; None: the keys are whole.
+    """
     body = bytearray()
     count = 0
     deleted: list[int] = []
@@ -182,7 +186,7 @@ def encode_update(state: FeedState, owner: PeerId, client: int, writes: Iterable
         if slot is None:
             body += bytes((MASK_FIRST, 1))
             _append_text(body, write.root)
-            _append_text(body, f"{owner}/{write.key}")
+            _append_text(body, write.key if owner is None else f"{owner}/{write.key}")
         else:
             body.append(MASK_NEXT)
             _append_uint(body, client)

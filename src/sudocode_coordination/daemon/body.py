@@ -19,7 +19,7 @@ import trio
 
 from sudocode_coordination import __version__
 from sudocode_coordination.adapters.clock import BootClock
-from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network
+from sudocode_coordination.adapters.ports import Deliver, Disk, GitRemote, Keyring, LeaseTable, Neighbourhood, Network, WorkTrees
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import RelayAt, Started, StopRequested
 from sudocode_coordination.core.records import Succession
@@ -29,7 +29,7 @@ from sudocode_coordination.daemon.pump import CoreNode, NodeCrashed, Pump
 from sudocode_coordination.daemon.server import Server
 from sudocode_coordination.errors import CoordinationError, TimedOutError
 from sudocode_coordination.model import PeerId
-from sudocode_coordination.place import IDENTITY_FILE, RULES_FOLDER, TABLE_FOLDER, Clone
+from sudocode_coordination.place import DIFFS_FOLDER, IDENTITY_FILE, RULES_FOLDER, TABLE_FOLDER, Clone
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus  # libp2p brings these stubs, and they hide trio's own types
@@ -59,6 +59,13 @@ class RunningTable(LeaseTable, Protocol):
 
 class RunningNeighbourhood(Neighbourhood, Protocol):
     """The neighbourhood port with its task."""
+
+    async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
+        """Until cancelled."""
+
+
+class RunningWorkTrees(WorkTrees, Protocol):
+    """The worktrees port with its task."""
 
     async def run(self, *, task_status: TaskStatus[None] = ...) -> None:
         """Until cancelled."""
@@ -99,6 +106,9 @@ class Surroundings(Protocol):
 
     def neighbourhood(self, deliver: Deliver) -> RunningNeighbourhood:
         """Other daemons on this machine."""
+
+    def worktrees(self, deliver: Deliver) -> RunningWorkTrees:
+        """What is changed here."""
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         """The peers. Called in a thread: it may take a second."""
@@ -163,6 +173,23 @@ class RealSurroundings:
 
         peer = self._identity.peer_id
         return Everywhere(Rendezvous(peer, deliver), *([Lan(peer, deliver)] if self._config.mdns else []))
+
+    def worktrees(self, deliver: Deliver) -> RunningWorkTrees:
+        from sudocode_coordination.adapters.worktrees import GitWorkTrees, Unwatched
+
+        config = self._config
+        if not config.enable_file_diffs:
+            return Unwatched(deliver)
+        return GitWorkTrees(
+            Path(self._clone.common_dir),
+            Path(self._clone.state_file(DIFFS_FOLDER)),
+            deliver,
+            remote=config.git_remote,
+            agent=config.agent_id,
+            deny=config.file_diff_deny,
+            coordination_branch=config.coordination_branch,
+            interval_ms=config.file_diff_interval_ms,
+        )
 
     def network(self, deliver: Deliver) -> RunningNetwork:
         from sudocode_coordination.adapters.libp2p import Libp2pNetwork
@@ -296,6 +323,7 @@ class Daemon:
             self._git = self._surroundings.git(self._deliver)
             table = self._surroundings.table(self._deliver)
             neighbourhood = self._surroundings.neighbourhood(self._deliver)
+            worktrees = self._surroundings.worktrees(self._deliver)
             self._pump = Pump(
                 self._surroundings.node(),
                 BootClock(),
@@ -304,6 +332,7 @@ class Daemon:
                 self._git,
                 table,
                 neighbourhood,
+                worktrees,
                 emit=server.emit,
                 reply=server.reply,
                 taken=server.taken,
@@ -321,6 +350,7 @@ class Daemon:
                     nursery.start_soon(self._git.run)
                     nursery.start_soon(table.run)
                     nursery.start_soon(neighbourhood.run)
+                    nursery.start_soon(worktrees.run)
                     nursery.start_soon(server.run, listener)
                     nursery.start_soon(self._bring_up, network)
                     try:

@@ -20,7 +20,7 @@ from typing import Final, Protocol, assert_never
 import trio
 
 from sudocode_coordination.adapters.clock import next_beat
-from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Neighbourhood, Network
+from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Neighbourhood, Network, WorkTrees
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.core.io import (
@@ -32,6 +32,7 @@ from sudocode_coordination.core.io import (
     DiskWorks,
     Effect,
     Emit,
+    ForetellMerge,
     FrameReceived,
     Gossip,
     GossipReceived,
@@ -118,6 +119,7 @@ class Pump:
         git: GitRemote,
         table: LeaseTable,
         neighbourhood: Neighbourhood,
+        worktrees: WorkTrees,
         *,
         emit: Callable[[Event], None],
         reply: Callable[[Reply], None],
@@ -131,6 +133,7 @@ class Pump:
         self._git = git
         self._table = table
         self._neighbourhood = neighbourhood
+        self._worktrees = worktrees
         self._emit = emit
         self._reply = reply
         self._taken = taken
@@ -377,6 +380,8 @@ class Pump:
                 self._neighbourhood.show_record(data)
             case ReadBranch():
                 self._git.read_branch()
+            case ForetellMerge():
+                self._worktrees.foretell(effect)
             case Emit(event=event):
                 self._emit(event)
             case Stopped(record_left=record_left):

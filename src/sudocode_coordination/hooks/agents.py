@@ -12,7 +12,7 @@ run, are none of our business. Built-in modules alone.
 import os
 import sys
 
-from sudocode_coordination.cli.conflicts import conflict_lines
+from sudocode_coordination.cli.conflicts import conflict_lines, foretold_line
 from sudocode_coordination.cli.text import clean, resource_name, shown_duration
 from sudocode_coordination.client.plain import Failed, Refused, ask, parse
 from sudocode_coordination.hooks import dialects
@@ -178,7 +178,7 @@ def _brief(what: str, agent: str, me: str, cwd: str) -> str:
 
 
 def briefing_lines(told: "dict[str, Any]", me: str) -> "list[str]":
-    """What was lost, what was said, who works on what, who holds what: in the order of how much it matters."""
+    """What was lost, what was said, what would not merge, who works on what, who holds what: what matters most first."""
     lines = []
     for lost in _last(told.get("lost", [])):
         names = ", ".join(resource_name(one) for one in lost["resources"][:4])
@@ -190,6 +190,7 @@ def briefing_lines(told: "dict[str, Any]", me: str) -> "list[str]":
         what = f" {resource_name(message['resource'])}" if asks.startswith("asks") else about
         answer = f"coord --agent {me} say --reply {clean(message['messageId'])} '…'"
         lines.append(f"- {clean(message['agentId'])} {asks}{what}: {clean(message['text'])} (answer: {answer})")
+    lines += [f"- {foretold_line(one)}. Agree with them before you go on there." for one in told.get("foretold", [])[:MAX_TOLD]]
     for work in told.get("work", [])[:MAX_TOLD]:
         on = ", ".join(clean(one) for one in [*work["issues"], *work["specs"], *work["files"]][:6])
         doing = ": ".join(part for part in (on, clean(work["status"])) if part)

@@ -54,6 +54,9 @@ export const Coordination = async ({ directory }) => ({
 """
 
 
+_PLUGIN_BEGIN: Final = _PLUGIN.partition(";")[0]
+
+
 class Integration(NamedTuple):
     """One file of one agent."""
 
@@ -76,7 +79,7 @@ def integrations(root: Path, program: str) -> list[Integration]:
             "claude",
             root / ".claude" / "settings.local.json",
             (".claude", "CLAUDE.md", "!claude"),
-            lambda text: _with_hooks(text, _claude(command)),
+            lambda text: _with_hooks(text, claude_hooks(command)),
             _without_hooks,
         ),
         Integration(
@@ -104,8 +107,8 @@ def integrations(root: Path, program: str) -> list[Integration]:
             "opencode",
             root / ".opencode" / "plugins" / "coordination.js",
             (".opencode", "opencode.json", "opencode.jsonc", "!opencode"),
-            lambda _: _PLUGIN % json.dumps(program),
-            lambda _: None,
+            lambda text: _with_plugin(text, program),
+            lambda text: None if text.startswith(_PLUGIN_BEGIN) else text,
         ),
         Integration("agents.md", root / "AGENTS.md", ("AGENTS.md",), _with_advice, _without_advice),
     ]
@@ -114,7 +117,9 @@ def integrations(root: Path, program: str) -> list[Integration]:
 # --- the agents -----------------------------------------------------------------------------------------------------------
 
 
-def _claude(command: str) -> dict[str, Json]:
+def claude_hooks(command: str) -> dict[str, Json]:
+    """Of Claude Code: an entry of each event's list. The command is a shell's."""
+
     def one(event: str, **more: Json) -> Json:
         return {**more, "hooks": [{"type": "command", "command": f"{command} hook {event} --for claude", "timeout": _SECONDS}]}
 
@@ -167,7 +172,7 @@ def _cursor(command: str) -> dict[str, Json]:
 
 
 def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Json] | None = None) -> str:
-    document = _parsed(text) if text is not None and text.strip() else dict(base or {})
+    document = parsed(text) if text is not None and text.strip() else dict(base or {})
     hooks = document.setdefault("hooks", {})
     if not isinstance(hooks, dict):
         raise CoordinationError("its `hooks` is no object", hint="put it right by hand first")
@@ -176,11 +181,11 @@ def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Js
         if not isinstance(present, list):
             raise CoordinationError(f"its hooks of {event} are no list", hint="put it right by hand first")
         hooks[event] = [one for one in present if not _is_ours(one)] + [entry]
-    return _written(document)
+    return written(document)
 
 
 def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | None:
-    document = _parsed(text)
+    document = parsed(text)
     hooks = document.get("hooks")
     if not isinstance(hooks, dict):
         return text
@@ -191,7 +196,7 @@ def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | N
                 del hooks[event]
     if not hooks:
         del document["hooks"]
-    return None if document == (base or {}) else _written(document)
+    return None if document == (base or {}) else written(document)
 
 
 def _is_ours(entry: Json) -> bool:
@@ -204,23 +209,40 @@ def _is_ours(entry: Json) -> bool:
     )
 
 
-def _parsed(text: str) -> dict[str, Json]:
+def parsed(text: str) -> dict[str, Json]:
+    """A settings file.
+
+    Raises:
+        CoordinationError: it is no JSON object.
+    """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # it is the repository's, so anybody may have written it
         raise CoordinationError(f"it is no JSON: {error}", hint="put it right by hand first; comments can't be kept") from None
     if not isinstance(document, dict):
         raise CoordinationError("it is no JSON object", hint="put it right by hand first")
     return document
 
 
-def _written(document: Json) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+def written(document: Json) -> str:
+    """As agents write their own: indented, readable."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can escape and UTF-8 has not
+        text = json.dumps(document, indent=2)
+    return text + "\n"
+
+
+def _with_plugin(text: str | None, program: str) -> str:
+    if text is not None and text.strip() and not text.startswith(_PLUGIN_BEGIN):
+        raise CoordinationError("it is another plugin", hint="rename it first")
+    return _PLUGIN % json.dumps(program)
 
 
 def _with_advice(text: str | None) -> str:
     before = _without_advice(text or "") or ""
-    gap = "\n" if before and not before.endswith("\n\n") else ""
+    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
     return f"{before}{gap}{BEGIN}\n{_ADVICE}{END}\n"
 
 
@@ -228,6 +250,9 @@ def _without_advice(text: str) -> str | None:
     before, begin, rest = text.partition(BEGIN + "\n")
     if not begin:
         return text or None
-    after = rest.partition(END + "\n")[2]
+    _, end, after = rest.partition(END)
+    if not end:
+        raise CoordinationError(f"{END} is gone from it", hint=f"put it back, or take {BEGIN} and what is ours out by hand")
+    after = after.removeprefix("\n")
     kept = (before.removesuffix("\n") if before.endswith("\n\n") and not after else before) + after
     return kept or None

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from sudocode_coordination.api.requests import LeaseOutcome
-from sudocode_coordination.model import IssueUpdate, Resource, SpecUpdate
+from sudocode_coordination.model import IssueUpdate, LineRange, Resource, SpecUpdate
 
 MAX_LISTED: Final = 100
 """Entries of one list in an answer: it costs the agent's attention, and a busy swarm has thousands of leases."""
@@ -24,6 +24,12 @@ def _named(value: Any) -> Any:
     return str(value) if isinstance(value, Resource) else value
 
 
+def _pair(value: Any) -> Any:
+    return (value.first, value.last) if isinstance(value, LineRange) else value
+
+
+Lines = Annotated[tuple[int, int], BeforeValidator(_pair)]
+"""First and last line, both included."""
 Name = Annotated[str, BeforeValidator(_named)]
 """A resource, as tools take it."""
 
@@ -62,14 +68,30 @@ class LeaseShape(Shape):
 
 
 class ConflictShape(Shape):
-    """Somebody else who holds, waits for or works on what was asked about."""
+    """Somebody else who holds, waits for, works on or has changed what was asked about."""
 
     resource: Name
-    kind: Literal["lease", "waiting", "work"] = Field(description="lease: held; waiting: waits for it; work: announced only.")
+    kind: Literal["lease", "waiting", "work", "merge"] = Field(
+        description="lease: held; waiting: waits for it; work: announced only; merge: what you both have changed would not merge."
+    )
     agent_id: str
     priority: int | None = None
     remaining_ms: int | None = None
     note: str = ""
+    lines: tuple[Lines, ...] = Field(default=(), description="Of merge: first and last line in your file.")
+    their_lines: tuple[Lines, ...] = Field(default=(), description="Of merge: first and last line in their file.")
+
+
+class ForetoldShape(Shape):
+    """What you and another have changed and what would not merge."""
+
+    path: str
+    kind: str = Field(description="As git names it: contents, add/add, modify/delete, …")
+    their_agents: tuple[str, ...]
+    their_branch: str = ""
+    lines: tuple[Lines, ...] = Field(default=(), description="First and last line in your file.")
+    their_lines: tuple[Lines, ...] = Field(default=(), description="First and last line in their file.")
+    certain: bool = Field(default=True, description="false: their content is not shared, so it may merge after all.")
 
 
 class WaitsShape(Shape):
@@ -238,6 +260,9 @@ class CaughtUpResult(Result):
     own: tuple[LeaseShape, ...] = Field(description="What you hold or wait for.")
     work: tuple[WorkShape, ...] = Field(description="Of others.")
     leases: tuple[LeaseShape, ...] = Field(description="Of others.")
+    foretold: tuple[ForetoldShape, ...] = Field(
+        default=(), description="Of what you have changed: what would not merge with others."
+    )
     more: int = Field(default=0, description="Entries left out.")
 
 

@@ -34,6 +34,7 @@ from sudocode_coordination.mcp.shapes import (
     CheckedResult,
     ClaimResult,
     ConflictShape,
+    ForetoldShape,
     LeaseResult,
     LeaseShape,
     LostShape,
@@ -216,7 +217,7 @@ class Tools:
     async def check_paths(
         self, resources: Resources, ctx: Context[Any, Any], agent: Agent = ""
     ) -> Annotated[CallToolResult, CheckedResult]:
-        """Whether other agents hold, wait for or work on these files, folders, issues, specs or components.
+        """Whether other agents hold, wait for, work on or have changed these files, folders, issues, specs or components.
 
         Call it before you read code in order to change it; it takes nothing. Before you edit, call lease.
         """
@@ -228,7 +229,7 @@ class Tools:
 
     @answering
     async def catch_up(self, ctx: Context[Any, Any], agent: Agent = "") -> Annotated[CallToolResult, CaughtUpResult]:
-        """What you should know before you go on: leases that you lost, messages for you, what others do.
+        """What you should know before you go on: leases that you lost, messages for you, what would not merge, what others do.
 
         Call it when a tool tells of new messages, after a long pause, and before you commit. Its messages count as read.
         """
@@ -237,6 +238,7 @@ class Tools:
         own, more_own = listed(LeaseShape, told.own)
         work, more_work = listed(WorkShape, told.work)
         leases, more_leases = listed(LeaseShape, told.leases)
+        foretold, more_foretold = listed(ForetoldShape, told.foretold)
         result = CaughtUpResult(
             agent_id=me,
             # Told once, so all of them: the daemon keeps few.
@@ -245,11 +247,13 @@ class Tools:
             own=own,
             work=work,
             leases=leases,
-            more=more_own + more_work + more_leases,
+            foretold=foretold,
+            more=more_own + more_work + more_leases + more_foretold,
         )
         lines = [
             *words.lost_lines(result.lost),
             *words.message_lines(result.messages),
+            *words.foretold_lines(foretold),
             *(f"yours: {line}" for line in words.lease_lines(own)),
             *words.work_lines(work),
             *words.lease_lines(leases),

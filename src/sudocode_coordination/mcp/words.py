@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from sudocode_coordination.cli.conflicts import conflict_lines
+from sudocode_coordination.cli.conflicts import conflict_lines, foretold_line
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.errors import CoordinationError
 from sudocode_coordination.mcp.shapes import (
     ConflictShape,
+    ForetoldShape,
     LeaseShape,
     LostShape,
     MessageShape,
@@ -41,6 +42,11 @@ def error_text(error: CoordinationError) -> str:
 def conflict_text(conflicts: Sequence[ConflictShape]) -> list[str]:
     """One line each."""
     return conflict_lines([{**one.model_dump(by_alias=True)} for one in conflicts[:MAX_LINES]]) + _rest(conflicts)
+
+
+def foretold_lines(foretold: Sequence[ForetoldShape]) -> list[str]:
+    """One line each."""
+    return [foretold_line(one.model_dump(by_alias=True)) for one in foretold[:MAX_LINES]] + _rest(foretold)
 
 
 def lease_line(lease: LeaseShape) -> str:

@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from functools import partial
 from multiprocessing import get_context
 from time import monotonic
 from typing import Final
@@ -24,13 +25,14 @@ PROGRESS_S: Final = 30
 """Between two lines of progress in a log; on a terminal it is shown every second."""
 
 
-def outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
+def outcomes(seeds: range, jobs: int, *, networks: bool = False) -> Iterator[Outcome]:
     """Of each seed, in order."""
+    run = partial(run_at_once, networks=networks)
     if jobs == 1:
-        yield from map(run_at_once, seeds)
+        yield from map(run, seeds)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(run_at_once, seeds, chunksize=CHUNK)
+        yield from pool.map(run, seeds, chunksize=CHUNK)
 
 
 def main(arguments: list[str]) -> int:
@@ -44,17 +46,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="S", help="the first of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, metavar="S", help="run this one alone, and show what happens in it")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--networks", action="store_true", help="with NATs, a relay, and nodes that share a machine: other histories"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.first < 0 or options.jobs < 1:
         parser.error("--seeds and --jobs must be at least 1, --first at least 0")
     if options.seed is not None:
-        return _replay(options.seed, as_json=options.json)
-    return _run_many(range(options.first, options.first + options.seeds), options.jobs, as_json=options.json)
+        return _replay(options.seed, as_json=options.json, networks=options.networks)
+    seeds = range(options.first, options.first + options.seeds)
+    return _run_many(seeds, options.jobs, as_json=options.json, networks=options.networks)
 
 
-def _replay(seed: int, *, as_json: bool) -> int:
-    outcome = Run(seed, words=True).run()
+def _replay(seed: int, *, as_json: bool, networks: bool) -> int:
+    outcome = Run(seed, words=True, networks=networks).run()
     if as_json:
         _say(json.dumps(_as_dict(outcome) | {"trace": outcome.words}))
     else:
@@ -65,16 +71,16 @@ def _replay(seed: int, *, as_json: bool) -> int:
     return 1 if outcome.violation else 0
 
 
-def _run_many(seeds: range, jobs: int, *, as_json: bool) -> int:
+def _run_many(seeds: range, jobs: int, *, as_json: bool, networks: bool) -> int:
     started, shown = monotonic(), monotonic()
     bad: list[Outcome] = []
     done = events = granted = 0
-    for outcome in outcomes(seeds, jobs):
+    for outcome in outcomes(seeds, jobs, networks=networks):
         done, events, granted = done + 1, events + outcome.events, granted + outcome.granted
         if outcome.violation:
             bad.append(outcome)
             if not as_json and len(bad) <= MAX_SHOWN:
-                _say_violation(outcome)
+                _say_violation(outcome, networks=networks)
         if monotonic() - shown > (1 if sys.stderr.isatty() else PROGRESS_S):
             shown = monotonic()
             _say_progress(seeds, done, len(bad), monotonic() - started)
@@ -89,12 +95,12 @@ def _run_many(seeds: range, jobs: int, *, as_json: bool) -> int:
     return 1 if bad else 0
 
 
-def _say_violation(outcome: Outcome) -> None:
+def _say_violation(outcome: Outcome, *, networks: bool) -> None:
     """With the last steps: the seed is run once more for its words."""
     _say(f"seed {outcome.seed}: {outcome.violation}")
-    for line in Run(outcome.seed, words=True).run().words[-LAST_STEPS:]:
+    for line in Run(outcome.seed, words=True, networks=networks).run().words[-LAST_STEPS:]:
         _say(f"    {line}")
-    _say(f"  replay: coord sim --seed {outcome.seed}")
+    _say(f"  replay: coord sim --seed {outcome.seed}{' --networks' if networks else ''}")
 
 
 def _say_progress(seeds: range, done: int, bad: int, seconds: float) -> None:

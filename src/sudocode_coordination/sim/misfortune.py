@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from sudocode_coordination.core.node import STOP_MS
+from sudocode_coordination.core.life import STOP_MS
 from sudocode_coordination.model import Instant, PeerId
 from sudocode_coordination.sim.checkers import Violation
 from sudocode_coordination.sim.network import NetworkFaults

@@ -110,7 +110,7 @@ class SimNetwork:
         for side in sides:
             side.open = False
             other = side.other
-            told = noticed and self._world.reachable(self.peer_id, other.peer_id)
+            told = noticed and self._world.carries(side.link, self.peer_id, other.peer_id)
             wait = self._world.delay() if told else self._world.faults.silence_ms
             other._later(wait, lambda other=other, side=side: other._lost(side.link, "closed by the peer"))  # type: ignore[misc]
         for node in [self._world.by_address[address] for address in sorted(self._world.by_address)]:
@@ -198,7 +198,7 @@ class SimNetwork:
         side = self._sides.get(peer)
         if side is None or side.link.via is None:
             self._deliver(UpgradeFailed(peer=peer, reason="it is not connected by a relay"))
-        elif not self._reaches(side.other) or not side.link.confirmed:
+        elif not self._reaches(side.other) or not side.link.confirmed or self._world.walled(self.peer_id, peer):
             self._deliver(UpgradeFailed(peer=peer, reason="no direct address answers"))
         else:
             side.link.via = None
@@ -351,6 +351,8 @@ class SimNetwork:
 
     def _knock(self, target: SimNetwork, ticket: int, via: SimNetwork | None) -> None:
         if self._dials.get(target.peer_id) != ticket or not self._reaches(target, via):
+            return
+        if self._world.walled(self.peer_id, target.peer_id, via):
             return
         target._later(self._world.delay(), lambda: target._answer(self, ticket, via))
 

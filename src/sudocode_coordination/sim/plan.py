@@ -6,7 +6,7 @@ over many times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
 from typing import Any, Final, Literal, TypeAlias
@@ -16,6 +16,7 @@ import msgspec
 from sudocode_coordination.config import CoordinationConfig, create_default_config
 from sudocode_coordination.model import PartitionPolicy, Resource
 from sudocode_coordination.sim.network import NetworkFaults
+from sudocode_coordination.sim.terrain import Terrain, terrain_of
 
 MISFORTUNES: Final = (
     "kill",
@@ -98,6 +99,8 @@ class Plan:
     """Does something else than asking for a lease."""
     gather_ms: int = 0
     """How long what is said to a node waits for more, to be one step with it."""
+    terrain: Terrain | None = None
+    """None: every node reaches every other one, and each is alone on its machine."""
     patient: bool = False
     """Agents hold for so long that an overlap is still there when the swarm has settled."""
 
@@ -116,7 +119,8 @@ def _checked(config: tuple[tuple[str, Any], ...]) -> CoordinationConfig:
 
 def config_of(name: str, plan: Plan) -> CoordinationConfig:
     """Configuration of a node."""
-    return msgspec.structs.replace(_checked(plan.config), agent_id=name)
+    relays = plan.terrain is not None and name == f"n{plan.terrain.relay}"
+    return msgspec.structs.replace(_checked(plan.config), agent_id=name, relay_service=relays)
 
 
 def plan_of(seed: int) -> Plan:
@@ -152,6 +156,12 @@ def plan_of(seed: int) -> Plan:
         strict=dice.choice((0.0, 0.0, 0.3, 1.0)),
         gather_ms=dice.choice((0, 0, 5, 40)),
     )
+
+
+def with_networks(seed: int, plan: Plan) -> Plan:
+    """The same with NATs, a relay, and nodes that share a machine; of three nodes at least."""
+    nodes = max(3, plan.nodes)
+    return replace(plan, nodes=nodes, terrain=terrain_of(seed, nodes))
 
 
 def _resources(dice: Random) -> tuple[Resource, ...]:

@@ -14,7 +14,8 @@ from sudocode_coordination.sim.checkers import (
     check_the_dead_let_go,
 )
 from sudocode_coordination.sim.misfortune import Misfortunes
-from sudocode_coordination.sim.plan import Plan, config_of, plan_of
+from sudocode_coordination.sim.plan import Plan, config_of, plan_of, with_networks
+from sudocode_coordination.sim.terrain import Ground
 from sudocode_coordination.sim.watch import Watch
 from sudocode_coordination.sim.workload import Workload
 from sudocode_coordination.sim.world import SimClock, World
@@ -54,11 +55,13 @@ class Run:
         seed: of all dice.
         plan: None: the one that the seed stands for.
         words: keep the trace in words.
+        networks: with NATs, a relay and shared machines, which leave the histories without them as they are.
     """
 
-    def __init__(self, seed: int, plan: Plan | None = None, *, words: bool = False) -> None:
+    def __init__(self, seed: int, plan: Plan | None = None, *, words: bool = False, networks: bool = False) -> None:
         self.seed = seed
-        self.plan = plan = plan or plan_of(seed)
+        plan = plan or plan_of(seed)
+        self.plan = plan = with_networks(seed, plan) if networks else plan
         dice = Random(seed * 104_729 + 3)
         self.world = World(seed, config=lambda name: config_of(name, plan), faults=plan.faults, words=words)
         for number in range(plan.nodes):
@@ -70,6 +73,8 @@ class Run:
         self.workload = Workload(self.world, plan, Random(dice.getrandbits(32)))
         self.misfortunes = Misfortunes(self.world, self.workload, plan, Random(dice.getrandbits(32)))
         self.watch = Watch(self.world)
+        if plan.terrain is not None:
+            self.world.ground = Ground(self.world, plan.terrain, Random(seed * 32_452_843 + 7))
         self._look_at = LOOK_MS
         self._longest_ms = config_of("n", plan).max_lease_ttl_ms
 
@@ -87,8 +92,12 @@ class Run:
         plan = self.plan
         self.misfortunes.begin()
         self.workload.begin()
+        if self.world.ground is not None:
+            self.world.ground.begin()
         self._until(plan.trouble_ms)
         self.workload.over = True
+        if self.world.ground is not None:
+            self.world.ground.level()
         self.misfortunes.make_peace()
         calm = self.world.scheduler.instant + (SETTLE_MS + CALM_MS if plan.patient else CALM_MS)
         self._until(calm)
@@ -107,16 +116,21 @@ class Run:
             self._look_at = min(end, max(self._look_at, scheduler.instant + 1))
             scheduler.run_until(self._look_at)
             self._look_at += LOOK_MS
-            settled = self.misfortunes.whole and scheduler.instant - self.misfortunes.troubled_at > SETTLE_MS
+            settled = self._whole and scheduler.instant - self.misfortunes.troubled_at > SETTLE_MS
             self.watch.settle(settled=settled)
             self.watch.look_at_waiters(calm_ms=self._calm_ms())
             check_the_dead_let_go(self.world, self.misfortunes.died_at, self._longest_ms)
+
+    @property
+    def _whole(self) -> bool:
+        """Nothing is cut, and no wall stands."""
+        return self.misfortunes.whole and (self.world.ground is None or self.world.ground.open)
 
     def _calm_ms(self) -> int:
         """For how long nothing has gone wrong, and everything could go right."""
         mishaps, faults = self.misfortunes, self.world.network.faults
         everybody = len(self.world.running()) == len(self.world.nodes)
-        flawless = not (faults.frame_loss or faults.link_loss) and mishaps.whole and everybody and not self.world.network.slow
+        flawless = not (faults.frame_loss or faults.link_loss) and self._whole and everybody and not self.world.network.slow
         return self.world.scheduler.instant - mishaps.troubled_at if flawless else 0
 
     def _until_well(self, limit: int, *, let_go: bool) -> None:
@@ -143,16 +157,16 @@ class Run:
         return None
 
 
-def run_seed(seed: int) -> Outcome:
+def run_seed(seed: int, *, networks: bool = False) -> Outcome:
     """One history."""
-    return Run(seed).run()
+    return Run(seed, networks=networks).run()
 
 
-def run_at_once(seed: int) -> Outcome:
+def run_at_once(seed: int, *, networks: bool = False) -> Outcome:
     """One history, without looking for garbage meanwhile: a world is all alive until it ends, and then all garbage."""
     gc.disable()
     try:
-        return run_seed(seed)
+        return run_seed(seed, networks=networks)
     finally:
         gc.collect(0)
         gc.enable()

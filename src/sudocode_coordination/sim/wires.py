@@ -84,6 +84,8 @@ class SimNetworkWorld:
         self.slow: dict[PeerId, int] = {}
         """Peers whatever comes from or goes to which takes up to so many milliseconds longer."""
         self._cut: set[tuple[PeerId, PeerId]] = set()
+        self.walls: set[frozenset[PeerId]] = set()
+        """Pairs between which no direct link can be made now; those that are there stay."""
         self._links = 0
         self._ports = 1_023
 
@@ -141,6 +143,10 @@ class SimNetworkWorld:
             return self.reachable(from_peer, to_peer)
         up = via.alive and not via.frozen
         return up and self.reachable(from_peer, via.peer_id) and self.reachable(via.peer_id, to_peer)
+
+    def walled(self, one: PeerId, other: PeerId, via: SimNetwork | None = None) -> bool:
+        """Whether no link of that kind can be made between them, whatever is reachable."""
+        return via is None and bool(self.walls) and frozenset((one, other)) in self.walls
 
     def node_of(self, peer: PeerId) -> SimNetwork | None:
         """Who runs under that id."""

@@ -27,6 +27,7 @@ from sudocode_coordination.core.io import (
     DiskFailed,
     Effect,
     Emit,
+    ForetellMerge,
     Gossip,
     HangUp,
     Input,
@@ -58,6 +59,7 @@ from sudocode_coordination.sim.network import NetworkFaults, SimNetwork, SimNetw
 from sudocode_coordination.sim.remote import SimGitPort, SimGitRemote
 from sudocode_coordination.sim.scheduler import WALL_EPOCH_MS, Scheduler
 from sudocode_coordination.sim.table import SimTablePort, SimTableRemote
+from sudocode_coordination.sim.terrain import Ground
 
 Answered = Callable[[Reply], None]
 CLIENT: Final = 1
@@ -225,6 +227,8 @@ class SimNode:
         self.paused_at = self._world.scheduler.instant
 
     def _end(self) -> None:
+        if self._world.ground is not None:
+            self._world.ground.shown(self, None)
         self.node = None
         self._alarm += 1
         self._alarm_at = None
@@ -329,8 +333,11 @@ class SimNode:
                     self.network.hang_up(peer, reason)
                 case Admit(peers=peers):
                     self.network.admit(peers)
-                case ShowRecord():
-                    pass  # each is alone on its machine
+                case ShowRecord(data=data):
+                    if self._world.ground is not None:
+                        self._world.ground.shown(self, data)
+                case ForetellMerge():
+                    pass  # it has no work tree
                 case ReadBranch():
                     self.git.read_branch()
                 case Publish(ticket=ticket, changes=changes, beside=beside, final=final):
@@ -405,6 +412,8 @@ class World:
         self.table = SimTableRemote(self.scheduler)
         self.trace = Trace([] if words else None)
         self.nodes: list[SimNode] = []
+        self.ground: Ground | None = None
+        """None: no NATs, and each is alone on its machine."""
         self.listeners: list[Callable[[SimNode, Event], None]] = []
         self.watchers: list[Callable[[SimNode], None]] = []
         self._config = config

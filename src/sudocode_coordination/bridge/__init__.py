@@ -1,0 +1,1 @@
+"""`coord bridge`: the shared document for JavaScript clients, over the y-websocket protocol on loopback."""

@@ -1,0 +1,47 @@
+"""The command `coord watch`. The terminal's library is loaded only when there is a terminal to show something on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from typing import Final
+
+import anyio
+
+from sudocode_coordination.adapters.clock import BootClock
+from sudocode_coordination.cli.session import Session
+from sudocode_coordination.errors import UsageError
+from sudocode_coordination.views.live import Live
+from sudocode_coordination.views.state import Picture
+
+INSTEAD: Final = "`coord watch --json` shows all of it once, `coord events --follow` what happens, `coord status` a summary"
+
+
+def watch(session: Session, args: Namespace) -> int:
+    """Show the view until the person leaves it; with `--json` all of it once.
+
+    Raises:
+        UsageError: there is no terminal.
+        DaemonError: no daemon runs.
+    """
+    del args
+    if session.screen.as_json:
+        session.client.ping()
+        picture = Picture(BootClock().now(), session.agent)
+        anyio.run(Live(session.clone, session.agent, picture, BootClock().now, lambda: None).once)
+        session.screen.document(picture.document(BootClock().now()))
+        return 0
+    where = {"input": sys.stdin, "output": sys.stdout, "error": sys.stderr}
+    missing = [name for name, stream in where.items() if not stream.isatty()]
+    if missing:
+        raise UsageError(f"coord watch needs a terminal, and standard {', '.join(missing)} is none", hint=INSTEAD)
+    if os.environ.get("TERM", "dumb") == "dumb":
+        raise UsageError("coord watch needs a terminal that can place text (TERM is dumb)", hint=INSTEAD)
+    session.client.ping()  # whoever starts it without a daemon is told as by every command
+    session.close()
+    from sudocode_coordination.views.app import Watch
+
+    app = Watch(session.clone, session.agent, BootClock().now)
+    code = app.run(mouse=False)
+    return app.return_code or 0 if code is None else code
