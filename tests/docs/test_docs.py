@@ -91,6 +91,9 @@ def test_steps_have_commands_over_several_lines_and_output() -> None:
         ("a.c", "abc", False),
         ("green", "\x1b[32mgreen\x1b[0m", True),
         ("end", "end of it", False),
+        ("for 15m, token 1", "for 15m, token 1 after 1s\n", True),
+        ("for 15m after ...", "for 15m after 2m3s", True),
+        ("for 15m, token 1", "for 15m, token 1 after all", False),
     ],
 )
 def test_output_fits(expected: str, output: str, verdict: bool) -> None:

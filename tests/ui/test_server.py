@@ -41,7 +41,7 @@ def test_wrong_hosts_origins_and_tokens_are_refused() -> None:
             status, answered, _ = page.ask("GET", path)
             assert (status, answered["cache-control"]) == (200, "no-store")
             assert answered["content-security-policy"].startswith(POLICY)
-            assert (answered["x-content-type-options"], answered["referrer-policy"]) == ("nosniff", "no-referrer")
+            assert (answered["x-content-type-options"], answered["referrer-policy"]) == ("nosniff", "same-origin")
         for path in ("/api/live", "/api/say", "/assets/../door.py", "/assets/%2e%2e/door.py", "/assets/nothing.js", "//"):
             assert page.ask("GET", path)[0] == 401
         assert page.ask("POST", "/", {})[0] == 405

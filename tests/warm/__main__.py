@@ -21,6 +21,7 @@ IMPORTED: Final = (
     "sudocode_coordination.adapters.lan",
     "sudocode_coordination.adapters.libp2p",
     "sudocode_coordination.adapters.neighbourhood",
+    "sudocode_coordination.adapters.worktrees",
     "sudocode_coordination.core.node",
     "sudocode_coordination.daemon.body",
     "sudocode_coordination.daemon.lifecycle",

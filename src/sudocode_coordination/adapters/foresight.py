@@ -128,7 +128,10 @@ class Foresight:
         chosen = merged.conflicts
         if chosen and set(seen.bases) != set(theirs.parents):
             chosen = await self._of_both(merged, seen, theirs, mine, other, root)
-        places = await self._places(merged, [path for path in chosen if _has_lines(chosen[path])])
+        try:
+            places = await self._places(merged, [path for path in chosen if _has_lines(chosen[path])])
+        except GitFailedError:
+            places = {}  # files too large to look for lines in; the conflict counts all the same
         return tuple(
             MergeConflict(
                 path=_plain(path, mine, other),

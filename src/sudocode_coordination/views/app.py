@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
-from types import FrameType
 from typing import ClassVar, Final, TypeVar
 
 from rich.cells import cell_len
@@ -30,6 +27,7 @@ from sudocode_coordination.views.dialogs import HELP, InFull, Question
 from sudocode_coordination.views.lines import Details, LineView, Listing, fitted
 from sudocode_coordination.views.live import Live
 from sudocode_coordination.views.rows import TABS, Column, Item, names, recent, shown_rows
+from sudocode_coordination.views.signals import leave_on_signals, resume_only_what_was_paused
 from sudocode_coordination.views.state import Claim, Filter, Letter, Picture
 
 WIDE: Final = 120
@@ -133,7 +131,8 @@ class Watch(App[int]):
 
     def on_mount(self) -> None:
         """Begin to follow the daemon."""
-        self._follow_signals()
+        leave_on_signals(self.exit)
+        resume_only_what_was_paused()
         self.set_interval(1.0, self._tick)
         self._follow()
         self._draw()
@@ -145,32 +144,6 @@ class Watch(App[int]):
 
     def _follow(self) -> None:
         self.run_worker(self.live.run(), name="live")
-
-    def _follow_signals(self) -> None:
-        # The terminal must be as it was before, however this ends.
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, partial(self.exit, 128 + number))
-        # Textual takes every SIGCONT for the end of a pause that it began: after a SIGSTOP it would start its threads a second
-        # time, and never end.
-        pause, resume = signal.getsignal(signal.SIGTSTP), signal.getsignal(signal.SIGCONT)
-        if not callable(pause) or not callable(resume):
-            return
-        paused = False
-
-        def on_pause(number: int, frame: FrameType | None) -> None:
-            nonlocal paused
-            paused = True
-            pause(number, frame)
-
-        def on_resume(number: int, frame: FrameType | None) -> None:
-            nonlocal paused
-            if paused:
-                paused = False
-                resume(number, frame)
-
-        signal.signal(signal.SIGTSTP, on_pause)
-        signal.signal(signal.SIGCONT, on_resume)
 
     def on_unmount(self) -> None:
         """Follow nothing any more."""
