@@ -37,25 +37,24 @@ def test_a_write_that_is_cancelled_ends_no_connection(closed: bool, monkeypatch:
         ann, bob = await bench.pair()
         await bench.connect(ann, bob)
         muxer = muxer_of(bench, ann, bob)
-        socket = muxer.secured_conn.conn.read_writer.read_write_closer.stream
-        turn = trio.Lock() if closed else socket.write_lock  # what waits for it is encrypted already
-        if closed:
-            send = muxer._send
+        begun, go_on = trio.Event(), trio.Event()
+        where, name = (muxer, "_write") if closed else (muxer.secured_conn, "write")
+        write = getattr(where, name)
 
-            async def in_turn(data: bytes) -> None:
-                async with turn:
-                    await send(data)
+        async def slowly(data: bytes) -> None:
+            if not closed:
+                muxer.secured_conn.conn.encrypt(data)  # as the first thing that a write does
+            begun.set()
+            await go_on.wait()
+            await write(data)
 
-            muxer._send = in_turn
-        with contextlib.suppress(*() if closed else (Exception,)):
-            for _ in range(5):
-                async with trio.open_nursery() as nursery:
-                    await turn.acquire()
-                    nursery.start_soon(muxer._write_frame, NOTHING)
-                    while not turn.statistics().tasks_waiting:
-                        await trio.sleep(0)
-                    nursery.cancel_scope.cancel()
-                    turn.release()
+        with monkeypatch.context() as patched:
+            patched.setattr(where, name, slowly)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(muxer._write_frame, NOTHING)
+                await begun.wait()
+                nursery.cancel_scope.cancel()
+                go_on.set()
         if closed:
             await bench.settle()
             assert not ann.of(PeerDisconnected)
@@ -82,7 +81,7 @@ def test_a_frame_that_is_never_taken_ends_the_connection(monkeypatch: pytest.Mon
             begun.set()
             await trio.sleep_forever()
 
-        monkeypatch.setattr(muxer, "_send", never)
+        monkeypatch.setattr(muxer, "_write", never)
         with contextlib.suppress(Exception):  # somebody else of the connection may have been first, and be told instead
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(muxer._write_frame, NOTHING)
