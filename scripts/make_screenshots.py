@@ -183,9 +183,9 @@ def page_server(world: World, name: str) -> Iterator[str]:
 def settled(page: Page) -> None:
     """All that the story tells is shown."""
     page.wait_for_selector('#link[data-state="live"]')
-    page.wait_for_function("document.querySelectorAll('#queue .waiters li').length >= 2")
-    page.wait_for_function("document.querySelectorAll('#leases tr').length >= 6")
-    page.wait_for_function("document.querySelector('#conflicts').textContent.includes('would not merge')")
+    page.locator("#queue .waiters li").nth(1).wait_for()
+    page.locator("#leases tr").nth(5).wait_for()
+    page.get_by_text("would not merge with the changes").first.wait_for()
     page.evaluate("document.activeElement?.blur()")
 
 

@@ -301,7 +301,7 @@ def test_without_anything_on_the_remote_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(GitFailedError, match="no commit yet"):
         repository.side().look()
     repository.commit()
-    with pytest.raises(GitFailedError, match="nothing of main is on origin yet"):
+    with pytest.raises(GitFailedError, match=r"nothing of main is on origin, as far as .*git config remote\.origin\.fetch"):
         repository.side().look()
 
 
@@ -408,6 +408,26 @@ def test_the_port_watches_all_worktrees_and_answers(repository: Repository, tmp_
 
     trio.run(story)
     assert (tmp_path / "port.git").stat().st_mode & 0o077 == 0
+
+
+def test_what_an_earlier_process_left_damaged_is_made_anew(repository: Repository, tmp_path: Path) -> None:
+    folder = tmp_path / "port.git"
+    side = repository.side()
+    (side.root / "a.py").write_text(with_lines(l5="five"))
+    blob = git(side.root, "hash-object", "a.py").decode().strip()
+    (folder / "objects" / blob[:2]).mkdir(parents=True)
+    (folder / "objects" / blob[:2] / blob[2:]).touch()  # after a power cut
+    (folder / "HEAD").touch()
+    port = Port(repository.ann, folder)
+
+    async def story() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(port.port.run)
+            told = await port.until(lambda given: isinstance(given, WorkSeen | WorkUnseen))
+            assert isinstance(told, WorkSeen), told
+            nursery.cancel_scope.cancel()
+
+    trio.run(story)
 
 
 @pytest.mark.slow

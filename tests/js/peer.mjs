@@ -1,6 +1,6 @@
 // A peer that reads, written from docs/protocol.md and docs/discovery.md alone: libp2p with Noise, Yamux and GossipSub from npm.
-// Its first line of standard input is JSON, {repository, remote, branch, agentId}; it says what it sees by lines of JSON, and
-// leaves when its standard input ends.
+// Its first line of standard input is JSON, {repository, remote, branch, agentId}; each further line is an envelope in base64, taken as
+// if it came by gossip. It says what it sees by lines of JSON, and leaves when its standard input ends.
 import './node18.mjs'
 import { randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
@@ -197,7 +197,7 @@ const host = await createLibp2p({
   services: { identify: identify(), pubsub: gossipsub() }
 })
 for (const topic of TOPICS) host.services.pubsub.subscribe(topic)
-host.services.pubsub.addEventListener('message', async ({ detail: { topic, data } }) => {
+const hear = async (topic, data) => {
   try {
     if (topic === TOPICS[0]) {
       const envelope = decode(data)
@@ -212,7 +212,8 @@ host.services.pubsub.addEventListener('message', async ({ detail: { topic, data 
   } catch (error) {
     say({ error: String(error) })
   }
-})
+}
+host.services.pubsub.addEventListener('message', ({ detail: { topic, data } }) => hear(topic, data))
 
 const branch = new Branch(repository, remote, branchName)
 branch.write(agentId, await makeRecord(key, me, agentId, TTL_MS))
@@ -249,7 +250,7 @@ const stay = async ({ multiaddrs, ext: { peerId } }) => {
 }
 for (const record of await branch.read()) if (record.ext.peerId !== me) stay(record)
 
-for await (const line of lines) say({ heard: line }) // until it ends
+for await (const line of lines) await hear(TOPICS[0], Buffer.from(line, 'base64')) // until it ends
 leaving = true
 timers.forEach(clearInterval)
 for (const link of links.values()) link.tell({ t: 'bye' })

@@ -165,7 +165,12 @@ def test_the_server_ends_and_the_page_says_so() -> None:
 @pytest.mark.slow
 def test_two_pages_of_two_servers_in_one_browser() -> None:
     needs_chromium()
-    with repository("ann") as (ann,), coord_ui(ann) as first, coord_ui(ann) as second, chromium() as browser:
+    with (
+        repository("ann") as (ann,),
+        coord_ui(ann) as first,
+        coord_ui(ann, COORD_AGENT="reviewer") as second,
+        chromium() as browser,
+    ):
         ann.start()
         context = browser.new_context()
         pages = []
@@ -177,6 +182,13 @@ def test_two_pages_of_two_servers_in_one_browser() -> None:
         for page in pages:
             page.reload()
             page.wait_for_selector('#link[data-state="live"]', timeout=LIMIT_MS)
+        expect(pages[0].locator("#me")).to_have_text("ann")
+        expect(pages[1].locator("#me")).to_have_text("reviewer")
+        pages[1].get_by_role("button", name="Say something").click()
+        pages[1].get_by_label("Message", exact=True).fill("looked at it")
+        pages[1].get_by_role("button", name="Send").click()
+        expect(pages[0].locator("#messages .new")).to_contain_text("looked at it")
+        assert [(one["agentId"], one["to"]) for one in ann.json("messages")["messages"]] == [("reviewer", [])]
         more = [context.new_page() for _ in range(4)]
         for page in more:
             page.goto(first.origin)

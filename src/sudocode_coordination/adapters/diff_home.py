@@ -109,6 +109,11 @@ class DiffHome:
         else:
             _write(folder / "shallow", shallow)
 
+    def begin_anew(self) -> None:
+        """Remove what an earlier process has left: nothing of it was synced to the disk, and a power cut may have damaged it."""
+        shutil.rmtree(self._home.folder, ignore_errors=True)
+        self._home.doubt()
+
     def tidy(self) -> None:
         """Empty it if much has piled up.
 

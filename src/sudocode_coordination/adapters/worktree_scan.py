@@ -137,7 +137,10 @@ class Scanner:
             raise GitFailedError("there is no commit yet")
         bases = await self._bases_of(status.head)
         if not bases:
-            raise GitFailedError(f"nothing of {status.branch or status.head[:10]} is on {self._remote} yet")
+            # A bare clone that nobody has told otherwise keeps no branches of the remote.
+            spec = f"git config remote.{self._remote}.fetch '+refs/heads/*:refs/remotes/{self._remote}/*'"
+            known = f"nothing of {status.branch or status.head[:10]} is on {self._remote}, as far as it was fetched"
+            raise GitFailedError(f"{known} (a bare clone first needs: {spec})")
         base = bases[0]
         committed = await self._committed_since(base, status.head)
         pairs, left_out = await self._pairs(status.changed, committed)
@@ -335,7 +338,7 @@ async def describe(home: DiffHome, pairs: Mapping[str, tuple[Pair, ObjectId]]) -
         )
         if len(hunks) > MAX_HUNKS or entry_bytes(entry) > MAX_ENTRY_BYTES:
             entry = _withheld(pair, "large")
-        elif looks_secret("".join(hunk.text for hunk in hunks)):
+        elif looks_secret("".join(hunk.text for hunk in hunks), content.decode(encoding)):
             entry = _withheld(pair, "secret")
         entries[path] = entry
     return entries

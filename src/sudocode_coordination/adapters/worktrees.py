@@ -131,6 +131,7 @@ class GitWorkTrees:
     # --- looking --------------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        self._home.begin_anew()
         while (trouble := await self._unable()) is not None:
             self._tell_trouble(trouble)
             await trio.sleep(MAX_PAUSE_S)

@@ -33,7 +33,7 @@ def _blocks(answer: Foretelling) -> list[Block]:
         lines.append(
             "this clone takes no part: coord start --set enable_file_diffs=true shares its changes and foretells conflicts"
         )
-    elif not answer.conflicts:
+    elif not answer.conflicts and not answer.trouble:
         lines.append("no conflicts are foretold")
     if answer.trouble:
         lines.append(f"this clone's changes can't be looked at: {clean(answer.trouble)}")

@@ -8,6 +8,7 @@ import { colour, touches, world } from "/assets/state.js";
 const MAX_PATHS = 14; // more lines than that can't be followed with the eye
 const MAX_AGENTS = 12;
 const MAX_ROWS = 300; // of the table
+const ENOUGH = 4; // groups that say something: then a folder with too much in it stays closed
 const ROW = 34;
 const EDGE_PAD = 14;
 const HOW = { holds: "holds", waits: "waits for", changes: "has changed", works: "works on" };
@@ -32,31 +33,61 @@ export function startPicture(onChosen) {
 
 // --- what is in it ----------------------------------------------------------------------------------------------------------
 
-function prefix(path, depth) {
-  const parts = path.split("/");
-  return parts.length > depth ? `${parts.slice(0, depth).join("/")}/` : path;
-}
-
-// The finest grouping with few enough groups: files themselves, else their folders, less and less deep.
-function grouping(found) {
-  const files = found.filter((one) => one.resource[0] === "file").map((one) => one.resource[1]);
-  const others = new Set(found.filter((one) => one.resource[0] !== "file").map((one) => resourceKey(one.resource))).size;
-  const deepest = Math.max(1, ...files.map((path) => path.split("/").length));
-  for (let depth = deepest; depth >= 1; depth--) {
-    if (new Set(files.map((path) => prefix(path, depth))).size + others <= MAX_PATHS) return depth;
+// Path -> name of the group that stands for it, in at most `room` groups: folders are opened, the fullest first, as long as what is in
+// them has room. Of a folder with too much in it the fullest parts are shown, and the rest as one.
+function grouping(paths, room) {
+  const root = { path: "", parts: new Map(), size: 0 };
+  for (const path of paths) {
+    let node = root;
+    node.size += 1;
+    for (const part of path.match(/[^/]+\/?|\/+/g) ?? [path]) {
+      if (!node.parts.has(part)) node.parts.set(part, { path: node.path + part, parts: new Map(), size: 0 });
+      node = node.parts.get(part);
+      node.size += 1;
+    }
+    node.whole = true; // it is held itself, with all that is in it
   }
-  return 1;
+  const open = (node) => [...node.parts.values(), ...(node.whole && node.parts.size > 0 ? [{ path: node.path, parts: new Map(), size: 1, whole: true }] : [])];
+  let groups = [root];
+  for (;;) {
+    const closed = groups.filter((node) => node.parts.size > 0 && !node.rest).sort((a, b) => b.size - a.size);
+    const fitting = closed.find((node) => groups.length - 1 + open(node).length <= room);
+    const [chosen] = fitting ? [fitting] : closed;
+    if (chosen === undefined) break;
+    const inside = open(chosen).sort((a, b) => b.size - a.size || a.path.localeCompare(b.path));
+    const others = groups.filter((node) => node !== chosen);
+    if (fitting) {
+      groups = [...others, ...inside];
+      continue;
+    }
+    if (groups.length >= ENOUGH) break;
+    const shown = inside.slice(0, Math.max(0, room - others.length - 1));
+    if (shown.length > 1) groups = [...others, ...shown, { ...chosen, rest: inside.slice(shown.length) }];
+    break;
+  }
+  const found = new Map();
+  const gather = (node, name) => {
+    if (node.whole) found.set(node.path, name);
+    for (const part of node.parts.values()) gather(part, name);
+  };
+  for (const node of groups) {
+    if (node.rest) for (const one of node.rest) gather(one, `${node.path}…`);
+    else gather(node, node.path);
+  }
+  return found;
 }
 
 function model() {
   const found = touches();
   const clashing = new Set((world.state.foretold ?? []).map((one) => one.path));
-  const depth = grouping(found);
+  const files = found.filter((one) => one.resource[0] === "file").map((one) => one.resource[1]);
+  const others = new Set(found.filter((one) => one.resource[0] !== "file").map((one) => resourceKey(one.resource))).size;
+  const groups = grouping(new Set(files), Math.max(MAX_PATHS / 2, MAX_PATHS - others));
   const agents = new Map();
   const paths = new Map();
   for (const { agent, resource, how } of found) {
     const [type, path] = resource;
-    const name = type === "file" ? prefix(path, depth) : resourceName(resource);
+    const name = type === "file" ? groups.get(path) : resourceName(resource);
     const key = type === "file" ? `file\u0000${name}` : resourceKey(resource);
     if (!paths.has(key)) paths.set(key, { kind: "path", key, name: clean(name), members: new Map(), edges: new Map(), touching: 0, clash: false });
     const node = paths.get(key);
@@ -115,7 +146,7 @@ export function drawPicture() {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("width", width);
   svg.setAttribute("height", height);
-  const widest = (list) => Math.max(0, ...list.map((node) => widthOf(node.name, node.kind)));
+  const widest = (list) => Math.max(0, ...list.map((node) => widthOf(node.name + many(node), node.kind)));
   const left = Math.min(widest(agents) + 26, width * 0.3);
   const right = Math.max(width * 0.45, width - widest(nodes) - 70);
   const spread = (list, index) => EDGE_PAD + (rows * ROW * (index + 0.5)) / list.length;
@@ -178,15 +209,16 @@ function drawNode(element, node, left, width) {
   const text = element.querySelector(".name");
   setAttribute(text, "x", agent ? -14 : 18);
   setAttribute(text, "dy", "0.35em");
-  const files = node.members?.size > 1 ? ` (${node.members.size})` : "";
-  const label = fitted(node.name, node.kind, room - widthOf(files, node.kind)) + files;
+  const label = fitted(node.name, node.kind, room - widthOf(many(node), node.kind)) + many(node);
   if (text.firstChild?.data !== label) text.replaceChildren(label, s("title", {}, node.name));
   if (!agent) {
-    const many = element.querySelector(".many");
-    setAttribute(many, "dy", "0.35em");
-    setText(many, node.clash ? "!" : shared ? node.edges.size : "");
+    const mark = element.querySelector(".many");
+    setAttribute(mark, "dy", "0.35em");
+    setText(mark, node.clash ? "!" : shared ? node.edges.size : "");
   }
 }
+
+const many = (node) => (node.members?.size > 1 ? ` (${node.members.size})` : "");
 
 function agentWords(node) {
   const parts = Object.keys(HOW).filter((how) => node[how] > 0).map((how) => `${HOW[how]} ${node[how]}`);
@@ -238,7 +270,7 @@ function focused(node) {
 }
 
 function choose(node) {
-  chosen(node.kind === "agent" ? { agent: node.id } : node.members.size === 1 ? { resource: [...node.members.values()][0] } : { path: node.name });
+  chosen(node.kind === "agent" ? { agent: node.id } : node.members.size === 1 ? { resource: [...node.members.values()][0] } : { path: node.name.replace(/…$/, "") });
 }
 
 function moved(event) {
