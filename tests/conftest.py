@@ -13,6 +13,7 @@ from typing import Any, Final
 import hypothesis
 import psutil
 import pytest
+from tests.warm.starting import Warm
 
 RUN_MARK: Final = "SUDOCODE_TEST_RUN"
 """In the environment of every process that tests start, detached ones too: how leaks are found."""
@@ -136,3 +137,20 @@ def short_tmp() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=_root))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """What daemons can be forked from."""
+    folder = Path(tempfile.mkdtemp(dir=_root))
+    with Warm(folder) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def warm_daemons(warm: Warm) -> Iterator[None]:
+    """For modules whose tests are not about a daemon's start or process: they start warm."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in warm.environment().items():
+            patch.setenv(name, value)
+        yield

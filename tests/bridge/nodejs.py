@@ -79,9 +79,13 @@ class Program:
         self.errors.extend(self.process.stderr)
 
     def tell(self, what: object) -> None:
+        """A line of JSON for its standard input."""
+        self.tell_line(json.dumps(what))
+
+    def tell_line(self, line: str) -> None:
         """A line for its standard input."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def until(self, what: str, condition: Callable[[Any], Any], *, after: int = 0) -> Any:

@@ -23,6 +23,7 @@ from sudocode_coordination.bridge import command, hub
 from sudocode_coordination.client.blocking import Client
 from sudocode_coordination.core.facts import ROOTS
 from sudocode_coordination.core.mirror import Change
+from sudocode_coordination.errors import NetworkError
 from sudocode_coordination.place import find_clone
 
 pytestmark = pytest.mark.timeout(300)
@@ -159,7 +160,7 @@ def test_the_daemon_goes_and_comes_back_and_the_tool_keeps_its_document() -> Non
             one.tell({"do": "content"})
             assert one.until("its content", lambda said: said.get("asked"))["content"] == of_daemon(ann)
             assert [said["synced"] for said in one.said if "synced" in said] == [True]
-            os.kill(process.pid, signal.SIGTERM)
+            os.kill(process.pid, signal.SIGHUP)
             _, errors = process.communicate(timeout=LIMIT_S)
             assert process.returncode == 0
             assert "the daemon is gone" in errors
@@ -192,6 +193,8 @@ def test_without_a_daemon_or_with_a_bridge_already_or_on_a_taken_port_it_says_so
                 "file": str(ann.state_dir / command.DOOR_FILE),
                 "readOnly": True,
             }
+        (ann.state_dir / command.DOOR_FILE).mkdir()
+        assert ann.json("bridge", expect=1)["error"]["code"] == "storage"
         with taken(int(port)):
             assert ann.json("bridge", "--port", port, expect=1)["error"]["code"] == "network"
 
@@ -203,6 +206,11 @@ def taken(port: int) -> Iterator[None]:
         listener.bind((command.HOST, port))
         listener.listen()
         yield
+
+
+def test_what_fails_in_a_task_is_told_like_any_error() -> None:
+    wanted = NetworkError("x")
+    assert command._first(BaseExceptionGroup("outer", [ExceptionGroup("inner", [wanted]), KeyError("y")])) is wanted
 
 
 def test_a_room_that_has_grown_old_makes_way_for_a_new_one(short_tmp: Path) -> None:

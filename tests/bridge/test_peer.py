@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from tests.bridge.nodejs import Program, need_node, program
+from tests.core.feeds import Pen
 from tests.e2e.clones import Clone, repository, wait_for
 
 from sudocode_coordination.adapters.clock import BootClock
 from sudocode_coordination.adapters.identity import Identity
+from sudocode_coordination.core.feed import encode_envelope
 from sudocode_coordination.core.records import build_record
 
 pytestmark = pytest.mark.timeout(300)
@@ -87,6 +91,13 @@ def test_it_joins_reads_the_feeds_and_is_seen() -> None:
             assert (shown["peerId"], shown["connection"], shown["capabilities"]) == (me, "direct", ["réader"])
             assert not [said for said in peer.said if "error" in said]
             assert ann.json("status")["problems"] == []
+            # What nobody has signed does not count, wherever it comes from; what somebody has does.
+            pen = Pen("zoe")
+            sound = pen.write({("leases", "1.1"): {"agent": "zoe", "resources": [["file", "z"]], "state": "granted"}})
+            for envelope in (msgspec.structs.replace(sound, owner=anns), msgspec.structs.replace(sound, seq=2), sound):
+                peer.tell_line(base64.b64encode(encode_envelope(envelope)).decode())
+            peer.until("zoe's lease", lambda said: [lease["agent"] for lease in said.get("leases", ())] == ["zoe"])
+            assert len([said for said in peer.said if "forged" in said.get("error", "")]) == 2
             # It leaves in order.
             assert peer.process.stdin is not None
             peer.process.stdin.close()

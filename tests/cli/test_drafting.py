@@ -14,6 +14,8 @@ from tests.e2e.clones import Clone, connected, repository, wait_for
 from sudocode_coordination.cli.committed import Target, committed_fields, in_list, in_markdown, path_of
 from sudocode_coordination.errors import CoordinationError
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ISSUE = Target("issue", "ISSUE-7")
 SPEC = Target("spec", "specs/auth.md")

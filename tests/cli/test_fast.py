@@ -244,6 +244,21 @@ def test_nobody_reads(closed_first: Callable[[list[str]], int | None]) -> None:
         os.close(writing)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize("into_the_full", [fast.fast_check, lambda argv: run(["check", *argv])])
+def test_a_full_disk_is_told_of(into_the_full: Callable[[list[str]], int | None], capsys: pytest.CaptureFixture[str]) -> None:
+    kept = os.dup(1)
+    try:
+        with open("/dev/full", "w") as full, pytest.MonkeyPatch.context() as patch:  # noqa: PTH123
+            patch.setattr(sys, "stdout", full)
+            assert into_the_full(["held.py"]) == 1
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert capsys.readouterr().err.startswith("error: the output can't be written: No space left on device\nhint: ")
+
+
 def test_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(argv: list[str]) -> int | None:
         del argv

@@ -69,6 +69,6 @@ def test_who_changed_what_is_listed() -> None:
 def test_how_to_take_part_is_said() -> None:
     (line,) = foretold._blocks(Foretelling(enabled=False))
     assert "enable_file_diffs=true" in str(line)
-    assert foretold._blocks(Foretelling(enabled=True, trouble="git 2.38 or later is needed"))[1] == (
+    assert foretold._blocks(Foretelling(enabled=True, trouble="git 2.38 or later is needed"))[0] == (
         "this clone's changes can't be looked at: git 2.38 or later is needed"
     )

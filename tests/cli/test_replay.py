@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -38,6 +40,12 @@ def test_a_generated_history_is_foretold(capfd: pytest.CaptureFixture[str]) -> N
     assert told["merges"] == 4
     assert told["recall"] in (None, 1.0)
     assert told["precision"] in (None, 1.0)
+
+
+def test_it_is_a_program_of_its_own() -> None:
+    command = [sys.executable, "-m", "sudocode_coordination.replay", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: coord replay")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from libp2p.peer.id import ID
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from tests.conformance.network_attacker import run_real, swarm_of, with_and_without
 from tests.conformance.network_bench import Node, RealBench
+from tests.conformance.test_network import gossip_until_heard
 
 from sudocode_coordination.adapters import libp2p_yamux
 from sudocode_coordination.adapters.libp2p_streams import drop, open_stream
@@ -36,13 +37,17 @@ def test_a_write_that_is_cancelled_ends_no_connection(closed: bool, monkeypatch:
         ann, bob = await bench.pair()
         await bench.connect(ann, bob)
         muxer = muxer_of(bench, ann, bob)
+        socket = muxer.secured_conn.conn.read_writer.read_write_closer.stream
+        turn = socket.write_lock  # what waits for it is encrypted already
         with contextlib.suppress(*() if closed else (Exception,)):
-            for steps in range(12):  # as far into the write as it goes
+            for _ in range(5):
                 async with trio.open_nursery() as nursery:
+                    await turn.acquire()
                     nursery.start_soon(muxer._write_frame, NOTHING)
-                    for _ in range(steps):
+                    while not turn.statistics().tasks_waiting:
                         await trio.sleep(0)
                     nursery.cancel_scope.cancel()
+                    turn.release()
         if closed:
             await bench.settle()
             assert not ann.of(PeerDisconnected)
@@ -87,7 +92,15 @@ def test_a_stream_that_is_given_up_leaves_the_others_alone() -> None:
         ann, bob = await bench.pair()
         await bench.connect(ann, bob)
         [connection] = swarm_of(bench, ann).get_connections(ID.from_base58(bob.peer_id))
-        for steps in range(0, 40, 3):
+        muxer = muxer_of(bench, ann, bob)
+        await gossip_until_heard(bench, ann, bob)  # from here on no other stream is opened
+
+        def left() -> tuple[int, int]:
+            """Of those that were closed, what was not read stays for a minute."""
+            return sum(not stream.closed for stream in muxer.streams.values()), muxer.stream_backlog_semaphore.value
+
+        before = left()
+        for steps in range(40):
 
             async def open_and_use() -> None:
                 stream = await open_stream(connection, "/ipfs/ping/1.0.0")  # type: ignore[arg-type]
@@ -105,5 +118,6 @@ def test_a_stream_that_is_given_up_leaves_the_others_alone() -> None:
                 nursery.cancel_scope.cancel()
         await bench.settle()
         assert not ann.of(PeerDisconnected)
+        assert left() == before
 
     run_real(test)

@@ -9,7 +9,7 @@ import pytest
 import trio
 from tests.conformance.worktree_bench import Repository, git, through_the_wire
 
-from sudocode_coordination.adapters import worktree_scan, worktrees
+from sudocode_coordination.adapters import worktree_scan, worktree_status, worktrees
 from sudocode_coordination.adapters.foresight import MissingError, parse_merged
 from sudocode_coordination.adapters.gitrun import GitFailedError
 from sudocode_coordination.adapters.patches import parse_patches, read_marked
@@ -112,6 +112,17 @@ def test_there_is_a_limit_on_all_of_it_together(repository: Repository, monkeypa
     assert work is not None
     assert [entry.withheld for entry in work.files.values()] == [None, None, "limit", "limit", "limit"]
     assert work.header.left_out == 3
+
+
+@pytest.mark.slow
+def test_there_is_a_limit_on_what_is_compared_at_once(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worktree_scan, "MAX_COMPARED_BYTES", 400)
+    (repository.ann / "a.py").write_text(with_lines(l5="five"))
+    (repository.ann / "b.py").write_text(with_lines(l5="five"))
+    (repository.ann / "c.py").write_text(TEXT)
+    work = repository.side().look().work
+    assert work is not None
+    assert [entry.withheld for entry in work.files.values()] == [None, "limit", "limit"]
 
 
 def test_filters_modes_and_links_are_those_of_git(repository: Repository) -> None:
@@ -290,7 +301,7 @@ def test_without_anything_on_the_remote_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(GitFailedError, match="no commit yet"):
         repository.side().look()
     repository.commit()
-    with pytest.raises(GitFailedError, match="nothing of main is on origin yet"):
+    with pytest.raises(GitFailedError, match=r"nothing of main is on origin, as far as .*git config remote\.origin\.fetch"):
         repository.side().look()
 
 
@@ -322,7 +333,9 @@ def test_what_git_says_otherwise_is_refused() -> None:
     with pytest.raises(GitFailedError):
         parse_merged(b"tree\0no stage\0\0")
     with pytest.raises(GitFailedError):
-        parse_merged(b"tree\0\0many\0")
+        parse_merged(b"tree\0\x009\0a\0")
+    advised = b"tree\x00160000 a 2\tsub\0\x001\0sub\0CONFLICT (contents)\0words\0Please do it by hand.\n\n"
+    assert parse_merged(advised).conflicts == {"sub": "contents"}
     for patch in (b"diff --git a/0 b/0\n@@ -1 +1 @@\nx\n", b"diff --git a/0 b/0\n@@ -1,2 +1 @@\n-x\n"):
         with pytest.raises(GitFailedError):
             parse_patches(patch)
@@ -397,6 +410,26 @@ def test_the_port_watches_all_worktrees_and_answers(repository: Repository, tmp_
     assert (tmp_path / "port.git").stat().st_mode & 0o077 == 0
 
 
+def test_what_an_earlier_process_left_damaged_is_made_anew(repository: Repository, tmp_path: Path) -> None:
+    folder = tmp_path / "port.git"
+    side = repository.side()
+    (side.root / "a.py").write_text(with_lines(l5="five"))
+    blob = git(side.root, "hash-object", "a.py").decode().strip()
+    (folder / "objects" / blob[:2]).mkdir(parents=True)
+    (folder / "objects" / blob[:2] / blob[2:]).touch()  # after a power cut
+    (folder / "HEAD").touch()
+    port = Port(repository.ann, folder)
+
+    async def story() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(port.port.run)
+            told = await port.until(lambda given: isinstance(given, WorkSeen | WorkUnseen))
+            assert isinstance(told, WorkSeen), told
+            nursery.cancel_scope.cancel()
+
+    trio.run(story)
+
+
 @pytest.mark.slow
 def test_what_is_thrown_away_is_made_again(repository: Repository) -> None:
     ann, ben = repository.side(), repository.clone()
@@ -421,6 +454,28 @@ def test_an_old_git_is_told(repository: Repository, tmp_path: Path, monkeypatch:
             nursery.cancel_scope.cancel()
 
     trio.run(story)
+
+
+def test_a_fault_of_ours_ends_nothing_else(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_listing: bytes) -> None:
+        raise ZeroDivisionError("planted")
+
+    port = Port(repository.ann, tmp_path / "port.git")
+
+    async def story() -> None:
+        async with trio.open_nursery() as nursery:
+            with monkeypatch.context() as planted:
+                planted.setattr(worktree_status, "parse_status", fails)
+                await nursery.start(port.port.run)
+                told = await port.until(lambda given: isinstance(given, WorkUnseen))
+                assert "planted" in told.reason
+            assert await port.until(lambda given: given == WorkUnseen(reason=""))
+            nursery.cancel_scope.cancel()
+
+    trio.run(story)
+    assert "worktrees can't be looked at" in caplog.text
 
 
 def test_too_many_questions_are_answered_without_a_merge(repository: Repository, tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from tests.core.node_bench import NodeBench
 
-from sudocode_coordination.api.requests import DocumentChanges, FollowDocument, SetWork, UpdateIssue
+from sudocode_coordination.api.requests import AcquireLease, DocumentChanges, FollowDocument, ReleaseLease, SetWork, UpdateIssue
 from sudocode_coordination.core import document, following
 from sudocode_coordination.core.facts import ROOTS
 from sudocode_coordination.core.io import ClientGone, RequestCancelled
 from sudocode_coordination.errors import CoordinationError
-from sudocode_coordination.model import Json
+from sudocode_coordination.model import Json, Resource
 
 
 class Follower:
@@ -73,6 +73,19 @@ def test_what_changed_between_two_questions_is_told_at_once_and_each_entry_once(
     news = follower.takes(follower.asks())
     assert news is not None
     assert len(news.entries) == 2
+    assert follower.is_current()
+
+
+def test_what_changed_together_is_told_together() -> None:
+    bench = NodeBench()
+    bench.asks(AcquireLease(resources=(Resource("file", "a.py"),)))
+    follower = Follower(bench)
+    follower.takes(follower.asks())
+    waiting = follower.asks()
+    bench.asks(ReleaseLease(everything=True))
+    news = follower.takes(waiting)
+    assert news is not None
+    assert {(entry.root, entry.value is None) for entry in news.entries} == {("leases", True), ("leaseHistory", False)}
     assert follower.is_current()
 
 

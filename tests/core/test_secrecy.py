@@ -20,6 +20,17 @@ from sudocode_coordination.core.secrecy import Denial, looks_secret
             ".aws/credentials",
             "x/.ssh/config",
         ),
+        *(
+            ".env~",
+            "app/#.env#",
+            "a/.#.env",
+            ".env-prod",
+            ".envs/local/db",
+            "server.key.bak",
+            "id_rsa.old~",
+            "k.pem.swp",
+            "x.key_backup2",
+        ),
         *("secrets/a.txt", "deploy/my-secret-values.yaml", "infra/prod.tfvars", "gcp/service-account-prod.json", "data.sqlite3"),
     ],
 )
@@ -27,7 +38,9 @@ def test_names_that_tell_of_secrets_are_denied(path: str) -> None:
     assert Denial().denies(path)
 
 
-@pytest.mark.parametrize("path", ["src/env.py", "src/keys.py", "docs/secret-santa.md", "id.txt", "credentials_test.py", "a/pem.go"])
+@pytest.mark.parametrize(
+    "path", ["src/env.py", "src/keys.py", "docs/secret-santa.md", "id.txt", "credentials_test.py", "a/pem.go", "a.py~", "#", "~"]
+)
 def test_other_names_are_not(path: str) -> None:
     assert not Denial().denies(path)
 
@@ -49,6 +62,9 @@ def test_a_clone_can_deny_more() -> None:
         "Bearer eyJ" + "a" * 20 + ".eyJ" + "b" * 20 + ".c",
         'db_password = "correct-horse"',
         "'client_secret': 'a8f5f167f44f'",
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYz9",
+        "  POSTGRES_PASSWORD: 8f14e45fceea167a5a36",
+        "# export API_KEY=123e4567-e89b-12d3-a456-426614174000\r",
         "x" * 40_000,
     ],
 )
@@ -64,6 +80,8 @@ def test_text_that_looks_like_a_key_is_found(text: str) -> None:
         'api_key: "${API_KEY}"',
         "password = 'changeme'",
         "https://example.org/path?token=none",
+        "secret = settings_of_version_2",
+        "api_key: 0",
         "task-" + "a" * 30,
         "def api_key(self) -> str: ...",
     ],
@@ -72,7 +90,36 @@ def test_code_that_only_speaks_of_keys_is_shared(text: str) -> None:
     assert not looks_secret(text)
 
 
-@pytest.mark.parametrize("unit", ["://a:", "secret", "eyJ", "ghp_", "SG.", "a", ".", "sk-"])
+def test_the_inside_of_a_private_key_is_found_where_its_begin_has_not_changed() -> None:
+    """New lines alone are shared: a key that is replaced keeps its first and its last line."""
+    body = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n"
+    begin, end = "  -----BEGIN PRIVATE KEY-----\n", "  -----END PRIVATE KEY-----\n"
+    assert looks_secret(body, f"tls.key: |\n{begin}  {body}{end}")
+    assert looks_secret(f"  {body}", f"{begin}  {body}{end}")
+    assert not looks_secret(body, body)
+    assert not looks_secret("replicas: 3\n", f"replicas: 3\n{begin}  {body}{end}")
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "password=A1",
+        "\npassword:a1",
+        "pass",
+        "secret" + "a" * 20,
+        "-----BEGIN ",
+        "A1" * 16 + "\n",
+        "://a:",
+        "secret",
+        "eyJ",
+        "ghp_",
+        "SG.",
+        "a",
+        ".",
+        "sk-",
+    ],
+)
 def test_searching_takes_steps_in_proportion_to_the_text(unit: str) -> None:
     """No pattern may go back over what it has read: told by the answer for the longest text, which comes at all."""
-    assert looks_secret((unit * 32_768)[: 32 << 10]) in (True, False)
+    text = (unit * 32_768)[: 32 << 10]
+    assert looks_secret(text, text * 32) in (True, False)

@@ -9,12 +9,14 @@ import sys
 import time
 import tomllib
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import psutil
 from tests.bridge.nodejs import FOLDER as JAVASCRIPT
 from tests.docs.blocks import Block, Step, fits, plain, steps_of
+from tests.warm.starting import Warm, running
 
 from sudocode_coordination.config import config_from_mapping
 
@@ -22,9 +24,12 @@ STEP_LIMIT_S: Final = 90.0
 """The longest command of the documents is `coord demo`."""
 LOOKING_LIMIT_S: Final = 20.0
 """How long a command that only looks is repeated until it shows what the document does."""
+FIRST_PAUSE_S: Final = 0.2
+PAUSES_GROW: Final = 1.4
+"""A look costs a tenth of a second of the processor that what is waited for needs as well."""
 LOOKING: Final = re.compile(
     r"(cd \S+ && )?(git (fetch|show|branch|log|ls-tree|status)"
-    r"|coord (peers|status|leases|check|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
+    r"|coord (peers|status|leases|check|conflicts|events|doctor|messages(?! --ack)|\w+ show)|cat)\b[^;|&>]*"
     r"(; echo [^;|&>]*)?( *&& git (show|branch|ls-tree) [^;|&>]*)?"
 )
 """Repeating them changes nothing."""
@@ -51,13 +56,17 @@ _MARK: Final = "SUDOCODE_TEST_DOCUMENT"
 class Scenario:
     """Runs blocks; what they change (directory, variables, daemons) stays for the next one.
 
+    Args:
+        warm: what `coord start` forks its daemons from; without it, each is started from nothing.
+
     Attributes:
         world: the folder the reader begins in; it has `shared.git` (bare) and its clones `alice` and `bob`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Warm | None = None) -> None:
         self.world = folder / "w"
         self._own = folder / "own"
+        self._pids = self._own / "pids"
         self._mark = uuid.uuid4().hex
         self._count = 0
         bin_ = self._own / "bin"
@@ -71,6 +80,7 @@ class Scenario:
             "COLUMNS": "140",
             "COORD_LISTEN_ADDRESSES": LOOPBACK,
             _MARK: self._mark,
+            **(warm.environment(self._pids) if warm is not None else {}),
         }
         self._environment.pop("CI", None)
         (self._own / "state").write_text(f"cd {self.world}\n", "utf-8")
@@ -122,13 +132,15 @@ class Scenario:
 
     def _run_step(self, block: Block, step: Step) -> None:
         deadline = time.monotonic() + (LOOKING_LIMIT_S if LOOKING.fullmatch(step.command) else 0)
+        pause = FIRST_PAUSE_S
         while True:
             code, output = self.shell(step.command)
             if code == 0 and (not step.expected or fits(step.expected, output)):
                 return
             if time.monotonic() >= deadline:
                 break
-            time.sleep(0.2)
+            time.sleep(pause)
+            pause *= PAUSES_GROW
         raise AssertionError(f"{block}: $ {step.command}\nexit code {code}, shown:\n{step.expected}\n\nit said:\n{plain(output)}")
 
     def shell(self, script: str) -> tuple[int, str]:
@@ -152,14 +164,16 @@ class Scenario:
 
     def close(self) -> None:
         """End every daemon that the document has left running."""
-        left = []
+        left = running(self._pids)
         for process in psutil.process_iter():
             try:
                 if process.environ().get(_MARK) == self._mark:
-                    process.terminate()
                     left.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # gone meanwhile, or somebody else's
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
         _, stuck = psutil.wait_procs(left, timeout=15)
         for process in stuck:
             process.kill()

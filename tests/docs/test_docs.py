@@ -9,6 +9,7 @@ import pytest
 from tests.bridge.nodejs import need_node
 from tests.docs.blocks import EXECUTED, ROOT, SHOWN, Block, blocks_of, documents, fits, steps_of
 from tests.docs.scenario import LOOKING, Scenario
+from tests.warm.starting import Warm, running
 
 MAX_NOT_RUN = 8
 """Blocks in all documents that may be marked `<!-- not run: why -->`: installing software, other machines, this very test."""
@@ -17,18 +18,23 @@ ALL_BLOCKS = [block for document in documents() for block in blocks_of(document)
 RUN = [block for block in ALL_BLOCKS if block.language in EXECUTED and block.not_run is None]
 
 
+COLD = frozenset((ROOT / "README.md",))
+"""Documents whose daemons are started from nothing, as a reader's are."""
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("document", sorted({block.document for block in RUN}), ids=lambda path: str(path.relative_to(ROOT)))
-def test_document(document: Path, short_tmp: Path) -> None:
+def test_document(document: Path, short_tmp: Path, request: pytest.FixtureRequest) -> None:
     if "ssh-keygen -q" in document.read_text("utf-8") and shutil.which("ssh-keygen") is None:
         pytest.skip("it signs with ssh-keygen (openssh-client)")
-    if any(block.document == document and block.language == "js" for block in RUN):
+    blocks = [block for block in RUN if block.document == document]
+    if any(block.language == "js" for block in blocks):
         need_node()
-    scenario = Scenario(short_tmp)
+    starts = document not in COLD and any("coord start" in block.text for block in blocks)
+    scenario = Scenario(short_tmp, request.getfixturevalue("warm") if starts else None)
     try:
-        for block in RUN:
-            if block.document == document:
-                scenario.run(block)
+        for block in blocks:
+            scenario.run(block)
     finally:
         scenario.close()
 
@@ -85,6 +91,9 @@ def test_steps_have_commands_over_several_lines_and_output() -> None:
         ("a.c", "abc", False),
         ("green", "\x1b[32mgreen\x1b[0m", True),
         ("end", "end of it", False),
+        ("for 15m, token 1", "for 15m, token 1 after 1s\n", True),
+        ("for 15m after ...", "for 15m after 2m3s", True),
+        ("for 15m, token 1", "for 15m, token 1 after all", False),
     ],
 )
 def test_output_fits(expected: str, output: str, verdict: bool) -> None:
@@ -122,4 +131,18 @@ def test_a_scenario_carries_directory_variables_and_files(short_tmp: Path) -> No
         scenario.run(_block("$ exit 3\n"))
     with pytest.raises(AssertionError, match="it said"):
         scenario.run(_block("$ echo no\nyes\n"))
+    scenario.close()
+
+
+def test_a_warm_start_is_the_real_command_and_nothing_is_left_of_it(short_tmp: Path, warm: Warm) -> None:
+    scenario = Scenario(short_tmp, warm)
+    scenario.run(_block("$ cd alice && coord start --agent-id alice\nactive: agent alice, ...\n"))
+    (daemon,) = running(short_tmp / "own" / "pids")
+    scenario.run(_block("$ cat .git/sudocode-coordination/daemon.lock\n" + str(daemon.pid)))
+    assert daemon.cwd() == "/"
+    scenario.run(_block("$ coord start; echo $?\nerror: a daemon runs in this clone already ...\n...\n1\n"))
+    scenario.close()
+    assert not daemon.is_running()
+    scenario = Scenario(short_tmp / "other", warm)
+    scenario.run(_block("$ coord stop; coord start --set x=1; echo $?\n...\n2\n"))
     scenario.close()

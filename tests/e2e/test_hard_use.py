@@ -9,6 +9,7 @@ import signal
 import time
 from functools import partial
 
+import pytest
 from tests.e2e.clones import LOOPBACK, Clone, connected, repository, wait_for
 
 from sudocode_coordination.cli.doctor import IDENTITY_BYTES
@@ -57,6 +58,7 @@ def test_a_copied_clone_gets_an_identity_of_its_own() -> None:
         assert "copy" not in " ".join(finding["message"] for finding in ann.json("doctor")["findings"] if not finding["ok"])
 
 
+@pytest.mark.slow
 def test_a_copy_that_could_not_be_told_from_its_original_is_noticed_on_the_branch() -> None:
     often = ("--discovery-interval", "1s")
     with repository("ann") as clones:

@@ -53,6 +53,7 @@ def summary(history: History, verdict: Verdict) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_short_run() -> None:
     plan = Plan(operations=120, strict=0.4)

@@ -88,11 +88,11 @@ def test_starts_that_race_with_each_other_and_with_a_kill() -> None:
         if 0 not in codes:  # all of them came before the kill
             ann.start()
         assert codes.count(0) <= 1, "one daemon runs, the others were told so"
-        ours = [
-            p
-            for p in psutil.process_iter(["cmdline"])
-            if str(ann.folder) in (p.info["cmdline"] or []) and "-m" in p.info["cmdline"]
-        ]
-        assert len(ours) == 1
-        assert ann.pid == ours[0].pid
+
+        def ours() -> list[int]:
+            found = psutil.process_iter(["cmdline"])
+            return [p.pid for p in found if str(ann.folder) in (p.info["cmdline"] or []) and "-m" in p.info["cmdline"]]
+
+        wait_for("those that were told so have ended", lambda: len(ours()) == 1, 60)
+        assert [ann.pid] == ours()
         assert ann.json("status")["peerId"] == first

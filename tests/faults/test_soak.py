@@ -15,6 +15,7 @@ from benchmarks.plot import Panel, Series, write_plot
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_small_soak(tmp_path: Path) -> None:
     samples, plot = tmp_path / "soak.json", tmp_path / "soak.svg"
     command = [sys.executable, "-m", "benchmarks.soak", "--daemons", "5", "--minutes", "0.2", "--calm", "1", "--burst", "60"]

@@ -17,11 +17,14 @@ from tests.core.feeds import Pen, identity
 from tests.fuzz import whole_node
 from tests.fuzz.whole_node import WholeNode
 
+from sudocode_coordination.adapters.foresight import parse_merged
 from sudocode_coordination.adapters.gitobjects import parse_tree
 from sudocode_coordination.adapters.gitrun import GitFailedError, redact
 from sudocode_coordination.adapters.gittree import _parse_tree
 from sudocode_coordination.adapters.libp2p_addresses import dial_order
 from sudocode_coordination.adapters.links import read_hello
+from sudocode_coordination.adapters.patches import parse_patches, placed_before, read_marked
+from sudocode_coordination.adapters.worktree_status import parse_status
 from sudocode_coordination.api.codec import CallError, decode_call, decode_server_line
 from sudocode_coordination.bridge import protocol as y_protocol
 from sudocode_coordination.bridge.room import Client, Room
@@ -29,6 +32,7 @@ from sudocode_coordination.cli.branch import _parse as doctor_reads
 from sudocode_coordination.cli.text import clean
 from sudocode_coordination.config import config_from_mapping, parse_config
 from sudocode_coordination.core.active_work import WorkBoard
+from sudocode_coordination.core.diff_entries import DiffError, Work, apply_hunks, changed_lines, read_entry, read_header
 from sudocode_coordination.core.feed import decode_envelope, encode_envelope
 from sudocode_coordination.core.grammar import GrammarError, parse_update
 from sudocode_coordination.core.history_entries import branch_of, entry_from_lease, entry_from_record
@@ -46,7 +50,7 @@ from sudocode_coordination.core.wire import (
     encode_signed,
 )
 from sudocode_coordination.errors import ConfigError, ProtocolError, ResourceError
-from sudocode_coordination.model import Resource
+from sudocode_coordination.model import LineRange, Resource
 
 KEYRING: Final = identity("ann")
 OWNER: Final = identity("mallory").peer_id
@@ -154,6 +158,14 @@ def document_entry(data: bytes) -> None:
         encode_frame(())
     entry_from_lease(OWNER, "1.1", value)
     entry_from_record(OWNER, "1.1", value)
+    header = read_header(value)
+    diff = read_entry(value)
+    if header is not None:
+        assert Work(header=header).parents[0] == header.base
+    if diff is not None:
+        assert len(changed_lines(diff)) == len(diff.hunks)
+        with contextlib.suppress(DiffError):
+            apply_hunks(b"1\n2\n3", diff)
     board = WorkBoard(fold_case=False)
     work = board.changed(OWNER, "m", value)
     if work is not None:
@@ -200,6 +212,20 @@ def _at_once(work: Awaitable[Any]) -> Any:
     except StopIteration as done:
         return done.value
     raise AssertionError("it waits")
+
+
+def patch(data: bytes) -> None:
+    """What git says, if it said something else than it does."""
+    with contextlib.suppress(GitFailedError):
+        for changes in parse_patches(data).values():
+            placed_before([LineRange(1, 3), LineRange(9, 8)], changes)
+    marked = read_marked(data, 7)
+    if marked is not None:
+        assert len(marked.our_places) == len(marked.their_places)
+    with contextlib.suppress(GitFailedError):
+        parse_merged(data)
+    with contextlib.suppress(GitFailedError):
+        parse_status(data)
 
 
 def names(data: bytes) -> None:
@@ -272,7 +298,13 @@ def _seeds() -> dict[str, tuple[bytes, ...]]:
         ),
         "record": (_record(),),
         "table": (json.dumps({"version": 1, "revision": 3, "done": {"ab": 1}}).encode(), json.dumps(row).encode()),
-        "document_entry": (json.dumps(entry).encode(), json.dumps(history).encode(), _work().encode()),
+        "document_entry": (
+            b'{"change":"modified","mode":"100644","blob":"' + b"a" * 40 + b'","hunks":[[0,1,"x"],[2,0,"y"]]}',
+            b'{"base":"' + b"a" * 40 + b'","agent":"m","branch":"b","leftOut":1}',
+            json.dumps(entry).encode(),
+            json.dumps(history).encode(),
+            _work().encode(),
+        ),
         "call": (
             b'{"jsonrpc":"2.0","id":1,"method":"lease.acquire","params":{"resources":[["file","a"]]}}',
             b'{"jsonrpc":"2.0","id":1,"result":{"conflicts":[]}}',
@@ -280,6 +312,12 @@ def _seeds() -> dict[str, tuple[bytes, ...]]:
         ),
         "hello": (b"\0\0\0\x16SCSY\x01\x01instance\0\0\0\0\0\0\0\1",),
         "names": (b"src/*.py\nsrc/a.py", "**/[!a-z]?/\\*\n./é/".encode(), b"#42\n42", b"-x\n:(top)a"),
+        "patch": (
+            b"diff --git a/0 b/0\nindex 1..2 100644\n@@ -1,2 +1 @@\n-a\n-b\n+c\n\\ No newline at end of file\n",
+            b"a\n<<<<<<< x\nb\n=======\nc\n>>>>>>> y\n",
+            b"tree\x00100644 b 1\ta\x00100644 c 2\ta\x00\x001\x00a\x00CONFLICT (contents)\x00words\x00",
+            b"# branch.oid 1\x00# branch.head main\x001 .M N... 100644 100644 100644 a b c d\x00? e\x00",
+        ),
         "tree": (b"100644 a\0" + b"1" * 20, b"40000 leases\0" + b"1" * 32),
         "addresses": (f"/ip4/127.0.0.1/tcp/1/p2p/{OWNER}\n/dns4/a.example/tcp/2/ws\n/ip6/::1/tcp/3".encode(),),
         "y_websocket": (
@@ -339,7 +377,7 @@ def parsers() -> dict[str, Parser]:
     """By name."""
     runs = (
         *(frame, message, signed, envelope, update, record, table, document_entry, call, hello, names, tree, addresses, config),
-        *(y_websocket,),
+        *(patch, y_websocket),
     )
     seeds = _seeds()
     return {run.__name__: Parser(run, seeds[run.__name__]) for run in runs} | {"node": Parser(WholeNode(), whole_node.seeds())}

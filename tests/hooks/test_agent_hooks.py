@@ -14,6 +14,8 @@ import pytest
 from scripts import make_plugin
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[tuple[Clone, Clone]]:

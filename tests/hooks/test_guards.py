@@ -14,6 +14,8 @@ from sudocode_coordination.client.plain import ask
 from sudocode_coordination.hooks.git import BEGIN, KEPT, install, places, remove
 from sudocode_coordination.place import find_clone, socket_path
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[tuple[Clone, Clone]]:

@@ -217,6 +217,7 @@ def test_the_mcp_server_is_registered_and_its_command_runs(repo: Path, coord: Co
         ("opencode", '{"mcp": {"coord": {"type": "remote", "url": "https://example.org"}}}'),
         ("codex", "# mine\nmodel = 'x'\n\n[mcp_servers.other]\ncommand = 'y'\n"),
         ("codex", "model = 'x'"),
+        ("claude", '{"half": "\\ud800"}'),
         ("codex", "[mcp_servers.coord]\ncommand = 'mine'\n"),
         ("codex", ""),
     ],
@@ -225,6 +226,7 @@ def test_registering_twice_is_once_and_what_is_the_users_stays(tmp_path: Path, a
     one = next(each for each in registrations(tmp_path, "/opt/a b/coord") if each.name == agent)
     first = one.wanted(text)
     assert one.wanted(first) == first
+    first.encode()
     moved = next(each for each in registrations(tmp_path, "/elsewhere/coord") if each.name == agent)
     assert first == text or "/elsewhere/coord" in moved.wanted(first)
     assert first == text or "/opt/a b/coord" not in moved.wanted(first), "one of ours, of an installation that is gone"
@@ -236,14 +238,23 @@ def test_registering_twice_is_once_and_what_is_the_users_stays(tmp_path: Path, a
         assert first.startswith(text), "its comments stay"
 
 
+_ODD = [
+    ("claude", "[" * 100_000),
+    ("codex", "a = " + "[" * 100_000),
+    ("codex", "mcp_servers = 3"),
+    ("codex", "mcp_servers = { other = { command = 'x' } }"),
+    ("codex", "# >>> coord mcp >>>\n[mcp_servers.coord]\ncommand = 'coord'\n"),
+]
+
+
 @pytest.mark.parametrize(
-    ("agent", "text"), [("claude", "[1]"), ("claude", "{,}"), ("claude", '{"mcpServers": []}'), ("codex", "a = [")]
+    ("agent", "text"), [("claude", "[1]"), ("claude", "{,}"), ("claude", '{"mcpServers": []}'), ("codex", "a = ["), *_ODD]
 )
 def test_a_file_that_its_agent_could_not_read_is_told_of(tmp_path: Path, agent: str, text: str) -> None:
     one = next(each for each in registrations(tmp_path, "/opt/coord") if each.name == agent)
     with pytest.raises(CoordinationError) as caught:
         one.wanted(text)
-    assert "by hand" in caught.value.hint
+    assert "by hand" in caught.value.hint or "first" in caught.value.hint
 
 
 def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: Path, coord: Coord) -> None:
@@ -271,3 +282,40 @@ def test_doctor_says_what_is_set_up_what_is_missing_and_what_can_not_run(repo: P
     assert all(one["ok"] for one in findings())
     told = json.loads(subprocess.run([COORD, "doctor", "--json"], cwd=repo, capture_output=True, text=True, check=False).stdout)
     assert fine in told["findings"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"Stra\xdfe\n", "Straße\n".encode("utf-16"), b"one\r\ntwo\r\n", b"one\r\ntwo\n", b"no newline"], ids=repr
+)
+def test_no_byte_of_a_file_of_the_users_is_lost(repo: Path, coord: Coord, content: bytes) -> None:
+    """Whatever its encoding and its line ends."""
+    agents, exclude = repo / "AGENTS.md", repo / ".git" / "info" / "exclude"
+    agents.write_bytes(content)
+    exclude.write_bytes(b"/b\xfcro\n")
+    text = not set(content) & {0xDF, 0xFF}
+    done = coord("init", "--yes", expect=0 if text else 1)
+    assert agents.read_bytes().startswith(content)
+    assert exclude.read_bytes().startswith(b"/b\xfcro\n")
+    if text:
+        assert b"coord: begin" in agents.read_bytes()
+    else:
+        assert "AGENTS.md: it is no UTF-8 text" in done.stdout
+        assert agents.read_bytes() == content
+    if content == b"one\r\ntwo\r\n":
+        assert agents.read_bytes().count(b"\n") == agents.read_bytes().count(b"\r\n")
+    coord("init", "--remove", "--yes")
+    assert agents.read_bytes().rstrip(b"\n") == content.rstrip(b"\n")
+    assert exclude.read_bytes() == b"/b\xfcro\n"
+
+
+@pytest.mark.parametrize(("agent", "text"), [("opencode", "mine()\n"), ("agents.md", "a\n<!-- coord: begin -->\nours\nmine\n")])
+def test_what_may_be_the_users_is_not_written_over_and_not_taken_away(tmp_path: Path, agent: str, text: str) -> None:
+    one = next(each for each in integrations(tmp_path, "/opt/coord") if each.name == agent)
+    with pytest.raises(CoordinationError) as caught:
+        one.wanted(text)
+    assert caught.value.hint
+    if agent == "opencode":
+        assert one.without(text) == text
+    else:
+        with pytest.raises(CoordinationError):
+            one.without(text)

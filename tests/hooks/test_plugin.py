@@ -60,7 +60,7 @@ def test_without_coord_nothing_is_blocked_and_a_session_s_start_says_so(tmp_path
     done = run(command_of(event), tmp_path, path=bare)
     assert (done.returncode, done.stderr) == (0, "")
     if event == "SessionStart":
-        assert "pip install sudocode-coordination" in json.loads(done.stdout)["systemMessage"]
+        assert "put it on PATH" in json.loads(done.stdout)["systemMessage"]
     else:
         assert done.stdout == ""
 
@@ -85,6 +85,19 @@ def test_the_mcp_server_starts_or_says_what_is_missing(tmp_path: Path, bare: str
     missing = run(command, tmp_path, path=bare, given="")
     assert missing.returncode == 127
     assert "COORD_PROGRAM" in missing.stderr
+
+
+def test_a_program_that_comes_with_the_repository_is_not_run(tmp_path: Path, bare: str) -> None:
+    project = tmp_path / "project"
+    program = project / ".venv" / "bin" / "coord"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho its own\n")
+    program.chmod(0o755)
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    (tmp_path / "bin" / "git").symlink_to(str(shutil.which("git")))
+    assert run(command_of("UserPromptSubmit"), project, path=bare).stdout == "its own\n"
+    subprocess.run(["git", "-C", str(project), "add", "--force", ".venv"], check=True)
+    assert run(command_of("UserPromptSubmit"), project, path=bare).stdout == ""
 
 
 def test_the_skill_names_tools_that_there_are() -> None:

@@ -18,6 +18,8 @@ from tests.joining.branch import SOON, Maintainer, findings, peer_id, reaches
 from sudocode_coordination.adapters.identity import Identity
 from sudocode_coordination.core.records import build_record, format_wall
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 
 class Wiretap:
     """What a stranger's host hears on its connections once Noise is done: the muxer's negotiation would be the first of it."""

@@ -24,6 +24,8 @@ from sudocode_coordination.core.io import Input, Listening
 from sudocode_coordination.daemon.lifecycle import settle_config
 from sudocode_coordination.place import find_clone
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 ANNOUNCED = "/dns4/coordination.example.org/tcp/4001"
 
 

@@ -29,6 +29,8 @@ from sudocode_coordination.errors import AlreadyRunningError, CoordinationError,
 from sudocode_coordination.place import IDENTITY_FILE, Clone, find_clone
 from sudocode_coordination.sim.identity import SimKeyring
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 
 @pytest.fixture
 def clone(short_tmp: Path) -> Clone:

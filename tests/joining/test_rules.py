@@ -20,6 +20,8 @@ from sudocode_coordination.core.peer_ids import peer_id_from_key
 from sudocode_coordination.errors import ConfigError
 from sudocode_coordination.model import Now
 
+pytestmark = pytest.mark.usefixtures("warm_daemons")
+
 ANN, BEN, CID = (Identity(bytes([n]) * 32).peer_id for n in (1, 2, 3))
 
 

@@ -1,6 +1,6 @@
 // A peer that reads, written from docs/protocol.md and docs/discovery.md alone: libp2p with Noise, Yamux and GossipSub from npm.
-// Its first line of standard input is JSON, {repository, remote, branch, agentId}; it says what it sees by lines of JSON, and
-// leaves when its standard input ends.
+// Its first line of standard input is JSON, {repository, remote, branch, agentId}; each further line is an envelope in base64, taken as
+// if it came by gossip. It says what it sees by lines of JSON, and leaves when its standard input ends.
 import './node18.mjs'
 import { randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
@@ -29,6 +29,7 @@ const TTL_MS = 900000
 const BEAT_MS = 15000
 const EXCHANGE_MS = 30000
 const KNOCK_MS = 500
+const LOOK_MS = 5000
 
 const say = (what) => process.stdout.write(JSON.stringify(what) + '\n')
 const lines = createInterface({ input: process.stdin })
@@ -197,7 +198,7 @@ const host = await createLibp2p({
   services: { identify: identify(), pubsub: gossipsub() }
 })
 for (const topic of TOPICS) host.services.pubsub.subscribe(topic)
-host.services.pubsub.addEventListener('message', async ({ detail: { topic, data } }) => {
+const hear = async (topic, data) => {
   try {
     if (topic === TOPICS[0]) {
       const envelope = decode(data)
@@ -212,7 +213,8 @@ host.services.pubsub.addEventListener('message', async ({ detail: { topic, data 
   } catch (error) {
     say({ error: String(error) })
   }
-})
+}
+host.services.pubsub.addEventListener('message', ({ detail: { topic, data } }) => hear(topic, data))
 
 const branch = new Branch(repository, remote, branchName)
 branch.write(agentId, await makeRecord(key, me, agentId, TTL_MS))
@@ -231,9 +233,11 @@ const timers = [
   }, EXCHANGE_MS)
 ]
 
-const stay = async ({ multiaddrs, ext: { peerId } }) => {
+const known = new Map()
+
+const stay = async (peerId) => {
   while (!leaving) {
-    for (const address of multiaddrs.filter((text) => /^\/ip4\/[^/]+\/tcp\/\d+$/.test(text))) {
+    for (const address of known.get(peerId).filter((text) => /^\/ip4\/[^/]+\/tcp\/\d+$/.test(text))) {
       try {
         const stream = await host.dialProtocol(multiaddr(`${address}/p2p/${peerId}`), SYNC)
         const link = new Link(peerId, stream)
@@ -247,9 +251,22 @@ const stay = async ({ multiaddrs, ext: { peerId } }) => {
     await new Promise((resolve) => setTimeout(resolve, KNOCK_MS))
   }
 }
-for (const record of await branch.read()) if (record.ext.peerId !== me) stay(record)
 
-for await (const line of lines) say({ heard: line }) // until it ends
+// Who is there, and where, again and again: others come later, or come back on another port.
+const look = async () => {
+  while (!leaving) {
+    for (const { multiaddrs, ext: { peerId } } of await branch.read()) {
+      if (peerId === me) continue
+      const first = !known.has(peerId)
+      known.set(peerId, multiaddrs)
+      if (first) stay(peerId)
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  }
+}
+look().catch((error) => say({ error: String(error) }))
+
+for await (const line of lines) await hear(TOPICS[0], Buffer.from(line, 'base64')) // until it ends
 leaving = true
 timers.forEach(clearInterval)
 for (const link of links.values()) link.tell({ t: 'bye' })

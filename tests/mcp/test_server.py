@@ -19,7 +19,7 @@ from mcp.shared.subscriptions import ResourceUpdated
 from mcp.types import CallToolResult, Implementation
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.usefixtures("warm_daemons"), pytest.mark.timeout(240)]
 LIMIT_S: Final = 30.0
 """For what another clone sees, on a machine that is busy."""
 

@@ -28,7 +28,7 @@ from sudocode_coordination.cli.ui import ui
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.errors import CoordinationError, NoDaemonError, UsageError
 from sudocode_coordination.views.web import actions, feed
-from sudocode_coordination.views.web.app import MAX_STREAMS, page_files
+from sudocode_coordination.views.web.app import MAX_STREAMS, _on_enter, page_files
 
 LINK: Final = re.compile(r"http://127\.0\.0\.1:(\d+)/#([\w-]{43})")
 POLICY: Final = "default-src 'self'"
@@ -246,3 +246,19 @@ def test_the_wheel_has_the_page(tmp_path: Path) -> None:
         held = {Path(name).name: archive.read(name) for name in archive.namelist() if "/views/web/assets/" in name}
     written = {"index.html" if path == "/" else Path(path).name: content for path, (_, content) in page_files().items()}
     assert held == written
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "not-its-own"])
+def test_a_terminal_that_is_gone_or_of_another_session_only_ends_new_links(monkeypatch: pytest.MonkeyPatch, gone: bool) -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        if gone:
+            os.close(ours)
+        else:
+            os.write(ours, b"\n")
+        pressed: list[None] = []
+        anyio.run(_on_enter, lambda: pressed.append(None))
+        assert not pressed
+    if not gone:
+        os.close(ours)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from textual.pilot import Pilot
 from sudocode_coordination.errors import DaemonBusyError
 from sudocode_coordination.model import Now
 from sudocode_coordination.place import Clone, find_clone
-from sudocode_coordination.views import acts, bars
+from sudocode_coordination.views import acts, bars, signals
 from sudocode_coordination.views.app import Watch
 from sudocode_coordination.views.dialogs import HELP, InFull
 from sudocode_coordination.views.lines import Listing, fitted, widths, wrapped
@@ -345,6 +346,24 @@ def test_bars() -> None:
     assert bars.below(of, Filter(), 0, 60).plain.rstrip() == "! the disk is full (see coord doctor)"
     assert acts.trouble(DaemonBusyError("no\x1b", hint="wait")) == "error: no� (wait)"
     assert {line.label for line in HELP} >= {"r", "a", "m", "/", "q"}
+
+
+def test_a_pause_that_was_none_is_not_ended() -> None:
+    numbers = (signal.SIGTSTP, signal.SIGCONT)
+    before = [signal.getsignal(number) for number in numbers]
+    seen: list[int] = []
+    try:
+        signals.resume_only_what_was_paused()  # nothing to keep
+        assert [signal.getsignal(number) for number in numbers] == before
+        for number in numbers:
+            signal.signal(number, lambda number, _frame: seen.append(number))
+        signals.resume_only_what_was_paused()
+        for number in (signal.SIGCONT, signal.SIGTSTP, signal.SIGCONT, signal.SIGCONT):
+            signal.raise_signal(number)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert seen == [signal.SIGTSTP, signal.SIGCONT]
 
 
 def test_times_are_shown_at_once_after_a_pause() -> None:

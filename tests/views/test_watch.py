@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.e2e.clones import COORD, Clone, repository, wait_for
 from tests.views.terminal import Terminal
@@ -49,7 +50,6 @@ def test_a_day_at_the_terminal(snapshot: Snapshot) -> None:
             _asked_and_answered(seen, there)
             _released(seen, here)
             _wide(seen, snapshot)
-            _the_daemon_dies(seen, alice, there, snapshot)
             seen.press("q")
             assert seen.ended() == 0
             # What came from elsewhere does not steer the terminal, and it is left as it was.
@@ -135,18 +135,6 @@ def _wide(seen: Terminal, snapshot: Snapshot) -> None:
     seen.until("less again", lambda text: "▏" not in text)
 
 
-def _the_daemon_dies(seen: Terminal, alice: Clone, bob: Client, snapshot: Snapshot) -> None:
-    alice.kill()
-    seen.until("it is gone", lambda text: "NO DAEMON" in text and "no daemon runs in" in text and "docs/" in text)
-    snapshot("gone-80", seen.text)
-    seen.press("M" + "hello\r")
-    seen.until("why nothing is said", "error: no daemon runs in")
-    alice.start()
-    seen.until("it is back by itself", lambda text: "NO DAEMON" not in text and "live" in text)
-    assert bob.acquire_lease("src/late.py")
-    seen.until("what happens now", "src/late.py")
-
-
 @pytest.mark.slow
 def test_without_a_terminal_or_colours() -> None:
     with repository("alice") as (alice,):
@@ -165,6 +153,7 @@ def test_without_a_terminal_or_colours() -> None:
         for no_color, code, keys in (("1", 130, "\x03"), ("", 143, "")):
             with Terminal(["env", *(["NO_COLOR=1"] if no_color else []), COORD, "watch"], alice.folder) as seen:
                 seen.until("it is live", "src/auth.py")
+                _put_aside(seen)
                 if keys:
                     seen.press(keys)
                 else:
@@ -174,10 +163,44 @@ def test_without_a_terminal_or_colours() -> None:
             assert b"\x1b[?1049l" in seen.raw
 
 
+def _put_aside(seen: Terminal) -> None:
+    process = psutil.Process(seen.process.pid)
+    seen.press("\x1a")
+    wait_for("it is put aside", lambda: process.status() == psutil.STATUS_STOPPED, 30.0)
+    assert bytes(seen.raw).count(b"\x1b[?1049l") == 1  # the shell's screen
+    seen.process.send_signal(signal.SIGCONT)
+    wait_for("it is back", lambda: bytes(seen.raw).count(b"\x1b[?1049h") == 2, 30.0)
+    seen.press("2")
+    seen.until("it goes on", "[2 Work")
+
+
 def colours(raw: bytearray) -> set[int]:
     """Colours that were set, as SGR has them; the terminal's own are none."""
     found = {int(n) for sequence in re.findall(rb"\x1b\[([\d;]*)m", raw) for n in sequence.split(b";") if n}
     return {n for n in found if n in range(30, 39) or n in range(40, 49) or n in range(90, 108)}
+
+
+@pytest.mark.slow
+def test_the_daemon_dies_and_comes_back(snapshot: Snapshot) -> None:
+    with repository("alice") as (alice,), Terminal([COORD, "watch"], alice.folder) as refused:
+        assert refused.ended() == 4  # as every command, if there is none to begin with
+        alice.start()
+        with opened(alice) as client:
+            assert client.acquire_lease("src/auth.py", note=NOTE)
+        with Terminal([COORD, "watch"], alice.folder) as seen:
+            seen.until("it is live", "src/auth.py")
+            alice.kill()
+            seen.until("it is gone", lambda text: "NO DAEMON" in text and "no daemon runs in" in text and "src/auth.py" in text)
+            snapshot("gone-80", seen.text)
+            seen.press("M" + "hello\r")
+            seen.until("why nothing is said", "error: no daemon runs in")
+            alice.start()
+            seen.until("it is back by itself", lambda text: "NO DAEMON" not in text and "live" in text)
+            with opened(alice) as client:
+                assert client.acquire_lease("src/late.py")
+                seen.until("what happens now", "src/late.py")
+            seen.press("q")
+            assert seen.ended() == 0
 
 
 @pytest.mark.slow
@@ -199,6 +222,7 @@ def test_a_daemon_that_hangs_and_events_that_are_too_many() -> None:
             assert client.acquire_lease("src/after.py")
             seen.process.send_signal(signal.SIGCONT)
             seen.until("what happened meanwhile", "src/after.py")
+            assert "reads events too slowly" in (alice.state_dir / "daemon.log").read_text()
             seen.press("2")
             seen.until("the last work", "f1499")
             seen.until("it is live again", lambda text: "live" in text and "NO DAEMON" not in text)

@@ -109,8 +109,17 @@ class DiffHome:
         else:
             _write(folder / "shallow", shallow)
 
+    def begin_anew(self) -> None:
+        """Remove what an earlier process has left: nothing of it was synced to the disk, and a power cut may have damaged it."""
+        shutil.rmtree(self._home.folder, ignore_errors=True)
+        self._home.doubt()
+
     def tidy(self) -> None:
-        """Empty it if much has piled up."""
+        """Empty it if much has piled up.
+
+        Raises:
+            GitFailedError: as `wipe`.
+        """
         try:
             full = sum(1 for _ in (self.objects / "17").iterdir()) >= _LOOSE
         except OSError:
@@ -119,12 +128,19 @@ class DiffHome:
             self.wipe()
 
     def wipe(self) -> None:
-        """Throw all objects away."""
+        """Throw all objects away.
+
+        Raises:
+            GitFailedError: the folder can't be made anew.
+        """
+        self.lives += 1
         shutil.rmtree(self.objects, ignore_errors=True)
         self._home.doubt()
-        self.objects.mkdir(exist_ok=True)
-        self._link()
-        self.lives += 1
+        try:
+            self.objects.mkdir(exist_ok=True)
+            self._link()
+        except OSError as error:
+            raise GitFailedError(f"{self.objects}: {error.strerror or error}") from None
 
     async def run(self, *arguments: str, root: Path | None = None, stdin: bytes = b"", limit: int = MAX_READ_BYTES) -> Outcome:
         """Run a git command here; `root`: with the attributes of that worktree.

@@ -108,7 +108,7 @@ class Foresight:
                 objects[id_] = ("blob", content)
                 files[path] = (entry.mode, id_)
         home.add(objects)
-        parents = (commits[-1],) if commits[-1] in known_commits else work.parents
+        parents = (work.header.head,) if work.header.head in known_commits else work.parents
         return await home.commit(work.header.base, parents, files)
 
     async def foretell(self, seen: Seen, theirs: Work, root: Path | None) -> tuple[MergeConflict, ...]:
@@ -128,7 +128,10 @@ class Foresight:
         chosen = merged.conflicts
         if chosen and set(seen.bases) != set(theirs.parents):
             chosen = await self._of_both(merged, seen, theirs, mine, other, root)
-        places = await self._places(merged, [path for path in chosen if _has_lines(chosen[path])])
+        try:
+            places = await self._places(merged, [path for path in chosen if _has_lines(chosen[path])])
+        except GitFailedError:
+            places = {}  # files too large to look for lines in; the conflict counts all the same
         return tuple(
             MergeConflict(
                 path=_plain(path, mine, other),
@@ -234,9 +237,11 @@ def parse_merged(listing: bytes) -> Merged:
     at += 1
     conflicts: dict[str, str] = dict.fromkeys(stages, "")
     while at < len(fields) and fields[at]:
-        if not fields[at].isdigit() or at + int(fields[at]) + 2 >= len(fields):
-            raise GitFailedError("git merge-tree said something else than expected")
+        if not fields[at].isdigit():
+            break  # advice about submodules, for people
         count = int(fields[at])
+        if at + count + 2 >= len(fields):
+            raise GitFailedError("git merge-tree said something else than expected")
         paths, kind = fields[at + 1 : at + 1 + count], fields[at + 1 + count]
         at += count + 3
         if not kind.startswith(_CONFLICT):

@@ -21,6 +21,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_addresses as addressing
 from sudocode_coordination.adapters import libp2p_faults as faults
+from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.delivery import GossipQueue, Outbox
 from sudocode_coordination.adapters.identity import Identity
 from sudocode_coordination.adapters.libp2p_addresses import parse_circuit
@@ -42,6 +43,8 @@ log = logging.getLogger(__name__)
 
 TOPICS: Final = ("sudocode/sync", "sudocode/presence")
 _TICK_SECONDS: Final = 1.0
+LINKS_TIDIED: Final = 10
+"""With so many links more it is looked a second later for connections that nobody uses."""
 _LOOK_AT_INTERFACES_SECONDS: Final = 15.0
 _DIAL_SECONDS: Final = 10.0
 """A whole dial, all addresses."""
@@ -426,9 +429,9 @@ class Libp2pNetwork:
     # --- housekeeping -----------------------------------------------------------------------------------------------------
 
     async def _tick(self, parts: _Parts) -> None:
-        last = look = trio.current_time()
+        last = look = tidy_at = trio.current_time()
         while True:
-            await trio.sleep(_TICK_SECONDS)
+            await trio.sleep_until(next_beat(_TICK_SECONDS))
             now = trio.current_time()
             # What this process came late by is nobody's silence: it may have been asleep, or the machine has too much to do.
             paused = max(0.0, now - last - _TICK_SECONDS)
@@ -439,7 +442,9 @@ class Libp2pNetwork:
                 if reason is not None:
                     self._links.forget(link, reason)
                     link.close_nowait(reason)
-            parts.running.connections.tick(now)
+            if now >= tidy_at:  # a look at each costs microseconds
+                tidy_at = now + _TICK_SECONDS * (len(self._links.of) // LINKS_TIDIED)
+                parts.running.connections.tick(now)
             if now - look > _LOOK_AT_INTERFACES_SECONDS:
                 look = now
                 self._announce_addresses(parts)

@@ -22,6 +22,7 @@ from libp2p.relay.circuit_v2.pb.circuit_pb2 import PeerId as CircuitPeer
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_addresses as addressing
+from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.libp2p_addresses import CircuitAddress
 from sudocode_coordination.adapters.libp2p_connections import Connections
 from sudocode_coordination.adapters.libp2p_relay import HOP, RESERVATION_SECONDS, expect
@@ -128,7 +129,7 @@ class Circuits:
             now = trio.current_time()
             for reservation in list(self._reservations.values()):
                 self._look_at(reservation, now)
-            await trio.sleep(_LOOK_SECONDS)
+            await trio.sleep_until(next_beat(_LOOK_SECONDS))
 
     def _look_at(self, reservation: _Reservation, now: float) -> None:
         if not reservation.holds(now):

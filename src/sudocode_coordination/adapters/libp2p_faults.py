@@ -43,7 +43,7 @@ from libp2p.transport.websocket import proxy_env
 from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from sudocode_coordination.adapters.libp2p_yamux import SteadyYamux, use_steady_yamux
+from sudocode_coordination.adapters.libp2p_swift import SwiftYamux, use_swift_yamux
 from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.model import PeerId
 
@@ -148,12 +148,12 @@ def make_host(
         noise = NoiseTransport(pair, noise_privkey=create_new_x25519_key_pair().private_key)
         security = {NOISE_PROTOCOL: noise}
     addresses = list(listen)
-    use_steady_yamux()
+    use_swift_yamux()
     host = new_host(
         key_pair=pair,
         sec_opt=security,
         # Fault: mplex, the default's second choice, resets streams under pipelining.
-        muxer_opt={TProtocol(YAMUX_PROTOCOL): SteadyYamux},
+        muxer_opt={TProtocol(YAMUX_PROTOCOL): SwiftYamux},
         listen_addrs=addresses,
         announce_addrs=list(announce) or None,
         disable_identify_address_discovery=True,

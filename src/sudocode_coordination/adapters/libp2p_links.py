@@ -27,6 +27,7 @@ from sudocode_coordination.adapters import libp2p_faults as faults
 from sudocode_coordination.adapters.delivery import Outbox
 from sudocode_coordination.adapters.libp2p_connections import Running
 from sudocode_coordination.adapters.libp2p_streams import drop, open_stream
+from sudocode_coordination.adapters.libp2p_swift import SwiftStream
 from sudocode_coordination.adapters.libp2p_yamux import batch_window_updates
 from sudocode_coordination.adapters.links import (
     ACCEPT,
@@ -203,7 +204,7 @@ class Links:
         batch_window_updates(stream)
         link = Link(
             peer,
-            stream,
+            SwiftStream(stream),
             address=address,
             direction=direction,
             remote=remote,
@@ -228,7 +229,7 @@ class Links:
         running.connections.use(connection)
         before, self._carriers[link] = self._carriers[link], connection
         link.left_behind = before
-        link.move(stream, address=address, direction=direction, remote=remote)
+        link.move(SwiftStream(stream), address=address, direction=direction, remote=remote)
 
     def _on_moved(self, running: Running, link: Link) -> None:
         """Nothing is left on the relayed connection, as far as this side can see."""

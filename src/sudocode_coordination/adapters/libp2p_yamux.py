@@ -22,8 +22,8 @@ each costs 0.01 to 0.03 ms, and more if it was encrypted by itself. Twice what a
 connection to a relay carries several."""
 BURST_FRAMES: Final = 40_000
 """At once: what has piled up while this machine slept, on a connection to a relay too."""
-_WRITE_SECONDS: Final = 5.0
-"""A frame of 64 KB must have been taken: as long as Yamux waits for room in a stream's window."""
+_WRITE_SECONDS: Final = 10.0
+"""A frame of 64 KB must have been taken: as on any link (`links.LinkLimits.write`)."""
 _CLOSE_SECONDS: Final = 1.0
 _WINDOW_BATCH_BYTES: Final = 64 << 10
 """A quarter of Yamux's first window."""
@@ -46,14 +46,22 @@ class SteadyYamux(Yamux):
         """Fault: whoever is cancelled while a frame is written leaves half of it, or a number of Noise that nobody else will ever
         use, and the other side ends the connection: "failed authentication". On a connection to a relay that takes all that goes
         through it. Here a frame that was begun is written to its end."""
-        async with self._write_lock:
+        try:
+            self._write_lock.acquire_nowait()  # taken the other way it lets all other tasks run first
+        except trio.WouldBlock:
+            await self._write_lock.acquire()
+        try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _WRITE_SECONDS) as scope:
-                await self.secured_conn.write(data)
+                await self._write(data)
             if scope.cancelled_caught:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
                     await self.secured_conn.close()
                 raise RawConnError(f"took nothing for {_WRITE_SECONDS:.0f} s")
-        await trio.lowlevel.checkpoint()
+        finally:
+            self._write_lock.release()
+
+    async def _write(self, data: bytes) -> None:
+        await self.secured_conn.write(data)
 
     async def _read_data_body(self, length: int) -> bytes:
         with trio.fail_after(yamux._yamux_data_read_timeout()):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.core.io import RecordsSighted
 from sudocode_coordination.core.records import MAX_RECORD_BYTES
@@ -93,7 +94,7 @@ class Rendezvous:
                     self._guarded(self._look)
                     changed_ns, looks = changed_now_ns, 0
                 looks += 1
-                await trio.sleep(LOOK_SECONDS)
+                await trio.sleep_until(next_beat(LOOK_SECONDS))
         finally:
             self._guarded(self._remove)
 

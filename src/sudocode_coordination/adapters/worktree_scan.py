@@ -52,6 +52,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 """Of a changed file that is compared line by line: 20,000 lines. What is larger was made by a program."""
 BINARY_PREFIX: Final = 8_000
 """Bytes in which git looks for a NUL to tell binary files."""
+MAX_COMPARED_BYTES: Final = 32 << 20
+"""Of all files that are compared at once, before and now: what a look may take of memory, a few times over."""
 RACY_NS: Final = 2_000_000_000
 """A file written as lately as this before it was read may be written again without another time to show for it: clocks of file
 systems are coarse, the coarsest tick every two seconds."""
@@ -135,7 +137,10 @@ class Scanner:
             raise GitFailedError("there is no commit yet")
         bases = await self._bases_of(status.head)
         if not bases:
-            raise GitFailedError(f"nothing of {status.branch or status.head[:10]} is on {self._remote} yet")
+            # A bare clone that nobody has told otherwise keeps no branches of the remote.
+            spec = f"git config remote.{self._remote}.fetch '+refs/heads/*:refs/remotes/{self._remote}/*'"
+            known = f"nothing of {status.branch or status.head[:10]} is on {self._remote}, as far as it was fetched"
+            raise GitFailedError(f"{known} (a bare clone first needs: {spec})")
         base = bases[0]
         committed = await self._committed_since(base, status.head)
         pairs, left_out = await self._pairs(status.changed, committed)
@@ -293,16 +298,22 @@ async def describe(home: DiffHome, pairs: Mapping[str, tuple[Pair, ObjectId]]) -
     readable: list[str] = []
     plain = [path for path, (pair, _) in pairs.items() if pair.now.mode != SUBMODULE]
     sizes = dict(zip(plain, await home.sizes([pairs[path][0].now.id for path in plain]), strict=True))
-    for path, (pair, _) in pairs.items():
+    named = list(dict.fromkeys(source_id for _, source_id in pairs.values() if source_id))
+    source_sizes = dict(zip(named, await home.sizes(named), strict=True))
+    total = 0
+    for path, (pair, source_id) in pairs.items():
         size = sizes.get(path)
         if pair.now.mode == SUBMODULE:
             entries[path] = _withheld(pair, "submodule")
         elif size is None or size > MAX_FILE_BYTES:
             entries[path] = _withheld(pair, "large")
+        elif total + size + min(MAX_FILE_BYTES, source_sizes.get(source_id) or 0) > MAX_COMPARED_BYTES:
+            entries[path] = _withheld(pair, "limit")
         else:
+            total += size + min(MAX_FILE_BYTES, source_sizes.get(source_id) or 0)
             readable.append(path)
     contents = await home.read([pairs[path][0].now.id for path in readable])
-    sources = await _sources(home, [pairs[path][1] for path in readable])
+    sources = await _sources(home, [pairs[path][1] for path in readable], source_sizes)
     texts: list[tuple[str, bytes, bytes]] = []
     for path, read, source in zip(readable, contents, sources, strict=True):
         if read is None or read.kind != "blob":
@@ -327,15 +338,14 @@ async def describe(home: DiffHome, pairs: Mapping[str, tuple[Pair, ObjectId]]) -
         )
         if len(hunks) > MAX_HUNKS or entry_bytes(entry) > MAX_ENTRY_BYTES:
             entry = _withheld(pair, "large")
-        elif looks_secret("".join(hunk.text for hunk in hunks)):
+        elif looks_secret("".join(hunk.text for hunk in hunks), content.decode(encoding)):
             entry = _withheld(pair, "secret")
         entries[path] = entry
     return entries
 
 
-async def _sources(home: DiffHome, ids: list[ObjectId]) -> list[bytes]:
+async def _sources(home: DiffHome, ids: list[ObjectId], sizes: Mapping[ObjectId, int | None]) -> list[bytes]:
     known = [id_ for id_ in dict.fromkeys(ids) if id_]
-    sizes = dict(zip(known, await home.sizes(known), strict=True))
     small = [id_ for id_ in known if (size := sizes[id_]) is not None and size <= MAX_FILE_BYTES]
     found = {id_: read.content for id_, read in zip(small, await home.read(small), strict=True) if read is not None}
     if missing := [id_ for id_ in known if id_ not in found and sizes[id_] is None]:

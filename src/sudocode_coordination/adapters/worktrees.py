@@ -131,13 +131,18 @@ class GitWorkTrees:
     # --- looking --------------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
+        self._home.begin_anew()
         while (trouble := await self._unable()) is not None:
             self._tell_trouble(trouble)
             await trio.sleep(MAX_PAUSE_S)
         while True:
             began = trio.current_time()
             async with self._lock:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception as error:  # nothing else of the daemon depends on this part, and the next look may succeed
+                    log.exception("worktrees can't be looked at")
+                    self._tell_trouble(f"a fault: {error!r}")
             took_s = trio.current_time() - began
             await trio.sleep(max(self._interval_s, min(MAX_PAUSE_S, LOOK_SHARE * took_s)))
 
@@ -245,6 +250,9 @@ class GitWorkTrees:
             reason = error.reason if isinstance(error, GitFailedError) else str(error)
             log.info("a merge can't be foretold: %s", reason)
             return MergeForetold(ticket=wanted.ticket, unknown=reason)
+        except Exception as error:  # as above
+            log.exception("a merge can't be foretold")
+            return MergeForetold(ticket=wanted.ticket, unknown=f"a fault: {error!r}")
 
     async def _merged(self, wanted: ForetellMerge) -> MergeForetold:
         async with self._lock:

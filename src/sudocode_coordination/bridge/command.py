@@ -42,6 +42,7 @@ class Door:
         self.path = Path(clone.state_file(DOOR_FILE))
         self.token = secrets.token_urlsafe(TOKEN_BYTES)
         self.url = f"ws://{HOST}:{port}"
+        self._written = False
 
     def document(self, room: str) -> dict[str, object]:
         """The file's content."""
@@ -61,11 +62,14 @@ class Door:
                 file.write("\n")
             fresh.replace(self.path)
         except OSError as error:
+            fresh.unlink(missing_ok=True)
             raise StorageError(f"{self.path} can't be written: {error.strerror}") from error
+        self._written = True
 
     def close(self) -> None:
         """Take it away."""
-        self.path.unlink(missing_ok=True)
+        if self._written:
+            self.path.unlink(missing_ok=True)
 
 
 def bridge(session: Session, args: Namespace) -> int:
@@ -84,9 +88,16 @@ def bridge(session: Session, args: Namespace) -> int:
     lock = _lock(session.clone)
     try:
         trio.run(_serve, session, args.port, origins)
+    except BaseExceptionGroup as group:
+        # What the command line knows how to tell is one error: that of whichever task failed first.
+        raise _first(group) from None
     finally:
         os.close(lock)
     return 0
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _lock(clone: Clone) -> int:
@@ -128,14 +139,15 @@ async def _serve(session: Session, port: int, origins: tuple[str, ...]) -> None:
     client = await hub.open()
     hub.on_daemon = daemon
     try:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        # The hang-up is a terminal that was closed.
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            door.open(hub.room.name)
+            _tell(screen, door, hub.room)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(server.run, listener)
                 nursery.start_soon(server.ping)
                 nursery.start_soon(hub.beat)
                 nursery.start_soon(hub.follow, client)
-                door.open(hub.room.name)
-                _tell(screen, door, hub.room)
                 async for _ in signals:
                     break
                 door.close()

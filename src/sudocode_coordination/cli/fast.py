@@ -95,9 +95,8 @@ def _print(conflicts: "list[dict[str, Any]]", asked: "list[str]", as_json: bool)
         else:
             sys.stdout.write('{"conflicts":[]}\n')
         sys.stdout.flush()
-    except BrokenPipeError:
-        from sudocode_coordination.cli.screen import NOBODY_READS, drop_output
+    except OSError as error:
+        from sudocode_coordination.cli.screen import output_failed
 
-        drop_output()
-        return NOBODY_READS
+        return output_failed(error)
     return 3 if conflicts else 0

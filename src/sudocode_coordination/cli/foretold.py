@@ -13,19 +13,18 @@ from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean
 from sudocode_coordination.model import SharedWork
 
-DONE = 0
-HELD = 3
 MAX_FILES = 5
 """Names of changed files that are listed of one worktree; `--json` has all."""
 
 
 def conflicts(session: Session, args: Namespace) -> int:
-    """Conflicts that are foretold, and what is changed where; exit code 3 if there is a conflict."""
+    """Conflicts that are foretold, and what is changed where. That there are some is no failure: `coord check` tells by its exit
+    code."""
     del args
     # COORD_AGENT says who acts; who looks wants to see the others' too, unless they say --agent.
     answer = session.ask(ListConflicts(agent=session.named_agent))
     session.screen.show(msgspec.to_builtins(answer), _blocks(answer))
-    return HELD if answer.conflicts else DONE
+    return 0
 
 
 def _blocks(answer: Foretelling) -> list[Block]:
@@ -34,7 +33,7 @@ def _blocks(answer: Foretelling) -> list[Block]:
         lines.append(
             "this clone takes no part: coord start --set enable_file_diffs=true shares its changes and foretells conflicts"
         )
-    elif not answer.conflicts:
+    elif not answer.conflicts and not answer.trouble:
         lines.append("no conflicts are foretold")
     if answer.trouble:
         lines.append(f"this clone's changes can't be looked at: {clean(answer.trouble)}")

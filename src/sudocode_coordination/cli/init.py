@@ -23,6 +23,7 @@ from sudocode_coordination.hooks.settings import Integration, integrations
 
 EXCLUDE_BEGIN: Final = "# >>> coord init >>>"
 EXCLUDE_END: Final = "# <<< coord init <<<"
+_BY_HAND: Final = "put it right by hand first"
 _CONFIG: Final = """\
 # What this repository's clones have in common. Every key: docs/configuration.md of sudocode-coordination.
 # coordination_branch = "coordination"
@@ -113,23 +114,26 @@ def removals(root: Path) -> list[Change]:
     for one in parts:
         files.setdefault(one.path, []).append(one)
     for path, inside in files.items():
-        text = rest = _read(path)
+        try:
+            text = rest = _read(path)
+        except CoordinationError:
+            continue  # we did not write that
         for part in inside:
             try:
                 rest = part.without(rest) if rest is not None else None
             except CoordinationError:
-                break  # we did not write that
+                break  # we did not write that either
         if text is not None:
             found.append(Change(inside[0].name, path, "take ours out", True, rest != text, partial(_write, path, rest)))
     config = root / CONFIG_FILE
-    if _read(config) == _CONFIG:
+    if _bytes(config) == _CONFIG.encode():
         found.append(Change("config", config, "remove it: nothing is set in it", True, True, partial(_write, config, None)))
     return found
 
 
 def _is_wanted(one: Integration | Registration) -> bool:
-    text = _read(one.path)
     try:
+        text = _read(one.path)
         return one.wanted(text) != text
     except CoordinationError:
         return True  # told when it is tried
@@ -171,15 +175,38 @@ def _remotes(root: Path) -> list[Block]:
     return []
 
 
-def _read(path: Path) -> str | None:
+def _bytes(path: Path) -> bytes | None:
+    """None: there is no such file."""
     try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+        return path.read_bytes()
+    except OSError:
         return None
 
 
-def _write(path: Path, text: str | None) -> None:
-    """In one step; None: it goes, and folders that are empty then."""
+def _read(path: Path) -> str | None:
+    """None: it is not there. Its lines end in a newline alone, where all end in a carriage return as well.
+
+    Raises:
+        CoordinationError: it is there, and can't be read as text; what is taken for empty would be written over.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CoordinationError(error.strerror or str(error), hint=_BY_HAND) from None
+    except UnicodeDecodeError:
+        raise CoordinationError("it is no UTF-8 text", hint=_BY_HAND) from None
+    return text.replace("\r\n", "\n") if _has_crlf(data) else text
+
+
+def _has_crlf(data: bytes | None) -> bool:
+    return data is not None and 0 < data.count(b"\n") == data.count(b"\r\n")
+
+
+def _write(path: Path, text: str | None, errors: str = "strict") -> None:
+    """In one step, with the line ends that it has; None: it goes, and folders that are empty then."""
     if text is None:
         path.unlink()
         for folder in (path.parent, path.parent.parent):
@@ -191,11 +218,15 @@ def _write(path: Path, text: str | None) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     target = path.resolve()
+    data = (text.replace("\n", "\r\n") if _has_crlf(_bytes(target)) else text).encode("utf-8", errors)
     fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    fresh.write_text(text, "utf-8")
-    if target.exists():
-        shutil.copymode(target, fresh)
-    fresh.replace(target)
+    try:
+        fresh.write_bytes(data)
+        if target.exists():
+            shutil.copymode(target, fresh)
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _is_tracked(root: Path, path: Path) -> bool:
@@ -209,16 +240,16 @@ def _exclude(root: Path, paths: Sequence[Path] | None) -> None:
     if not answer.ok:
         return
     file = Path(root, answer.text)
-    text = _read(file) or ""
+    text = (_bytes(file) or b"").decode("utf-8", "surrogateescape")  # names in it may be of any encoding
     before, begin, rest = text.partition(EXCLUDE_BEGIN + "\n")
     old, _, after = rest.partition(EXCLUDE_END + "\n")
     names = set(old.splitlines()) if begin else set()
     if paths is None:
         if begin:
-            _write(file, before + after)
+            _write(file, before + after, "surrogateescape")
         return
     inside = [path for path in paths if path.is_relative_to(root) and path.name not in ("AGENTS.md", Path(CONFIG_FILE).name)]
     names |= {f"/{path.relative_to(root).as_posix()}" for path in inside}
     if names:
         block = "\n".join((EXCLUDE_BEGIN, *sorted(names), EXCLUDE_END, ""))
-        _write(file, (before if not before or before.endswith("\n") else before + "\n") + block + after)
+        _write(file, (before if not before or before.endswith("\n") else before + "\n") + block + after, "surrogateescape")

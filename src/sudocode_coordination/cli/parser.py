@@ -189,7 +189,7 @@ def _add_lease_commands(commands: Any) -> None:
     _command(
         commands,
         "conflicts",
-        "changes here and elsewhere that would not merge, committed or not; exit code 3 if there are any",
+        "changes here and elsewhere that would not merge, committed or not",
         run="conflicts",
         examples=["coord conflicts", "coord conflicts --agent alice      hers alone"],
     )

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Final, TypeAlias
 
 from sudocode_coordination.cli.parser import build_parser
-from sudocode_coordination.cli.screen import NOBODY_READS, Screen, drop_output, prepare_streams
+from sudocode_coordination.cli.screen import Screen, output_failed, prepare_streams
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.errors import CoordinationError
 
@@ -55,9 +55,8 @@ def run(argv: Sequence[str], prog: str = "coord") -> int:
             return error.exit_code
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:
-        drop_output()
-        return NOBODY_READS
+    except OSError as error:
+        return output_failed(error)
 
 
 def _run(argv: list[str], prog: str, screen: Screen) -> int:

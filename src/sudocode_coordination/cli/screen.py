@@ -6,6 +6,7 @@ its width; elsewhere they are plain aligned columns, nothing cut off, for `grep`
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from sudocode_coordination.errors import CoordinationError
 
 NOBODY_READS = 141
 """Exit code, 128 + SIGPIPE as shells have it: `coord events | head -1` is no failure of ours, and no success either."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write to a file says that takes nothing more."""
 GAP = 2
 """Blanks between columns."""
 PROGRESS_AFTER_S = 1.0
@@ -193,6 +196,22 @@ def prepare_streams() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
+
+
+def output_failed(error: OSError) -> int:
+    """Standard output takes nothing more; the exit code.
+
+    Raises:
+        OSError: the error is none of a file that takes nothing.
+    """
+    if isinstance(error, BrokenPipeError):
+        drop_output()
+        return NOBODY_READS
+    if error.errno not in _FULL or error.filename is not None:
+        raise error
+    drop_output()
+    sys.stderr.write(f"error: the output can't be written: {error.strerror}\nhint: make room where it goes\n")
+    return 1
 
 
 def drop_output() -> None:

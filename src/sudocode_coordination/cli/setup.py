@@ -47,7 +47,7 @@ def _programs(path: Path) -> set[str]:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return set()
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return {program for program in _commands(json.loads(text)) if program.startswith("/") and Path(program).name == "coord"}
     quoted = re.findall(r"""(?:"(/[^"\n]*/coord)"|'(/[^'\n]*/coord)'|(?<![\w"'/])(/[^\s"'\n]*/coord)(?=\s))""", text)
     return {next(filter(None, found)) for found in quoted}

@@ -335,18 +335,19 @@ class Agents:
 
     def issues(self, issue_id: str | None = None) -> list[IssueUpdate]:
         """Live issue updates, merged."""
-        merged = self._merged("issueUpdates")
-        return [IssueUpdate(issue_id=t, fields=f) for t, f in sorted(merged.items()) if issue_id in (None, t)]
+        return [IssueUpdate(issue_id=t, fields=f) for t, f in sorted(self._merged("issueUpdates", issue_id).items())]
 
     def specs(self, spec_path: str | None = None) -> list[SpecUpdate]:
         """Live spec updates, merged."""
-        merged = self._merged("specUpdates")
-        return [SpecUpdate(spec_path=t, fields=f) for t, f in sorted(merged.items()) if spec_path in (None, t)]
+        return [SpecUpdate(spec_path=t, fields=f) for t, f in sorted(self._merged("specUpdates", spec_path).items())]
 
-    def _merged(self, root: Root) -> dict[str, dict[str, FieldUpdate]]:
+    def _merged(self, root: Root, only: str | None) -> dict[str, dict[str, FieldUpdate]]:
+        """By issue or spec; `only` one, which is asked for at every write."""
         best: dict[str, dict[str, tuple[str, PeerId, AgentId, Json]]] = {}
         for owner, key, value in self._document.entries(root):
             agent, _, target = key.partition("|")
+            if only not in (None, target):
+                continue
             entry = _convert(value, UpdateEntry)
             if entry is None or not target or not AGENT_ID_PATTERN.match(agent):
                 continue

@@ -32,7 +32,7 @@ class Following:
         self._waiting: dict[Ticket, FollowDocument] = {}
 
     def asked(self, ticket: Ticket, request: FollowDocument) -> bool:
-        """Whether it can be answered now; else it waits for `changed`.
+        """Whether it can be answered now; else it waits until it is `due`.
 
         Raises:
             CoordinationError: too many wait.
@@ -44,10 +44,13 @@ class Following:
         self._waiting[ticket] = request
         return False
 
-    def changed(self) -> list[Respond]:
-        """The document has changed: all who wait are answered."""
-        waiting, self._waiting = self._waiting, {}
-        return [Respond(client=t.client, request_id=t.request_id, request=request) for t, request in waiting.items()]
+    def due(self) -> list[Respond]:
+        """At the end of a step, so that what changed together is told together: all who wait are answered if anything did."""
+        here = self._here()
+        due = [(ticket, request) for ticket, request in self._waiting.items() if request.since != here]
+        for ticket, _ in due:
+            del self._waiting[ticket]
+        return [Respond(client=t.client, request_id=t.request_id, request=request) for t, request in due]
 
     def gone(self, client: int, request_id: int | None = None) -> None:
         """A client has gone, or (with `request_id`) takes that request back."""

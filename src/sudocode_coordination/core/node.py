@@ -206,6 +206,7 @@ class Node:
         self._route(self._look_around(now), step, now)
         while strict := self.strict.flush(now):
             self._route(strict, step, now)
+        self._route([*self.desk.following.due()], step, now)
         over = self.discovery.stopped and self.strict.quiet
         if self.stopping and not self._done and (over or now.instant >= (self.stop_by or 0)):
             self._done = True
@@ -457,7 +458,6 @@ class Node:
                     self._route(self.agents.entries_changed(owner, changes, now), step, now)
                     self._route(self.messages.entries_changed(owner, changes, now, tuple(self.agents.local)), step, now)
                     self._route(self.diffs.entries_changed(owner, changes, now), step, now)
-                    self._route([*self.desk.following.changed()], step, now)
                 case Misbehaved(peer=peer, reason=reason):
                     self._route(self.membership.misbehaved(peer, reason, now), step, now)
                 case RosterChanged():

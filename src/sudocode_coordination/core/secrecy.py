@@ -21,9 +21,14 @@ DENIED_NAMES: Final = (
     ".npmrc", ".pypirc", ".htpasswd", ".pgpass", ".my.cnf", ".git-credentials", ".dockercfg", ".docker/*", "kubeconfig",
     "*.kubeconfig", ".kube/*", ".aws/*", ".ssh/*", ".gnupg/*", ".azure/*", ".gcloud/*", "*.tfvars", "*.tfvars.json", "*.tfstate",
     "*.tfstate.*", ".terraform/*", ".vault-token", "vault.y*ml", "*.ovpn", "*.mobileprovision", ".htaccess", "wp-config.php",
-    "*.agilekeychain", "*.keychain", "*.sqlite", "*.sqlite3", "*.db", "*.dump",
+    "*.agilekeychain", "*.keychain", "*.sqlite", "*.sqlite3", "*.db", "*.dump", ".env-*", ".env_*", ".envs", ".boto",
+    ".s3cfg", "rclone.conf", ".terraformrc",
 )  # fmt: skip
 """Of the last part of a path, or of its last two if there is a slash in it; case does not count."""
+_COPY = re.compile(r"(?:^[.#]*#|#$|~\d*~?$|[._-](?:bak|backup|old|orig|save|copy|tmp|sw[a-p]|rej|disabled)\d*$)")
+"""What editors and people add to a name when they keep what was there: whoever ignores `.env` has often not thought of `.env~`."""
+MAX_COPIES: Final = 4
+"""Such additions that are taken off a name."""
 
 _KEY_LIKE = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY"
@@ -42,6 +47,13 @@ _NAMED = re.compile(
     r"[\w.-]{0,20}['\"]?\s{0,4}(?::=|=>|[:=])\s{0,4}['\"]([^'\"\s]{8,200})['\"]"
 )
 """A name that says it, and a literal behind it."""
+_BARE = re.compile(
+    r"(?im)^[^\n]{0,80}?(?:passw(?:or)?d|passphrase|secret|api[_-]?key|access[_-]?key|private[_-]?key|auth[_-]?token)"
+    r"[\w-]{0,20}[ \t]{0,4}[:=][ \t]{0,4}((?=[^\d\n]{0,200}\d)(?=[^a-z\n]{0,200}[a-z])[A-Za-z0-9/+=-]{16,200})[ \t\r]*$"
+)
+"""The same without quotation marks, as in YAML, INI files and shells: a whole word of letters and digits to the line's end."""
+_KEY_BODY = re.compile(r"(?m)^[ \t\"']{0,40}[A-Za-z0-9+/]{24,76}={0,2}(?:\\n)?[\"',\\]{0,3}\r?$")
+_KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
 _NO_SECRET = re.compile(r"[${<%*]|(?i:example|changeme|placeholder|your[_-]|xxxx|dummy|redacted|test)")
 """In such a literal: it stands for one."""
 MAX_SEARCHED: Final = 32 << 10
@@ -63,22 +75,39 @@ class Denial:
 
     def denies(self, path: str) -> bool:
         """Whether nothing of this file may be told."""
-        parts = path.casefold().split("/")
-        if any(self._last.match(part) for part in parts):  # a folder named `secrets` is as good as a file
+        parts = [_plain(part) for part in path.casefold().split("/")]
+        named = {*parts, *path.casefold().split("/")}
+        if any(self._last.match(part) for part in named):  # a folder named `secrets` is as good as a file
             return True
         if any(self._last_two.match("/".join(pair)) for pair in pairwise(parts)):
             return True
-        return self._whole.match("/".join(parts)) is not None
+        return self._whole.match("/".join(parts)) is not None or self._whole.match(path.casefold()) is not None
 
 
 def _any_of(patterns: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(translate(pattern) for pattern in patterns) or r"(?!)", re.DOTALL)
 
 
-def looks_secret(text: str) -> bool:
-    """Whether a text that would be shared seems to hold a key, a token, or a password given as one."""
+def _plain(name: str) -> str:
+    for _ in range(MAX_COPIES):
+        shorter = _COPY.sub("", name)
+        if shorter in ("", name):
+            break
+        name = shorter
+    return name
+
+
+def looks_secret(text: str, whole: str = "") -> bool:
+    """Whether a text that would be shared seems to hold a key, a token, or a password given as one.
+
+    Args:
+        text: the new lines.
+        whole: the file that they are in: where a private key begins there, lines like the inside of one are taken for it.
+    """
     if len(text) > MAX_SEARCHED:
         return True
     if _KEY_LIKE.search(text):
         return True
-    return any(not _NO_SECRET.search(found[1]) for found in _NAMED.finditer(text))
+    if _KEY_BEGIN.search(whole) and _KEY_BODY.search(text):
+        return True
+    return any(not _NO_SECRET.search(found[1]) for kind in (_NAMED, _BARE) for found in kind.finditer(text))

@@ -19,6 +19,7 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
+from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Neighbourhood, Network, WorkTrees
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.core.conduct import Bucket
@@ -249,15 +250,15 @@ class Pump:
             await trio.lowlevel.checkpoint()
             return
         due = self._node.deadline()
-        sleep_s = MAX_SLEEP_S
+        until = next_beat(MAX_SLEEP_S)
         if due is not None:
-            due = max(due, ticked_at + 1)
-            sleep_s = min(sleep_s, max(0, due - self._clock.instant()) / 1000)
-        if sleep_s <= 0:
-            await trio.lowlevel.checkpoint()
-            return
+            sleep_s = (max(due, ticked_at + 1) - self._clock.instant()) / 1000
+            if sleep_s <= 0:
+                await trio.lowlevel.checkpoint()
+                return
+            until = min(until, trio.current_time() + sleep_s)
         self._wake = trio.Event()
-        with trio.move_on_after(sleep_s):
+        with trio.move_on_at(until):
             await self._wake.wait()
 
     def _step(self, given: Input, now: Now, *, after_disk_failure: bool = False) -> None:

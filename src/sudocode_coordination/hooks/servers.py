@@ -89,20 +89,32 @@ def _is_ours(entry: Json) -> bool:
 def _with_table(program: str, text: str | None) -> str:
     """A marked block at the end: comments of a TOML file are the user's, and stay."""
     before = _without_table(text or "") or ""
-    try:
-        servers = tomllib.loads(before).get("mcp_servers", {})
-    except tomllib.TOMLDecodeError as error:
-        raise CoordinationError(f"it is no TOML: {error}", hint="put it right by hand first") from None
-    if NAME in servers:
+    servers = _toml(before).get("mcp_servers", {})
+    if isinstance(servers, dict) and NAME in servers:
         return text or ""
     gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
     table = f'[mcp_servers.{NAME}]\ncommand = {json.dumps(program)}\nargs = ["mcp"]\ntool_timeout_sec = {MAX_WAIT_S}\n'
-    return f"{before}{gap}{BEGIN}\n{table}{END}\n"
+    made = f"{before}{gap}{BEGIN}\n{table}{END}\n"
+    try:
+        _toml(made)
+    except CoordinationError:  # an inline table is closed
+        raise CoordinationError("its `mcp_servers` takes no table more", hint="write it as [mcp_servers.NAME] first") from None
+    return made
+
+
+def _toml(text: str) -> dict[str, Json]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise CoordinationError(f"it is no TOML: {error}", hint="put it right by hand first") from None
 
 
 def _without_table(text: str) -> str | None:
     before, begin, rest = text.partition(BEGIN + "\n")
     if not begin:
         return text or None
-    after = rest.partition(END + "\n")[2]
+    _, end, after = rest.partition(END)
+    if not end:
+        raise CoordinationError(f"{END} is gone from it", hint=f"put it back, or take {BEGIN} and what is ours out by hand")
+    after = after.removeprefix("\n")
     return ((before.removesuffix("\n") if before.endswith("\n\n") and not after else before) + after) or None

@@ -54,6 +54,9 @@ export const Coordination = async ({ directory }) => ({
 """
 
 
+_PLUGIN_BEGIN: Final = _PLUGIN.partition(";")[0]
+
+
 class Integration(NamedTuple):
     """One file of one agent."""
 
@@ -104,8 +107,8 @@ def integrations(root: Path, program: str) -> list[Integration]:
             "opencode",
             root / ".opencode" / "plugins" / "coordination.js",
             (".opencode", "opencode.json", "opencode.jsonc", "!opencode"),
-            lambda _: _PLUGIN % json.dumps(program),
-            lambda _: None,
+            lambda text: _with_plugin(text, program),
+            lambda text: None if text.startswith(_PLUGIN_BEGIN) else text,
         ),
         Integration("agents.md", root / "AGENTS.md", ("AGENTS.md",), _with_advice, _without_advice),
     ]
@@ -214,7 +217,7 @@ def parsed(text: str) -> dict[str, Json]:
     """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # it is the repository's, so anybody may have written it
         raise CoordinationError(f"it is no JSON: {error}", hint="put it right by hand first; comments can't be kept") from None
     if not isinstance(document, dict):
         raise CoordinationError("it is no JSON object", hint="put it right by hand first")
@@ -223,7 +226,18 @@ def parsed(text: str) -> dict[str, Json]:
 
 def written(document: Json) -> str:
     """As agents write their own: indented, readable."""
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can escape and UTF-8 has not
+        text = json.dumps(document, indent=2)
+    return text + "\n"
+
+
+def _with_plugin(text: str | None, program: str) -> str:
+    if text is not None and text.strip() and not text.startswith(_PLUGIN_BEGIN):
+        raise CoordinationError("it is another plugin", hint="rename it first")
+    return _PLUGIN % json.dumps(program)
 
 
 def _with_advice(text: str | None) -> str:
@@ -236,6 +250,9 @@ def _without_advice(text: str) -> str | None:
     before, begin, rest = text.partition(BEGIN + "\n")
     if not begin:
         return text or None
-    after = rest.partition(END + "\n")[2]
+    _, end, after = rest.partition(END)
+    if not end:
+        raise CoordinationError(f"{END} is gone from it", hint=f"put it back, or take {BEGIN} and what is ours out by hand")
+    after = after.removeprefix("\n")
     kept = (before.removesuffix("\n") if before.endswith("\n\n") and not after else before) + after
     return kept or None

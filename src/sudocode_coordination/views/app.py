@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import ClassVar, Final, TypeVar
@@ -29,11 +27,12 @@ from sudocode_coordination.views.dialogs import HELP, InFull, Question
 from sudocode_coordination.views.lines import Details, LineView, Listing, fitted
 from sudocode_coordination.views.live import Live
 from sudocode_coordination.views.rows import TABS, Column, Item, names, recent, shown_rows
+from sudocode_coordination.views.signals import leave_on_signals, resume_only_what_was_paused
 from sudocode_coordination.views.state import Claim, Filter, Letter, Picture
 
 WIDE: Final = 120
 """Columns from which there is room for the chosen row in full, and for events, beside the list."""
-DRAW_S: Final = 0.05
+DRAW_S: Final = 0.1
 """Changes of this time are drawn together."""
 SAID_S: Final = 10.0
 """How long the outcome of what was done stays."""
@@ -132,7 +131,8 @@ class Watch(App[int]):
 
     def on_mount(self) -> None:
         """Begin to follow the daemon."""
-        self._follow_signals()
+        leave_on_signals(self.exit)
+        resume_only_what_was_paused()
         self.set_interval(1.0, self._tick)
         self._follow()
         self._draw()
@@ -145,11 +145,9 @@ class Watch(App[int]):
     def _follow(self) -> None:
         self.run_worker(self.live.run(), name="live")
 
-    def _follow_signals(self) -> None:
-        # The terminal must be as it was before, however this ends.
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, partial(self.exit, 128 + number))
+    def on_unmount(self) -> None:
+        """Follow nothing any more."""
+        self.live.stop()
 
     def _changed(self) -> None:
         if not self._drawing and self.is_running:

@@ -11,10 +11,10 @@ import anyio
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import CheckConflicts, GetStatus, ListConflicts, ListMessages, Ping, Request, Subscribe
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.errors import CoordinationError, NoDaemonError, UsageError
+from sudocode_coordination.errors import CoordinationError, DaemonBusyError, NoDaemonError, UsageError
 from sudocode_coordination.model import AgentId, Conflict, Now, Resource
 from sudocode_coordination.place import Clone
-from sudocode_coordination.views.state import MAX_EVENTS, Part, Picture, resources_of
+from sudocode_coordination.views.state import Part, Picture, resources_of
 
 R = TypeVar("R")
 GATHER_S: Final = 0.15
@@ -25,6 +25,9 @@ AGAIN_S: Final = 1.0
 """Until a daemon is looked for again, if there is none: trying costs a system call."""
 ANSWER_S: Final = 5.0
 """The daemon answers out of its memory; one that takes longer hangs, and that must show."""
+REPLAYED: Final = 200
+"""Events from before that are told at the beginning: some screens of them. All that the daemon keeps could be more than it tells at
+once (`server.MAX_EVENT_BACKLOG_BYTES`)."""
 MAX_ASKED: Final = 64
 """Questions about single claims or agents in one look, so that a swarm in which all wait costs no more than this."""
 NOBODY: Final = "-"
@@ -55,6 +58,7 @@ class Live:
         self._stale: set[Part] = set()
         self._news = anyio.Event()
         self._waiting_seen: object = None
+        self._scope: anyio.CancelScope | None = None
 
     @property
     def client(self) -> AsyncClient:
@@ -73,17 +77,23 @@ class Live:
         self._news.set()
 
     async def run(self) -> None:
-        """For ever. Errors of the daemon are shown in the picture, not raised."""
-        while True:
-            try:
-                await self._follow()
-            except* CoordinationError as errors:
-                error = _first(errors)
-                self._picture.gone(error.message, error.hint, self._clock())
-                self._changed()
-            finally:
-                self._client = None
-            await anyio.sleep(AGAIN_S)
+        """Until it is stopped. Errors of the daemon are shown in the picture, not raised."""
+        with anyio.CancelScope() as self._scope:
+            while True:
+                try:
+                    await self._follow()
+                except* CoordinationError as errors:
+                    error = _first(errors)
+                    self._picture.gone(error.message, error.hint, self._clock())
+                    self._changed()
+                finally:
+                    self._client = None
+                await anyio.sleep(AGAIN_S)
+
+    def stop(self) -> None:
+        """End `run`."""
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def once(self) -> None:
         """All of it, one time.
@@ -99,7 +109,7 @@ class Live:
                     self._picture.heard(event, self._clock())
 
             leave = client.connection.listen(heard)
-            await _answer(client, Subscribe(replay=MAX_EVENTS))
+            await _answer(client, Subscribe(replay=REPLAYED))
             await _answer(client, Ping())  # its answer comes after the events
             leave()
 
@@ -114,12 +124,22 @@ class Live:
                     await self._look(client)
 
     async def _listen(self, client: AsyncClient) -> None:
-        async with contextlib.aclosing(client.events(replay=MAX_EVENTS)) as events:
-            async for event in events:
-                parts = self._picture.heard(event, self._clock())
-                if parts:
-                    self.look(*parts)
-                self._changed()
+        replay = REPLAYED
+        while True:
+            try:
+                async with contextlib.aclosing(client.events(replay=replay)) as events:
+                    async for event in events:
+                        self._hear(event)
+            except DaemonBusyError:  # more has happened than could be told in time: what is so now is asked for
+                replay = 0
+                self.look("status", "messages", "conflicts")
+                await anyio.sleep(GATHER_S)
+
+    def _hear(self, event: Event) -> None:
+        parts = self._picture.heard(event, self._clock())
+        if parts:
+            self.look(*parts)
+        self._changed()
 
     async def _look(self, client: AsyncClient) -> None:
         with anyio.move_on_after(LOOK_S):

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.cli.text import clean, resource_name, shown_duration
 from sudocode_coordination.model import ActiveWork, AgentId, Instant, Lease, Now, PeerInfo, Resource
-from sudocode_coordination.views.state import Claim, Clash, Filter, Happened, Letter, Picture, instant_of
+from sudocode_coordination.views.state import MAX_EVENTS, Claim, Clash, Filter, Happened, Letter, Picture, instant_of
 
 Tone: TypeAlias = Literal["", "good", "warn", "bad", "dim", "strong"]
 """How a cell may be coloured. What it says, it says in words: no tone means anything by itself."""
@@ -248,15 +249,20 @@ def _messages(picture: Picture, now: Now) -> Iterable[Row]:
 
 
 def _events(picture: Picture, _now: Now) -> Iterable[Row]:
-    for happened in reversed(picture.happened):
-        event = happened.event
-        cells: tuple[AnyCell, ...] = (
-            Cell(clock_time(event.timestamp), "dim"),
-            Cell(clean(event.type)),
-            Cell(clean(event.agent_id, MAX_CELL) or "-"),
-            Cell(told(event) or "-"),
-        )
-        yield Row(str(happened.number), cells, happened, (event.agent_id,))
+    return map(_event, reversed(picture.happened))
+
+
+@lru_cache(MAX_EVENTS)
+def _event(happened: Happened) -> Row:
+    """An event stays as it is: a thousand of them are not described anew for each that comes."""
+    event = happened.event
+    cells: tuple[AnyCell, ...] = (
+        Cell(clock_time(event.timestamp), "dim"),
+        Cell(clean(event.type)),
+        Cell(clean(event.agent_id, MAX_CELL) or "-"),
+        Cell(told(event) or "-"),
+    )
+    return Row(str(happened.number), cells, happened, (event.agent_id,))
 
 
 def recent(picture: Picture, count: int) -> list[Row]:

@@ -33,7 +33,7 @@ from sudocode_coordination.model import (
 )
 
 MAX_EVENTS: Final = 1_000
-"""Events kept to look back at: as many as a daemon replays."""
+"""Events kept to look back at: as many as a daemon keeps."""
 MAX_TOLD: Final = 200
 """Conflicts kept that events have told of: each is a line for a person to read."""
 MAX_NAMES: Final = 50
@@ -118,9 +118,9 @@ class Clash:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Happened:
-    """An event, with a number of its own: later ones have greater ones."""
+    """An event, with a number of its own: later ones have greater ones. Equal to itself alone."""
 
     number: int
     event: Event

@@ -242,10 +242,15 @@ async def _on_enter(pressed: Callable[[], None]) -> None:
     except (OSError, ValueError, AttributeError):  # there is no standard input
         return
     while True:
-        await anyio.wait_readable(terminal)
-        if os.tcgetpgrp(terminal) != os.getpgrp():  # in the background: whoever reads then is stopped
+        try:
+            await anyio.wait_readable(terminal)
+            in_front = os.tcgetpgrp(terminal) == os.getpgrp()
+            line = os.read(terminal, 4_096) if in_front else None  # whoever reads in the background is stopped
+        except OSError:  # the terminal is gone, or another session's
+            return
+        if line is None:
             await anyio.sleep(1)
-        elif os.read(terminal, 4_096):
+        elif line:
             pressed()
         else:
             return
