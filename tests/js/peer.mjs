@@ -29,6 +29,7 @@ const TTL_MS = 900000
 const BEAT_MS = 15000
 const EXCHANGE_MS = 30000
 const KNOCK_MS = 500
+const LOOK_MS = 5000
 
 const say = (what) => process.stdout.write(JSON.stringify(what) + '\n')
 const lines = createInterface({ input: process.stdin })
@@ -232,9 +233,11 @@ const timers = [
   }, EXCHANGE_MS)
 ]
 
-const stay = async ({ multiaddrs, ext: { peerId } }) => {
+const known = new Map()
+
+const stay = async (peerId) => {
   while (!leaving) {
-    for (const address of multiaddrs.filter((text) => /^\/ip4\/[^/]+\/tcp\/\d+$/.test(text))) {
+    for (const address of known.get(peerId).filter((text) => /^\/ip4\/[^/]+\/tcp\/\d+$/.test(text))) {
       try {
         const stream = await host.dialProtocol(multiaddr(`${address}/p2p/${peerId}`), SYNC)
         const link = new Link(peerId, stream)
@@ -248,7 +251,20 @@ const stay = async ({ multiaddrs, ext: { peerId } }) => {
     await new Promise((resolve) => setTimeout(resolve, KNOCK_MS))
   }
 }
-for (const record of await branch.read()) if (record.ext.peerId !== me) stay(record)
+
+// Who is there, and where, again and again: others come later, or come back on another port.
+const look = async () => {
+  while (!leaving) {
+    for (const { multiaddrs, ext: { peerId } } of await branch.read()) {
+      if (peerId === me) continue
+      const first = !known.has(peerId)
+      known.set(peerId, multiaddrs)
+      if (first) stay(peerId)
+    }
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  }
+}
+look().catch((error) => say({ error: String(error) }))
 
 for await (const line of lines) await hear(TOPICS[0], Buffer.from(line, 'base64')) // until it ends
 leaving = true
