@@ -151,6 +151,11 @@ def test_no_machine_shows_in_a_file() -> None:
     assert found == []
 
 
+def test_what_programs_have_made_is_not_kept() -> None:
+    """Spin writes its verifier into the folder that it is run in."""
+    assert [path.name for path in tracked() if path.stem == "pan"] == []
+
+
 def test_one_version_everywhere() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     assert version == sudocode_coordination.__version__

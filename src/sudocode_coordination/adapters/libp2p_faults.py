@@ -40,6 +40,7 @@ from libp2p.transport.exceptions import SecurityUpgradeFailure
 from libp2p.transport.tcp import tcp
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.websocket import proxy_env
+from libp2p.transport.websocket.connection import P2PWebSocketConnection
 from libp2p.transport.websocket.transport import WebsocketTransport
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
@@ -84,6 +85,9 @@ _MAX_GOSSIP_QUEUE_PER_PEER: Final = 256
 """Messages that wait to be written to one peer: as many as may wait to be published."""
 _INBOUND_TOKENS: Final = 1 << 30
 _HANDSHAKE_SECONDS: Final = 10.0
+_GOODBYE_SECONDS: Final = 1.0
+"""For the other side of a WebSocket to answer that it is closed."""
+_close_websocket: Final = P2PWebSocketConnection.close
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,15 @@ def quiet_modules() -> None:
     proxy_env.get_proxy_from_environment = _no_proxy
     # Fault: the port that TCP and WebSocket share is listened on without SO_REUSEPORT, so that nothing can be dialled from it.
     cmux.trio = _ReusingTrio()  # type: ignore[attr-defined,assignment]
+    P2PWebSocketConnection.close = _close_soon  # type: ignore[method-assign,assignment]
     swarm_connection.logging = logging.getLogger(swarm_connection.__name__)  # type: ignore[attr-defined,assignment]
+
+
+async def _close_soon(connection: P2PWebSocketConnection) -> None:
+    """Fault: closing a WebSocket waits for the other side's word, or for a reader that has been cancelled, without a limit; and
+    the swarm shields it. A daemon that stopped while somebody came in this way never ended."""
+    with trio.move_on_after(_GOODBYE_SECONDS):
+        await _close_websocket(connection)
 
 
 class _ReusingTrio:
