@@ -85,7 +85,7 @@ def answering(sent: bytes) -> bytes:
     return KEEPALIVE if sent == ASK else b""
 
 
-LONG_S: Final = 300
+LONG_S: Final = 400
 """Some dozen questions where fifty links take turns."""
 
 
