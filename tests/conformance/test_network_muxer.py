@@ -14,7 +14,7 @@ from tests.conformance.network_attacker import run_real, swarm_of, with_and_with
 from tests.conformance.network_bench import Node, RealBench
 from tests.conformance.test_network import gossip_until_heard
 
-from sudocode_coordination.adapters import libp2p_yamux
+from sudocode_coordination.adapters import libp2p_swift, libp2p_yamux
 from sudocode_coordination.adapters.libp2p_streams import drop, open_stream
 from sudocode_coordination.core.io import PeerDisconnected
 
@@ -31,23 +31,30 @@ def muxer_of(bench: RealBench, node: Node, other: Node) -> Any:
 def test_a_write_that_is_cancelled_ends_no_connection(closed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault: a number of Noise is used up, or half a frame written, and the other side can read nothing any more."""
     if not closed:
-        monkeypatch.setattr(libp2p_yamux, "SteadyYamux", Yamux)
+        monkeypatch.setattr(libp2p_swift, "SwiftYamux", Yamux)
 
     async def test(bench: RealBench) -> None:
         ann, bob = await bench.pair()
         await bench.connect(ann, bob)
         muxer = muxer_of(bench, ann, bob)
-        socket = muxer.secured_conn.conn.read_writer.read_write_closer.stream
-        turn = socket.write_lock  # what waits for it is encrypted already
-        with contextlib.suppress(*() if closed else (Exception,)):
-            for _ in range(5):
-                async with trio.open_nursery() as nursery:
-                    await turn.acquire()
-                    nursery.start_soon(muxer._write_frame, NOTHING)
-                    while not turn.statistics().tasks_waiting:
-                        await trio.sleep(0)
-                    nursery.cancel_scope.cancel()
-                    turn.release()
+        begun, go_on = trio.Event(), trio.Event()
+        where, name = (muxer, "_write") if closed else (muxer.secured_conn, "write")
+        write = getattr(where, name)
+
+        async def slowly(data: bytes) -> None:
+            if not closed:
+                muxer.secured_conn.conn.encrypt(data)  # as the first thing that a write does
+            begun.set()
+            await go_on.wait()
+            await write(data)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(where, name, slowly)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(muxer._write_frame, NOTHING)
+                await begun.wait()
+                nursery.cancel_scope.cancel()
+                go_on.set()
         if closed:
             await bench.settle()
             assert not ann.of(PeerDisconnected)
@@ -74,7 +81,7 @@ def test_a_frame_that_is_never_taken_ends_the_connection(monkeypatch: pytest.Mon
             begun.set()
             await trio.sleep_forever()
 
-        monkeypatch.setattr(muxer.secured_conn, "write", never)
+        monkeypatch.setattr(muxer, "_write", never)
         with contextlib.suppress(Exception):  # somebody else of the connection may have been first, and be told instead
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(muxer._write_frame, NOTHING)

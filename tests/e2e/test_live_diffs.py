@@ -42,3 +42,27 @@ def test_an_edit_on_both_sides_is_foretold_on_both_and_over_when_it_is_gone(pair
         assert member.events("conflicts-cleared")
         member.clone.coord("conflicts")
     git(ada.clone.folder, "checkout", "-q", "--", "src/auth.py")
+
+
+def test_what_is_shared_can_be_looked_at_and_goes_with_the_daemon(pair: list[Member]) -> None:
+    ada, bob = pair
+    (ada.clone.folder / ".env").write_text("TOKEN=very-secret-words\n")
+    (ada.clone.folder / "notes.txt").write_text("shared words\n")
+    soon("bob knows of it", lambda: shared_by(ada, bob) == ["notes.txt"], SEEN_S)
+    (work,) = [work for work in bob.me.conflicts().works if not work.mine]
+    assert work.left_out == 1
+    published = ada.clone.coord("doctor", "--published").stdout
+    assert "shared words" in published
+    assert "very-secret-words" not in published
+    assert ".env" not in published
+    ada.clone.coord("stop")
+    soon("it went with the daemon", lambda: shared_by(ada, bob) == [], SEEN_S)
+    ada.start("--set", "enable_file_diffs=false")
+    assert not ada.me.conflicts().enabled
+    assert shared_by(ada, bob) == []
+
+
+def shared_by(member: Member, seen_by: Member) -> list[str]:
+    """Files that somebody sees changed in another's clone."""
+    works = [work for work in seen_by.me.conflicts().works if member.name in work.agents and not work.mine]
+    return [file.path for work in works for file in work.files]

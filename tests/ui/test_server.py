@@ -21,11 +21,12 @@ from tests.docs.blocks import ROOT
 from tests.e2e.clones import COORD, Clone, repository, wait_for
 from tests.ui.pages import Asker, coord_ui
 
+from sudocode_coordination.api.requests import Foretelling
 from sudocode_coordination.cli.parser import build_parser
 from sudocode_coordination.cli.run import command
 from sudocode_coordination.cli.ui import ui
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.errors import UsageError
+from sudocode_coordination.errors import CoordinationError, NoDaemonError, UsageError
 from sudocode_coordination.views.web import actions, feed
 from sudocode_coordination.views.web.app import MAX_STREAMS, _on_enter, page_files
 
@@ -207,6 +208,22 @@ def test_a_page_that_takes_nothing_keeps_one_state_and_so_many_events() -> None:
     assert lines == [b'{"kind":"beat"}\n', b'{"kind":"closed"}\n'], "closed: nothing more is told"
     assert len(mailbox.events) == feed.MAX_WAITING_EVENTS
     assert (mailbox.events[-1], mailbox.state) == (b"e509", b"s509")
+
+
+def test_a_daemon_that_foretells_nothing_yet_is_no_daemon_that_is_gone() -> None:
+    class Older:
+        def __init__(self, error: CoordinationError) -> None:
+            self.error = error
+
+        async def conflicts(self) -> object:
+            raise self.error
+
+    def asked(error: CoordinationError) -> object:
+        return anyio.run(feed._foretelling, cast(AsyncClient, Older(error)))
+
+    assert asked(CoordinationError("unknown method conflicts")) == Foretelling(enabled=False)
+    with pytest.raises(NoDaemonError):
+        asked(NoDaemonError("it has ended"))
 
 
 def test_every_file_of_the_page_is_known_by_its_type_and_none_names_another_host() -> None:

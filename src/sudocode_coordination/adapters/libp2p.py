@@ -21,7 +21,6 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_addresses as addressing
 from sudocode_coordination.adapters import libp2p_faults as faults
-from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.delivery import GossipQueue, Outbox
 from sudocode_coordination.adapters.identity import Identity
 from sudocode_coordination.adapters.libp2p_addresses import parse_circuit
@@ -33,7 +32,7 @@ from sudocode_coordination.adapters.libp2p_streams import gate_protocols
 from sudocode_coordination.adapters.libp2p_upgrades import DCUTR, Upgrades
 from sudocode_coordination.adapters.links import Direction, LinkLimits
 from sudocode_coordination.adapters.ports import Deliver
-from sudocode_coordination.adapters.supervisor import explain, supervise
+from sudocode_coordination.adapters.supervisor import explain, next_beat, supervise
 from sudocode_coordination.core.io import DialFailed, GossipReceived, Listening, PeerRefused, RelayAt, UpgradeFailed
 from sudocode_coordination.core.wire import MAX_FRAME_BYTES
 from sudocode_coordination.errors import NetworkError

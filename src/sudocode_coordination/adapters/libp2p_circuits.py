@@ -22,12 +22,12 @@ from libp2p.relay.circuit_v2.pb.circuit_pb2 import PeerId as CircuitPeer
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from sudocode_coordination.adapters import libp2p_addresses as addressing
-from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.libp2p_addresses import CircuitAddress
 from sudocode_coordination.adapters.libp2p_connections import Connections
 from sudocode_coordination.adapters.libp2p_relay import HOP, RESERVATION_SECONDS, expect
 from sudocode_coordination.adapters.libp2p_streams import drop, hear, open_stream, say
 from sudocode_coordination.adapters.libp2p_yamux import batch_window_updates
+from sudocode_coordination.adapters.supervisor import next_beat
 from sudocode_coordination.core.io import RelayAt
 from sudocode_coordination.model import PeerId
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.ports import Deliver
+from sudocode_coordination.adapters.supervisor import next_beat
 from sudocode_coordination.core.io import RecordsSighted
 from sudocode_coordination.core.records import MAX_RECORD_BYTES
 from sudocode_coordination.errors import StorageError

@@ -1,4 +1,5 @@
-"""Runs something that may die, again and again, and lets it end in peace when it is cancelled."""
+"""Runs something that may die, again and again, and lets it end in peace when it is cancelled; when to look at things while nothing
+happens."""
 
 from __future__ import annotations
 
@@ -87,3 +88,9 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ExceptionGroup) and error.exceptions:
         return explain(error.exceptions[0])
     return str(error) or type(error).__name__
+
+
+def next_beat(period_s: float) -> float:
+    """The next whole multiple of a period, by trio's clock. Whoever looks every so often sleeps until then, so that a process at
+    rest is woken once for all of them. (Trio's clock begins at random: processes don't wake together.)"""
+    return (trio.current_time() // period_s + 1) * period_s

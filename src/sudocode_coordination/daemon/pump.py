@@ -19,8 +19,8 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
-from sudocode_coordination.adapters.clock import next_beat
 from sudocode_coordination.adapters.ports import Clock, Disk, GitRemote, LeaseTable, Neighbourhood, Network, WorkTrees
+from sudocode_coordination.adapters.supervisor import next_beat
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.core.conduct import Bucket
 from sudocode_coordination.core.io import (

@@ -102,7 +102,7 @@ class Watch(App[int]):
         self.live = Live(clone, agent, self.picture, clock, self._changed)
         self.filter = Filter()
         self._tab = TABS[0]
-        self._drawing = False
+        self._drawing = self._leaving = False
         self._shown = 0
         self._said = ("", 0)
         self._answered: Callable[[str], None] | None = None
@@ -131,7 +131,7 @@ class Watch(App[int]):
 
     def on_mount(self) -> None:
         """Begin to follow the daemon."""
-        leave_on_signals(self.exit)
+        leave_on_signals(self.action_leave)
         resume_only_what_was_paused()
         self.set_interval(1.0, self._tick)
         self._follow()
@@ -156,6 +156,8 @@ class Watch(App[int]):
 
     def _tick(self) -> None:
         """A second has passed: times are others, rows are not."""
+        if not self._is_shown():
+            return
         for lines in self.screen.query(LineView):
             lines.redraw()
         if not isinstance(self.screen, InFull):
@@ -166,6 +168,8 @@ class Watch(App[int]):
     def _draw(self) -> None:
         """Draw what has changed since."""
         self._drawing = False
+        if not self._is_shown():
+            return
         now = self._now()
         if isinstance(self.screen, InFull):
             for lines in self.screen.query(Details):  # none before it is mounted
@@ -205,6 +209,10 @@ class Watch(App[int]):
             said = below(self.picture, self.filter, self._shown, self.size.width)
         self._set("#said", said)
         self._set("#keys", keys(self._tab.name, self.size.width))
+
+    def _is_shown(self) -> bool:
+        """Not while it ends: timers are heard a moment longer than there is something to draw on."""
+        return not self._leaving and bool(self.screen_stack)
 
     def _one(self, selector: str, kind: type[W]) -> W:
         """A widget of the lists' screen, whatever lies over it."""
@@ -474,8 +482,9 @@ class Watch(App[int]):
 
     def action_close(self) -> None:
         """The end."""
-        self.exit(0)
+        self.action_leave(0)
 
     def action_leave(self, code: int) -> None:
-        """The end."""
+        """The end, with that exit code."""
+        self._leaving = True
         self.exit(code)

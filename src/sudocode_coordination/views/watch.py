@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from argparse import Namespace
 from typing import Final
 
 import anyio
 
-from sudocode_coordination.adapters.clock import BootClock
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.errors import UsageError
+from sudocode_coordination.model import Now
 from sudocode_coordination.views.live import Live
 from sudocode_coordination.views.state import Picture
 
 INSTEAD: Final = "`coord watch --json` shows all of it once, `coord events --follow` what happens, `coord status` a summary"
+_COUNTS_SUSPEND: Final = getattr(time, "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""As the daemon's clock (`adapters/clock.py`, which loads trio): leases run out while a laptop sleeps."""
+
+
+def both_clocks() -> Now:
+    """Both clocks, read together."""
+    return Now(time.clock_gettime_ns(_COUNTS_SUSPEND) // 1_000_000, time.time_ns() // 1_000_000)
 
 
 def watch(session: Session, args: Namespace) -> int:
@@ -28,9 +36,9 @@ def watch(session: Session, args: Namespace) -> int:
     del args
     if session.screen.as_json:
         session.client.ping()
-        picture = Picture(BootClock().now(), session.agent)
-        anyio.run(Live(session.clone, session.agent, picture, BootClock().now, lambda: None).once)
-        session.screen.document(picture.document(BootClock().now()))
+        picture = Picture(both_clocks(), session.agent)
+        anyio.run(Live(session.clone, session.agent, picture, both_clocks, lambda: None).once)
+        session.screen.document(picture.document(both_clocks()))
         return 0
     where = {"input": sys.stdin, "output": sys.stdout, "error": sys.stderr}
     missing = [name for name, stream in where.items() if not stream.isatty()]
@@ -42,6 +50,6 @@ def watch(session: Session, args: Namespace) -> int:
     session.close()
     from sudocode_coordination.views.app import Watch
 
-    app = Watch(session.clone, session.agent, BootClock().now)
+    app = Watch(session.clone, session.agent, both_clocks)
     code = app.run(mouse=False)
     return app.return_code or 0 if code is None else code
