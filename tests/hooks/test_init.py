@@ -319,3 +319,17 @@ def test_what_may_be_the_users_is_not_written_over_and_not_taken_away(tmp_path: 
     else:
         with pytest.raises(CoordinationError):
             one.without(text)
+
+
+def test_nothing_is_written_through_a_link_that_leads_out(repo: Path, coord: Coord) -> None:
+    outside = repo.parent / "profile"
+    outside.write_text("mine\n")
+    (repo / "AGENTS.md").symlink_to(outside)
+    assert "leads out of the repository" in coord("init", "--yes", "--only", "agents.md", expect=1).stdout
+    assert outside.read_text() == "mine\n"
+    (repo / "AGENTS.md").unlink()
+    (repo / "CLAUDE.md").write_text("mine\n")
+    (repo / "AGENTS.md").symlink_to("CLAUDE.md")
+    coord("init", "--yes", "--only", "agents.md")
+    assert "coord: begin" in (repo / "CLAUDE.md").read_text()
+    assert (repo / "AGENTS.md").is_symlink()

@@ -96,10 +96,10 @@ def additions(root: Path) -> list[Change]:
         if any(shutil.which(sign[1:]) if sign.startswith("!") else (root / sign).exists() for sign in one.signs):
             present.add(one.name)
         what = "add hooks" if one.name != "agents.md" else "add a block that tells agents of coord"
-        found.append(Change(one.name, one.path, what, one.name in present, _is_wanted(one), partial(_put_in, one)))
+        found.append(Change(one.name, one.path, what, one.name in present, _is_wanted(one), partial(_put_in, root, one)))
     for server in registrations(root, guards.program()):
         there, wanted = server.name in present, _is_wanted(server)
-        found.append(Change(server.name, server.path, "add the MCP server", there, wanted, partial(_put_in, server)))
+        found.append(Change(server.name, server.path, "add the MCP server", there, wanted, partial(_put_in, root, server)))
     return found
 
 
@@ -139,7 +139,9 @@ def _is_wanted(one: Integration | Registration) -> bool:
         return True  # told when it is tried
 
 
-def _put_in(one: Integration | Registration) -> None:
+def _put_in(root: Path, one: Integration | Registration) -> None:
+    if not one.path.resolve().is_relative_to(root.resolve()):  # whoever wrote the repository chose where
+        raise CoordinationError("it is a link that leads out of the repository", hint="remove the link first")
     _write(one.path, one.wanted(_read(one.path)))
 
 
