@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -284,12 +284,23 @@ def fake_ssh(folder: Path) -> str:
     return f"'{script}'"
 
 
+def descendants() -> set[psutil.Process]:
+    """Of this process, but for what daemons of other tests are forked from (`tests/warm`), which lasts as long as the run."""
+    mine = psutil.Process()
+    found = set(mine.children(recursive=True))
+    for child in mine.children():
+        with suppress(psutil.Error):
+            if "tests.warm" in child.cmdline():
+                found -= {child, *child.children(recursive=True)}
+    return found
+
+
 def children() -> list[psutil.Process]:
-    return [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
+    return [c for c in descendants() if c.status() != psutil.STATUS_ZOMBIE]
 
 
 def nobody_left() -> bool:
     end = time.monotonic() + 10
     while children() and time.monotonic() < end:
         time.sleep(0.01)  # a poll; the deadline above is the limit
-    return not psutil.Process().children(recursive=True)
+    return not descendants()

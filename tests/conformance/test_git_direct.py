@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import trio
-from tests.conformance.git_bench import Loop, git, make_remote, running_loop
+from tests.conformance.git_bench import Loop, descendants, git, make_remote, running_loop
 from tests.conformance.table_bench import (
     TableHandle,
     change,
@@ -176,7 +175,7 @@ def test_a_remote_that_is_gone_is_told_by_git(tmp_path: Path, loop: Loop) -> Non
     assert "there is no such remote repository" in reason(outcome)
     away.rename(bare)
     assert landed(handle.swap(first, {"a/x": b"2"}, "n")) == tip_of(bare)
-    until(lambda: not psutil.Process().children(recursive=True), "a process is left")
+    until(lambda: not descendants(), "a process is left")
 
 
 # --- sooner -------------------------------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ def test_the_answer_does_not_wait_for_what_comes_behind(tmp_path: Path, loop: Lo
     assert over.exists(), "the hook was let go on to its end"
     hook.unlink()
     assert pushes == [first]
-    until(lambda: not psutil.Process().children(recursive=True), "a process is left")
+    until(lambda: not descendants(), "a process is left")
 
 
 # --- cut off ------------------------------------------------------------------------------------------------------------------
@@ -212,7 +211,7 @@ def test_one_that_hangs_is_unknown_and_leaves_nothing(tmp_path: Path, loop: Loop
     assert lost(outcome) == "unknown"
     assert "no answer within" in reason(outcome)
     hook.unlink()
-    until(lambda: not psutil.Process().children(recursive=True), "a process is left")
+    until(lambda: not descendants(), "a process is left")
     assert tip_of(bare) == first
     assert pushes == [first]
     landed(handle.swap(first, {"a/x": b"2"}, "n"))
@@ -244,7 +243,7 @@ def test_stopping_gives_it_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 nursery.cancel_scope.cancel()
 
     trio.run(main)
-    until(lambda: not psutil.Process().children(recursive=True), "a process is left")
+    until(lambda: not descendants(), "a process is left")
     assert git(bare, "rev-list", "--count", REF) == ("1" if slow else "2")
     assert not list(bare.rglob("*.lock"))
 

@@ -38,6 +38,8 @@ WALL_READERS: Final = {
     "cli/drafting.py",  # when a committed issue was updated
     "cli/render.py",
     "daemon/lifecycle.py",  # since when it runs, for people
+    "views/watch.py",  # what time it is, for people
+    "views/web/feed.py",
 }
 """Files of the package that read the wall clock."""
 
