@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import pytest
 import trio
 import trio.testing
 
@@ -89,6 +90,7 @@ LONG_S: Final = 400
 """Some dozen questions where fifty links take turns."""
 
 
+@pytest.mark.slow
 def test_an_idle_link_is_asked_the_more_rarely_the_more_links_there_are() -> None:
     counts = {}
     for links in (1, 10, 50):

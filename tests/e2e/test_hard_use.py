@@ -77,6 +77,7 @@ def test_a_copy_that_could_not_be_told_from_its_original_is_noticed_on_the_branc
             assert not clone.json("doctor", expect=1)["ok"]
 
 
+@pytest.mark.slow
 def test_two_clones_with_one_agent_id_are_told() -> None:
     often = ("--listen", LOOPBACK, "--discovery-interval", "1s")
     with repository("ann", "bob") as (ann, bob):
