@@ -34,6 +34,9 @@ FLAGS: Final = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+)
+"""Of Chromium wherever it is driven, in `tests/ui` too: it asks for nothing but the page."""
+FOR_PICTURES: Final = (
     "--hide-scrollbars",
     "--disable-lcd-text",  # coloured edges of letters make the files half as large again
 )
@@ -216,7 +219,7 @@ def main(argv: list[str]) -> int:
     folder = Path(argv[0]) if argv else IMAGES
     folder.mkdir(parents=True, exist_ok=True)
     with story() as world, page_server(world, "alice") as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *FOR_PICTURES])
         shoot(browser, url, folder)
         browser.close()
     return 0

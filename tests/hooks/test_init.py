@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from tests.e2e.clones import COORD
 
-from sudocode_coordination.cli.setup import setup_findings
+from sudocode_coordination.cli.setup_findings import setup_findings
 from sudocode_coordination.errors import CoordinationError
 from sudocode_coordination.hooks.servers import registrations
 from sudocode_coordination.hooks.settings import integrations

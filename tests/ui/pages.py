@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -16,18 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from scripts.make_screenshots import CHROMIUM, FLAGS
 from tests.e2e.clones import COORD, Clone
 
-CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS: Final = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 LIMIT_MS: Final = 60_000
 """For what a page shows, on a machine that is busy."""
 
@@ -144,7 +134,7 @@ class Asker:
 
 def needs_chromium() -> None:
     """Skip where there is no browser; in CI, where it belongs to what is installed, that is a failure."""
-    if CHROMIUM is None:
+    if not CHROMIUM:
         if os.environ.get("CI"):
             pytest.fail("chromium is missing, which .ci/run installs")
         pytest.skip("no chromium here (apt-get install chromium): the page is not driven")

@@ -23,7 +23,7 @@ from sudocode_coordination.cli.branch import BranchView, parse_time, read_branch
 from sudocode_coordination.cli.published import show_published
 from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
-from sudocode_coordination.cli.setup import setup_findings
+from sudocode_coordination.cli.setup_findings import setup_findings
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.config import CONFIG_FILE, CoordinationConfig, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, NoDaemonError

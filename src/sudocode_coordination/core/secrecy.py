@@ -54,7 +54,7 @@ _BARE = re.compile(
 """The same without quotation marks, as in YAML, INI files and shells: a whole word of letters and digits to the line's end."""
 _KEY_BODY = re.compile(r"(?m)^[ \t\"']{0,40}[A-Za-z0-9+/]{24,76}={0,2}(?:\\n)?[\"',\\]{0,3}\r?$")
 _KEY_BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY")
-_NO_SECRET = re.compile(r"[${<%*]|(?i:example|changeme|placeholder|your[_-]|xxxx|dummy|redacted|test)")
+_NO_SECRET = re.compile(r"[${<%*]|(?i:example|changeme|placeholder|your[_-]|xxxx|dummy|redacted|(?<![a-z])test(?![a-z]))")
 """In such a literal: it stands for one."""
 MAX_SEARCHED: Final = 32 << 10
 """Characters of one text: more is never shared of a file."""

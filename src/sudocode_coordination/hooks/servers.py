@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sudocode_coordination.errors import CoordinationError
+from sudocode_coordination.hooks.marked import with_block, without_block
 from sudocode_coordination.hooks.settings import Json, parsed, written
 
 NAME: Final = "coord"
@@ -88,13 +89,11 @@ def _is_ours(entry: Json) -> bool:
 
 def _with_table(program: str, text: str | None) -> str:
     """A marked block at the end: comments of a TOML file are the user's, and stay."""
-    before = _without_table(text or "") or ""
-    servers = _toml(before).get("mcp_servers", {})
+    servers = _toml(_without_table(text or "") or "").get("mcp_servers", {})
     if isinstance(servers, dict) and NAME in servers:
         return text or ""
-    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
     table = f'[mcp_servers.{NAME}]\ncommand = {json.dumps(program)}\nargs = ["mcp"]\ntool_timeout_sec = {MAX_WAIT_S}\n'
-    made = f"{before}{gap}{BEGIN}\n{table}{END}\n"
+    made = with_block(text, BEGIN, table, END)
     try:
         _toml(made)
     except CoordinationError:  # an inline table is closed
@@ -110,11 +109,4 @@ def _toml(text: str) -> dict[str, Json]:
 
 
 def _without_table(text: str) -> str | None:
-    before, begin, rest = text.partition(BEGIN + "\n")
-    if not begin:
-        return text or None
-    _, end, after = rest.partition(END)
-    if not end:
-        raise CoordinationError(f"{END} is gone from it", hint=f"put it back, or take {BEGIN} and what is ours out by hand")
-    after = after.removeprefix("\n")
-    return ((before.removesuffix("\n") if before.endswith("\n\n") and not after else before) + after) or None
+    return without_block(text, BEGIN, END)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from sudocode_coordination.errors import CoordinationError
+from sudocode_coordination.hooks.marked import with_block, without_block
 
 Json: TypeAlias = Any
 _OURS: Final = (" hook pre-tool", " hook session-start", " hook prompt", " hook session-end", " hook subagent-end")
@@ -241,18 +242,8 @@ def _with_plugin(text: str | None, program: str) -> str:
 
 
 def _with_advice(text: str | None) -> str:
-    before = _without_advice(text or "") or ""
-    gap = "" if not before or before.endswith("\n\n") else "\n" if before.endswith("\n") else "\n\n"
-    return f"{before}{gap}{BEGIN}\n{_ADVICE}{END}\n"
+    return with_block(text, BEGIN, _ADVICE, END)
 
 
 def _without_advice(text: str) -> str | None:
-    before, begin, rest = text.partition(BEGIN + "\n")
-    if not begin:
-        return text or None
-    _, end, after = rest.partition(END)
-    if not end:
-        raise CoordinationError(f"{END} is gone from it", hint=f"put it back, or take {BEGIN} and what is ours out by hand")
-    after = after.removeprefix("\n")
-    kept = (before.removesuffix("\n") if before.endswith("\n\n") and not after else before) + after
-    return kept or None
+    return without_block(text, BEGIN, END)
