@@ -96,7 +96,8 @@ class Side:
         git(self.root, "add", "--all", GIT_INDEX_FILE=str(index))
         tree = git(self.root, "write-tree", GIT_INDEX_FILE=str(index)).decode().strip()
         index.unlink()
-        return git(self.root, "commit-tree", tree, "-p", head, "-m", "x").decode().strip()
+        # Of its own name: else it may be, to the letter, a commit that the other side has made of the same in the same second.
+        return git(self.root, "commit-tree", tree, "-p", head, "-m", f"all of {self.root.name}").decode().strip()
 
 
 class Repository:
