@@ -76,7 +76,9 @@ async def read_status(git: GitRunner) -> Status:
         GitFailedError: git can't tell, or it is too much.
     """
     arguments = ("--porcelain=v2", "--branch", "--no-ahead-behind", "-z", "--untracked-files=all", "--no-renames")
-    outcome = await git.run("status", *arguments, "--ignore-submodules=dirty", limit=MAX_STATUS_BYTES)
+    # By one thread: what it takes of the processor is then no more than the time it takes, by which looks are paced.
+    one_thread = ("-c", "core.preloadIndex=false")
+    outcome = await git.run(*one_thread, "status", *arguments, "--ignore-submodules=dirty", limit=MAX_STATUS_BYTES)
     return parse_status(outcome.checked("status"))
 
 
