@@ -124,7 +124,8 @@ def _released(seen: Terminal, alice: Client) -> None:
 def _wide(seen: Terminal, snapshot: Snapshot) -> None:
     seen.resize(120, 40)
     seen.press("g")
-    shown = ("Lease: docs/", "WHAT HAS HAPPENED", "bob work-started src/auth.py")
+    # All of it, and laid out for this width: the first picture after a change of size may be wrapped for the one before.
+    shown = ("Lease: docs/", ", unless it is renewed", "WHAT HAS HAPPENED", "bob work-started src/auth.py")
     seen.until("more", lambda text: all(words in text for words in shown))
     lines = seen.lines
     events = next(number for number, line in enumerate(lines) if line.endswith("▏ Events"))
