@@ -24,7 +24,7 @@ def muxer(data: bytes) -> None:
 
     async def main() -> None:
         connection, _, stream = muxed([sealed(message) for message in messages])
-        stream.recv_window = 64
+        stream.recv_window = 4  # that is soon over
         with trio.fail_after(SECONDS):
             await connection.handle_incoming()
         assert connection.event_closed.is_set()
