@@ -38,8 +38,8 @@ LOOK_SECONDS: Final = 0.5
 LOOK_CLOSELY_EVERY: Final = 20
 """Looks after which files are read again though the folder has not changed: a lock that was let go does not show in it."""
 LOOKS_PER_FILE: Final = 2
-"""So many looks at least for each file that was found, so that it costs the same among fifty: each opens, tries and reads it. Nothing
-waits for a file of a daemon that was killed; a new daemon changes the folder."""
+"""So many looks at least for each file that was found, so that fifty cost no more than ten: each is opened, tried and read. Nothing
+waits for what a killed daemon left; a new one changes the folder."""
 MAX_FILES: Final = 500
 """Read at most: more daemons than one machine holds. The first by name."""
 _NAME: Final = re.compile(r"([1-9A-HJ-NP-Za-km-z]{1,60})\.json\Z")
