@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from tests.core.test_agents import Document
 
 from sudocode_coordination.api.requests import SendMessage
 from sudocode_coordination.core import messages as messages_module
-from sudocode_coordination.core.facts import EntryChange, Notify, Output, Write
+from sudocode_coordination.core.facts import EntryChange, Notify, Output, Root, Write
 from sudocode_coordination.core.messages import DAY_MS, Messages
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import AgentId, Instant, Json, Message, Now, PeerId, Resource
@@ -209,3 +210,75 @@ def test_acknowledgements_of_what_is_long_over_go_at_a_start(pair: tuple[Clone, 
     b.wall += 3 * DAY_MS
     b.restarts()
     assert b.document.all == {}
+
+
+def test_one_look_goes_over_what_is_written_once_however_much_is_acknowledged(
+    pair: tuple[Clone, Clone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    for number in range(20):
+        a.says("alice", f"{number}", b)
+    for number in range(200):
+        a.writes(f"ack|pb|{number}|x", {"at": "2027"}, b)
+    looked_at = 0
+    entries = b.document.entries
+
+    def counted(root: Root) -> Iterator[tuple[PeerId, str, Json]]:
+        nonlocal looked_at
+        for entry in entries(root):
+            looked_at += 1
+            yield entry
+
+    monkeypatch.setattr(b.document, "entries", counted)
+    assert len(b.texts("bob", everything=True)) == 20
+    assert looked_at == 220
+    assert len(b.reads("bob", a)) == 20
+    assert {by for one in a.machine.messages("alice", a.now, everything=True) for by in one.acknowledged_by} == {"bob"}
+
+
+ENTRY: dict[str, Json] = {"sender": "carol", "text": "t", "sentAt": "2027", "sentMs": 1, "ttlMs": 3_600_000}
+
+
+def test_so_many_are_believed_of_a_peer_after_a_restart_too(pair: tuple[Clone, Clone]) -> None:
+    a, b = pair
+    for number in range(messages_module.MAX_LIVE + 50):
+        a.writes(f"{number}", ENTRY, b)
+    assert len(b.texts("bob")) == messages_module.MAX_LIVE
+    b.restarts()
+    assert len(b.texts("bob")) == messages_module.MAX_LIVE
+
+
+def test_so_many_readers_are_believed_of_a_peer(pair: tuple[Clone, Clone], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages_module, "MAX_READERS", 2)
+    a, b = pair
+    said = a.says("alice", "hello", b)
+    for number in range(5):
+        b.writes(f"ack|pa|{said.message_id}|b{number}", {"at": "2027"}, a)
+    assert a.machine.messages("alice", a.now, everything=True)[0].acknowledged_by == ("b0", "b1")
+
+
+@pytest.mark.parametrize(
+    ("key", "entry"),
+    [
+        ("$(touch x)", ENTRY),
+        ("", ENTRY),
+        ("a" * 65, ENTRY),
+        ("1", ENTRY | {"sender": "\x1b[31mben"}),
+        ("1", ENTRY | {"sender": ""}),
+    ],
+)
+def test_what_no_clone_writes_is_no_message(pair: tuple[Clone, Clone], key: str, entry: Json) -> None:
+    a, b = pair
+    a.writes(key, entry, b)
+    assert b.texts("bob") == []
+
+
+def test_a_copied_id_does_not_keep_the_real_one_from_being_read(pair: tuple[Clone, Clone]) -> None:
+    a, b = pair
+    mallory = Clone("pm", a.document, "mallory", seed=3)
+    said = a.says("alice", "the real one", b, mallory)
+    mallory.writes(said.message_id, ENTRY | {"text": "a copy", "sentAt": "2099"}, a, b)
+    assert sorted(b.reads("bob", a, mallory, ids=(said.message_id,))) == ["a copy", "the real one"]
+    assert b.texts("bob") == []
+    assert b.texts("bob", everything=True) == ["the real one", "a copy"]
+    assert [m.acknowledged_by for m in b.machine.messages("bob", b.now, everything=True)] == [("bob",), ("bob",)]

@@ -9,6 +9,7 @@ acknowledged is not shown as new again; where its author is gone, a message is o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, Final
@@ -20,15 +21,19 @@ from sudocode_coordination.core.agents import Entries
 from sudocode_coordination.core.facts import EntryChange, Notify, Output, Write
 from sudocode_coordination.core.writer import encode_value
 from sudocode_coordination.errors import UsageError
-from sudocode_coordination.model import AgentId, Instant, Message, MessageKind, Now, PeerId, Resource, iso_from_ms
+from sudocode_coordination.model import AGENT_ID_PATTERN, AgentId, Instant, Message, MessageKind, Now, PeerId, Resource, iso_from_ms
 
 MAX_LIVE: Final = 200
 """Messages of one clone that are not over, written or believed of another: a swarm of 50 agents that each said four things."""
 MAX_ACKNOWLEDGED: Final = 1_000
 """Own acknowledgements kept; past it the oldest go, and what they were for may show as new again until its ttl is over."""
+MAX_READERS: Final = 100
+"""Agents of one clone that are believed to have read a message."""
 DAY_MS: Final = 24 * 3_600_000
 """Longest ttl of a message (`requests.SendMessage`)."""
 _ACK: Final = "ack"
+_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}\Z")
+"""What may be an id: it stands in what people and agents are told to type."""
 
 
 class MessageEntry(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -71,19 +76,24 @@ class Messages:
         self._concerned = concerned
         self._own: dict[str, Instant] = {}
         """Own messages, and when they are over."""
-        self._seen: dict[tuple[PeerId, str], Instant] = {}
-        """Those of others, and when they are over at the latest."""
+        self._seen: dict[PeerId, dict[str, Instant]] = {}
+        """Those of others that are believed, and when they are over at the latest."""
+        self._read: dict[tuple[str, str], dict[PeerId, set[AgentId]]] = {}
+        """Author and id of a message -> who says that which agents have read it."""
 
     # --- life -------------------------------------------------------------------------------------------------------------
 
     def started(self, now: Now) -> list[Output]:
         """What was said before a restart lasts as long as it would have."""
+        for owner, key, value in self._document.entries("messages"):
+            if key.startswith(f"{_ACK}|"):
+                self._note_ack(owner, key, value)
         for owner, id_, entry in self._entries():
             if owner == self._me:
                 left_ms = entry.sent_ms + entry.ttl_ms - now.wall_ms
                 self._own[id_] = now.instant + max(0, min(entry.ttl_ms, left_ms))
             else:
-                self._seen[owner, id_] = now.instant + _ttl_of(entry)
+                self._believe(owner, id_, entry, now)
         return self._drop_old_acks(now)
 
     def deadline(self) -> Instant | None:
@@ -137,13 +147,13 @@ class Messages:
         Raises:
             UsageError: an id is of no message for the agent.
         """
-        unread = {message.message_id: message for message in self.messages(agent, now)}
         sent_to_it = (m for m in self.messages(agent, now, everything=True) if not (m.mine and m.agent_id == agent))
         known = {message.message_id for message in sent_to_it}
         for id_ in ids:
             if id_ not in known:
                 raise UsageError(f"{id_!r} is no message for {agent}", hint="`coord messages --all` shows them")
-        chosen = [message for id_, message in unread.items() if everything or id_ in ids]
+        # More than one where a peer copied an id: that must not keep the real one from being read.
+        chosen = [message for message in self.messages(agent, now) if everything or message.message_id in ids]
         value = msgspec.to_builtins(AckEntry(at=iso_from_ms(now.wall_ms)))
         return chosen, [
             Write(root="messages", key=_ack_key(message.peer_id, message.message_id, agent), value=value, urgent=True)
@@ -168,17 +178,16 @@ class Messages:
             if change.root != "messages":
                 continue
             if change.key.startswith(f"{_ACK}|"):
+                self._note_ack(owner, change.key, change.value)
                 out += self._acknowledged(change)
                 continue
-            entry = _entry(change.value)
+            entry = _entry(change.key, change.value)
             if entry is None:
-                self._seen.pop((owner, change.key), None)
+                self._disbelieve(owner, change.key)
                 out += self._forget_acks(owner, change.key)
                 continue
-            if owner != self._me:
-                if (owner, change.key) in self._seen or not self._room_for(owner):
-                    continue
-                self._seen[owner, change.key] = now.instant + _ttl_of(entry)
+            if owner != self._me and not self._believe(owner, change.key, entry, now):
+                continue
             for agent in local:
                 if self._is_for(entry, owner, agent, now.instant) and not self._has_ack(owner, change.key, agent):
                     shown = self._shown(owner, change.key, entry, now)
@@ -207,15 +216,25 @@ class Messages:
 
     def _entries(self) -> Iterator[tuple[PeerId, str, MessageEntry]]:
         for owner, key, value in self._document.entries("messages"):
-            entry = None if key.startswith(f"{_ACK}|") else _entry(value)
+            entry = _entry(key, value)
             if entry is not None:
                 yield owner, key, entry
 
-    def _room_for(self, owner: PeerId) -> bool:
-        return sum(1 for of, _ in self._seen if of == owner) < MAX_LIVE
+    def _believe(self, owner: PeerId, id_: str, entry: MessageEntry, now: Now) -> bool:
+        """Whether it is new, and there is room for it."""
+        seen = self._seen.setdefault(owner, {})
+        if id_ in seen or len(seen) >= MAX_LIVE:
+            return False
+        seen[id_] = now.instant + _ttl_of(entry)
+        return True
+
+    def _disbelieve(self, owner: PeerId, id_: str) -> None:
+        seen = self._seen.get(owner, {})
+        if seen.pop(id_, None) is not None and not seen:
+            del self._seen[owner]
 
     def _over_at(self, owner: PeerId, id_: str) -> Instant | None:
-        return self._own.get(id_) if owner == self._me else self._seen.get((owner, id_))
+        return (self._own if owner == self._me else self._seen.get(owner, {})).get(id_)
 
     def _is_for(self, entry: MessageEntry, owner: PeerId, agent: AgentId, now: Instant) -> bool:
         if owner == self._me and entry.sender == agent:
@@ -227,11 +246,19 @@ class Messages:
     def _has_ack(self, author: PeerId, id_: str, agent: AgentId) -> bool:
         return self._document.get("messages", self._me, _ack_key(author, id_, agent)) is not None
 
-    def _acks_of(self, author: PeerId, id_: str) -> list[tuple[PeerId, str, AgentId]]:
-        begins = f"{_ACK}|{author}|{id_}|"
-        return [
-            (owner, key, key.removeprefix(begins)) for owner, key, _ in self._document.entries("messages") if key.startswith(begins)
-        ]
+    def _note_ack(self, owner: PeerId, key: str, value: Any) -> None:
+        _, author, id_, agent = [*key.split("|", 3), "", "", ""][:4]
+        said = self._read.setdefault((author, id_), {})
+        if value is not None:
+            readers = said.setdefault(owner, set())
+            if owner == self._me or len(readers) < MAX_READERS:
+                readers.add(agent)
+        elif owner in said:
+            said[owner].discard(agent)
+            if not said[owner]:
+                del said[owner]
+        if not said:
+            del self._read[author, id_]
 
     def _shown(self, owner: PeerId, id_: str, entry: MessageEntry, now: Now) -> Message:
         until = self._over_at(owner, id_)
@@ -246,20 +273,23 @@ class Messages:
             reply_to=entry.reply_to,
             sent_at=entry.sent_at,
             remaining_ms=max(0, (until or now.instant) - now.instant),
-            acknowledged_by=tuple(sorted({agent for _, _, agent in self._acks_of(owner, id_)})),
+            acknowledged_by=tuple(sorted(set().union(*self._read.get((owner, id_), {}).values()))),
             mine=owner == self._me,
         )
 
     def _acknowledged(self, change: EntryChange) -> list[Output]:
         _, author, id_, agent = [*change.key.split("|", 3), "", "", ""][:4]
-        entry = _entry(self._document.get("messages", self._me, id_)) if author == self._me and change.value is not None else None
-        if entry is None or id_ not in self._own:
+        if author != self._me or change.value is None or id_ not in self._own:
+            return []
+        entry = _entry(id_, self._document.get("messages", self._me, id_))
+        if entry is None:
             return []
         return [Notify(type="message-acknowledged", agent_id=entry.sender, data={"messageId": id_, "by": agent})]
 
     def _forget_acks(self, author: PeerId, id_: str) -> list[Output]:
         """The message is gone, and what says that it was read with it."""
-        return [Write(root="messages", key=key, value=None) for owner, key, _ in self._acks_of(author, id_) if owner == self._me]
+        own = self._read.get((author, id_), {}).get(self._me, ())
+        return [Write(root="messages", key=_ack_key(author, id_, agent), value=None) for agent in sorted(own)]
 
     def _drop_old_acks(self, now: Now) -> list[Output]:
         """Of messages that were over while this peer was away; their authors may be gone for good."""
@@ -283,9 +313,12 @@ def _ttl_of(entry: MessageEntry) -> int:
     return max(0, min(entry.ttl_ms, DAY_MS))
 
 
-def _entry(value: Any) -> MessageEntry | None:
+def _entry(key: str, value: Any) -> MessageEntry | None:
     """What a peer wrote, if it is a message; those of a newer version's shape are passed over."""
+    if not _ID.match(key):
+        return None
     try:
-        return msgspec.convert(value, MessageEntry)
+        entry = msgspec.convert(value, MessageEntry)
     except (msgspec.ValidationError, ValueError):
         return None
+    return entry if AGENT_ID_PATTERN.match(entry.sender) else None
