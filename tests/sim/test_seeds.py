@@ -87,8 +87,8 @@ CHAIN = Plan(
 
 
 def test_of_three_in_a_row_two_give_way_when_they_meet() -> None:
-    """A strict lease goes before a provisional one, and that before another: both of these end. That the second has given way to the
-    first is heard in the step in which the third gives way to the second, which was taken for giving way to nobody."""
+    """A strict lease goes before a provisional one, and that before another: both of these end. That the second gave way to the
+    first is heard in the step in which the third gives way to the second; this was taken for giving way to nobody."""
     ran = Run(7_147, CHAIN, words=True)
     outcome = ran.run()
     assert outcome.violation is None
