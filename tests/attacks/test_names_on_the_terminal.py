@@ -15,6 +15,7 @@ from tests.attacks.names import NASTY, is_plain
 from tests.attacks.siege import Siege
 from tests.core.feeds import Pen
 
+from sudocode_coordination.api.answers import Foretelling
 from sudocode_coordination.api.requests import (
     AcquireLease,
     CheckConflicts,
@@ -24,6 +25,7 @@ from sudocode_coordination.api.requests import (
     LeaseOutcome,
     ListIssues,
     ListLeases,
+    ListMessages,
     ListPeers,
     ListSpecs,
     ListWork,
@@ -31,14 +33,18 @@ from sudocode_coordination.api.requests import (
 )
 from sudocode_coordination.cli import render
 from sudocode_coordination.cli.conflicts import check_text
+from sudocode_coordination.cli.foretold import _blocks as foretold_blocks
 from sudocode_coordination.cli.history import history_blocks
+from sudocode_coordination.cli.messages import messages_blocks
 from sudocode_coordination.cli.parser import build_parser
 from sudocode_coordination.cli.screen import Block, Screen, draw, plain_lines
 from sudocode_coordination.cli.text import clean, json_text
 from sudocode_coordination.core.io import Emit
 from sudocode_coordination.core.wire import Claim, ClaimBody, End, Envelopes, Left
 from sudocode_coordination.errors import CoordinationError
-from sudocode_coordination.model import Handover, Resource
+from sudocode_coordination.hooks.agents import briefing_lines
+from sudocode_coordination.mcp import words
+from sudocode_coordination.model import ForetoldConflict, Handover, Resource, SharedFile, SharedWork
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 """What rich itself says to a terminal."""
@@ -93,6 +99,13 @@ def besieged() -> Siege:
                 "handover": {"commit": "c0ffee" + "0" * 34, "branch": name[:200], "agentId": "m", "at": name[:40]},
             },
             ("leases", name[:30]): {"agent": name},
+            ("messages", f"m{n}"): {
+                "sender": "m", "to": [name[:90], "ann"], "resource": ["file", name], "text": name[:1_000], "replyTo": name[:90],
+                "kind": ("note", "release")[n % 2], "sentAt": name[:40], "sentMs": 1, "ttlMs": 3_600_000,
+            },
+            ("messages", name[:90]): {
+                "sender": "m", "to": [], "text": name[:1_000], "replyTo": "", "sentAt": name[:40], "sentMs": 1, "ttlMs": 3_600_000,
+            },
         }  # fmt: skip
         siege.says(*(Envelopes(envelopes=(pen.write({key: value}),)) for key, value in writes.items()))
         body = ClaimBody(
@@ -132,6 +145,41 @@ def test_what_is_listed_steers_nothing(siege: Siege, monkeypatch: pytest.MonkeyP
         check(render.updates_blocks(updates), updates, monkeypatch)
     findings = siege.asks("ann", GetFindings())
     check([f"{clean(f.name)}: {clean(f.message, 500)}" for f in findings], findings, monkeypatch)
+
+
+def test_what_is_said_steers_nothing(siege: Siege, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = siege.asks("ann", ListMessages(everything=True))
+    check(messages_blocks(found), found, monkeypatch)
+    assert len(found) > len(NASTY)
+    # An agent is told how to answer by a line that it may run: no name of mallory's gets into that.
+    told = briefing_lines({"messages": msgspec.to_builtins(found)}, "ann")
+    told += [line for one in found for line in briefing_lines({"messages": [msgspec.to_builtins(one)]}, "ann")]
+    assert all(is_plain(line) and "\n" not in line for line in [*told, *words.message_lines(found)])
+    commands = [line.rpartition("(answer: ")[2] for line in told if "(answer: " in line and "--reply" in line]
+    assert commands
+    assert all(re.fullmatch(r"coord --agent ann say --reply \w+ '…'\)", command) for command in commands)
+
+
+def test_what_is_changed_elsewhere_steers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = Foretelling(
+        enabled=True,
+        conflicts=tuple(
+            ForetoldConflict(
+                path=name, kind=name, agents=(name,), worktree=name, their_agents=(name,), their_peer_id=name, their_worktree=name,
+                their_branch=name, since=name,
+            )
+            for name in NASTY
+        ),
+        works=tuple(
+            SharedWork(
+                agents=(name,), peer_id=name, worktree=name, branch=name, base=name, unknown=name,
+                files=(SharedFile(path=name, change="added"),),
+            )
+            for name in NASTY
+        ),
+        trouble=NASTY[0],
+    )  # fmt: skip
+    check(foretold_blocks(answer), answer, monkeypatch)
 
 
 def test_markup_is_shown_as_it_was_written(siege: Siege, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from libp2p.peer.id import ID
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from tests.conformance.network_attacker import swarm_of
 from tests.conformance.network_bench import Bench, Node, RealBench, SimBench, run_on
 from tests.conformance.test_network import gossip_until_heard
 
-from sudocode_coordination.adapters import libp2p_circuits, libp2p_links
+from sudocode_coordination.adapters import libp2p_circuits, libp2p_links, libp2p_upgrades
 from sudocode_coordination.adapters.libp2p_faults import is_relayed
 from sudocode_coordination.adapters.libp2p_relay import RelayLimits
+from sudocode_coordination.adapters.libp2p_streams import say
 from sudocode_coordination.core.io import (
     DialFailed,
     Listening,
@@ -349,3 +352,33 @@ def test_both_may_dial_through_the_relay_at_once(kind: str) -> None:
                 node.inputs = list(node.of(Listening))
 
     run_on(kind, test)
+
+
+@pytest.mark.parametrize("announced", ["", "/dns4/clone.invalid/tcp/4001"], ids=["told", "withheld"])
+def test_what_is_withheld_is_not_told_to_punch_a_hole_either(announced: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    async def noted(stream: Any, message: Any) -> None:
+        told.extend(str(Multiaddr(address)) for address in message.ObsAddrs)
+        await say(stream, message)
+
+    monkeypatch.setattr(libp2p_upgrades, "say", noted)
+
+    async def test(bench: Bench) -> None:
+        assert isinstance(bench, RealBench)
+        bench.options["announce_addresses"] = (announced,) if announced else ()
+        ann, bob = await bench.node("ann"), await bench.node("bob")
+        del bench.options["announce_addresses"]
+        relay = await bench.node("relay")
+        for node in (ann, bob, relay):
+            node.admit(*(other for other in (ann, bob, relay) if other is not node))
+        await bench.connect(ann, relay)
+        bob.use(relay)
+        await bench.until(lambda: bob.circuits)
+        ann.dial_through(bob, bob.circuits[0])
+        await bench.until(lambda: bob.peer_id in ann.connected and ann.peer_id in bob.connected)
+        bob.upgrade(ann, ("/ip4/127.0.0.1/tcp/1",))  # who was dialled leads
+        await bench.until(lambda: len(told) >= 2)  # both spoke of it
+        assert (set(told) == {announced}) is bool(announced)
+
+    run_on("tcp", test)

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from pycrdt import Doc, Map
 from tests.core.feeds import Pen, identity
-from tests.fuzz import whole_node
+from tests.fuzz import streams, whole_node
 from tests.fuzz.whole_node import WholeNode
 
 from sudocode_coordination.adapters.foresight import parse_merged
@@ -286,7 +286,7 @@ def _seeds() -> dict[str, tuple[bytes, ...]]:
     }  # fmt: skip
     history = ["s", "m", [["file", "a"]], "exclusive", 0, "quorum", "2027", "2027", "released", 1, None, "c" * 40, "main"]
     row = {"id": CLAIM, "agent": "m", "resources": [["file", "a"]], "mode": "shared", "priority": 1, "ttlMs": 1, "token": 7}
-    return {
+    return streams.SEEDS | {
         "frame": (encode_frame(MESSAGES), *(encode_frame((one,)) for one in MESSAGES)),
         "message": tuple(encode_message(one) for one in MESSAGES),
         "signed": (msgspec.msgpack.encode([OWNER, encode_message(MESSAGES[4]), b"s" * 64]),),
@@ -377,7 +377,7 @@ def parsers() -> dict[str, Parser]:
     """By name."""
     runs = (
         *(frame, message, signed, envelope, update, record, table, document_entry, call, hello, names, tree, addresses, config),
-        *(patch, y_websocket),
+        *(patch, y_websocket, streams.muxer, streams.hole_punch),
     )
     seeds = _seeds()
     return {run.__name__: Parser(run, seeds[run.__name__]) for run in runs} | {"node": Parser(WholeNode(), whole_node.seeds())}

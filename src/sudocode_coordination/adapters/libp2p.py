@@ -278,7 +278,9 @@ class Libp2pNetwork:
             refused=self._told_refused,
             changed=lambda: self._announce_addresses(parts, later=True),
         )
-        upgrades = Upgrades(running, self._links, self._outbox, own=lambda: self._addresses, listening=listening)
+        upgrades = Upgrades(
+            running, self._links, self._outbox, own=lambda: self._addresses, withheld=bool(self._announce), listening=listening
+        )
         parts = _Parts(running, circuits, upgrades)
         host = running.host
         host.set_stream_handler(SYNC, lambda stream: self._links.on_stream(running, stream))

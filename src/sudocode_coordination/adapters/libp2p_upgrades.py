@@ -66,16 +66,25 @@ class Upgrades:
 
     Args:
         own: addresses of this host as they are announced.
+        withheld: they were set, and no others are to be told, not even as a relay sees them.
         listening: what the host listens on.
     """
 
     def __init__(
-        self, running: Running, links: Links, outbox: Outbox, *, own: Callable[[], tuple[str, ...]], listening: list[Multiaddr]
+        self,
+        running: Running,
+        links: Links,
+        outbox: Outbox,
+        *,
+        own: Callable[[], tuple[str, ...]],
+        withheld: bool,
+        listening: list[Multiaddr],
     ) -> None:
         self._running = running
         self._links = links
         self._outbox = outbox
         self._own = own
+        self._withheld = withheld
         self._listening = listening
         self._under_way: set[PeerId] = set()
         self._seen: dict[PeerId, tuple[float, list[str]]] = {}
@@ -228,10 +237,10 @@ class Upgrades:
         return None
 
     async def _addresses_to_tell(self, carrier: Any) -> list[bytes]:
-        """Where the other side may reach this one: as the relay sees it, and as this machine knows itself."""
+        """Where the other side may reach this one: as the relay sees it, unless that is withheld, and as it is announced."""
         found: dict[str, None] = {}
         try:
-            found |= dict.fromkeys(await self._observed(carrier))
+            found |= dict.fromkeys(await self._observed(carrier) if not self._withheld else ())
         except Exception as error:  # noqa: BLE001 - the relay need not tell; the own addresses are left
             log.debug("the relay did not tell how it sees this peer: %r", error)
         beyond = [address for address in self._own() if "/p2p-circuit" not in address and not address.endswith("/ws")]

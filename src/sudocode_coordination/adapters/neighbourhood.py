@@ -37,6 +37,9 @@ LOOK_SECONDS: Final = 0.5
 """Between two looks: clones of one machine meet within a second. A look at a folder that has not changed is one system call."""
 LOOK_CLOSELY_EVERY: Final = 20
 """Looks after which files are read again though the folder has not changed: a lock that was let go does not show in it."""
+LOOKS_PER_FILE: Final = 2
+"""So many looks at least for each file that was found, so that fifty cost no more than ten: each is opened, tried and read. Nothing
+waits for what a killed daemon left; a new one changes the folder."""
 MAX_FILES: Final = 500
 """Read at most: more daemons than one machine holds. The first by name."""
 _NAME: Final = re.compile(r"([1-9A-HJ-NP-Za-km-z]{1,60})\.json\Z")
@@ -90,7 +93,7 @@ class Rendezvous:
         try:
             while True:
                 changed_now_ns = self._changed_ns()
-                if changed_now_ns != changed_ns or looks >= LOOK_CLOSELY_EVERY:
+                if changed_now_ns != changed_ns or looks >= max(LOOK_CLOSELY_EVERY, LOOKS_PER_FILE * len(self._seen)):
                     self._guarded(self._look)
                     changed_ns, looks = changed_now_ns, 0
                 looks += 1

@@ -188,8 +188,10 @@ def briefing_lines(told: "dict[str, Any]", me: str) -> "list[str]":
         about = f" about {resource_name(message['resource'])}" if message.get("resource") else ""
         asks = "asks you to release" if message["kind"] == "release" and message.get("resource") else "says"
         what = f" {resource_name(message['resource'])}" if asks.startswith("asks") else about
-        answer = f"coord --agent {me} say --reply {clean(message['messageId'])} '…'"
-        lines.append(f"- {clean(message['agentId'])} {asks}{what}: {clean(message['text'])} (answer: {answer})")
+        id_ = message["messageId"]
+        # Its author wrote the id, and an agent may run the line as it stands. Those of ours are hexadecimal.
+        answer = f" (answer: coord --agent {me} say --reply {id_} '…')" if id_.isascii() and id_.isalnum() else ""
+        lines.append(f"- {clean(message['agentId'])} {asks}{what}: {clean(message['text'])}{answer}")
     lines += [f"- {foretold_line(one)}. Agree with them before you go on there." for one in told.get("foretold", [])[:MAX_TOLD]]
     for work in told.get("work", [])[:MAX_TOLD]:
         on = ", ".join(clean(one) for one in [*work["issues"], *work["specs"], *work["files"]][:6])
