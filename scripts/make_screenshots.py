@@ -213,6 +213,9 @@ def shoot(browser: Browser, url: str, folder: Path) -> None:
 
 def main(argv: list[str]) -> int:
     """Exit code 0: they are written."""
+    if len(argv) > 1 or any(word.startswith("-") for word in argv):
+        sys.stderr.write("usage: make_screenshots.py [FOLDER]\n")
+        return 2
     if not CHROMIUM:
         sys.stderr.write("no chromium is installed\n")
         return 1

@@ -46,6 +46,12 @@ def test_a_time_without_a_zone_is_local_and_one_that_is_none_is_told() -> None:
         parse_instant("yesterday")
 
 
+@pytest.mark.parametrize("text", ["0001-01-01", "0001-01-01T00:00+01:00", "9999-12-31T23:59-01:00"])
+def test_a_time_beyond_all_time_is_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is no time"):
+        parse_instant(text)
+
+
 def test_the_table() -> None:
     shown = lines(
         entry(),

@@ -53,6 +53,16 @@ def test_what_git_would_add_is_said_out_loud(clone: Path) -> None:
     assert parsed(clone).refspecs == ("refs/heads/main:refs/heads/trunk",)
 
 
+def test_the_remote_may_be_named_by_an_option(clone: Path) -> None:
+    for option in (["--repo=elsewhere"], ["--repo", "elsewhere"], ["--rep=elsewhere"]):
+        with pytest.raises(UsageError, match="the lease table is on origin, not on elsewhere"):
+            parsed(clone, *option)
+        assert asked(clone, *option, "origin", "main") == ((), "origin", ("main",)), "as in git, what is no option goes before"
+    assert asked(clone, "--repo", "origin") == ((), "origin", ("refs/heads/main:refs/heads/main",))
+    options = ("--recurse-submodules", "check")
+    assert asked(clone, *options, "origin", "main") == (options, "origin", ("main",)), "and a value is not taken for a remote"
+
+
 def test_force_is_for_what_is_pushed_and_not_for_the_table(clone: Path) -> None:
     """git's own `--force` overrules `--force-with-lease`, and the table with it."""
     assert asked(clone, "--force") == ((), "origin", ("+refs/heads/main:refs/heads/main",))

@@ -132,6 +132,8 @@ def test_who_held_it_when(pair: tuple[Clone, Clone]) -> None:
     assert "alice" in shown
     assert "released" in shown
     assert bob.json("leases", "--history", "src/auth.py", "--at", "2020-01-01T00:00:00Z")["history"] == []
+    assert [entry["agentId"] for entry in alice.json("leases", "--history")["history"]] == ["bob", "alice"], "of everything"
+    assert bob.json("leases", "--history", "", expect=2)["error"]["code"] == "resource", "an empty name is none, here too"
     error = bob.json("leases", "--at", "2020-01-01T00:00:00Z", expect=2)["error"]
     assert "--history" in error["message"]
 

@@ -9,8 +9,11 @@ import sys
 
 import pytest
 
+from sudocode_coordination.model import Resource
 from sudocode_coordination.sim.__main__ import main, outcomes
 from sudocode_coordination.sim.checkers import Violation
+from sudocode_coordination.sim.network import NetworkFaults
+from sudocode_coordination.sim.plan import Plan
 from sudocode_coordination.sim.scenario import Run
 from sudocode_coordination.sim.watch import Watch
 from sudocode_coordination.sim.world import SimNode
@@ -40,6 +43,57 @@ def test_seeds_without_a_violation(first: int) -> None:
     # Histories in which nothing is asked for, or nothing is in the way, would prove nothing.
     assert sum(outcome.granted for outcome in found) > 15 * PART
     assert sum(outcome.denied for outcome in found) > 5 * PART
+
+
+CHAIN = Plan(
+    resources=tuple(Resource("file", path) for path in ("a/", "a/x", "[a-b]/x", "b")),
+    faults=NetworkFaults(latency_ms=(1, 40), gossip_loss=0.3, gossip_duplication=0.1, gossip_reordering=0.3),
+    config=(
+        ("lease_ttl_ms", 16_000),
+        ("max_lease_ttl_ms", 16_000),
+        ("gone_grace_ms", 8_000),
+        ("peer_discovery_interval_ms", 15_000),
+        ("record_ttl_ms", 60_000),
+        ("preempt_grace_ms", 1_500),
+        ("strict_lease_ttl_ms", 4_000),
+    ),
+    misfortunes=(
+        "island",
+        "refusing",
+        "kill",
+        "freeze",
+        "restarts",
+        "remote",
+        "own-remote",
+        "client",
+        "stop",
+        "clock",
+        "drift",
+        "power",
+        "disk",
+    ),
+    how_many=(4, 8),
+    hold_ms=(30_000, 60_000),
+    pause_ms=(100, 5_000),
+    several=0.5,
+    shared=0.4,
+    urgent=0.5,
+    nested=0.4,
+    strict=0.8,
+    guests=1.0,
+    gather_ms=5,
+    patient=True,
+)
+
+
+def test_of_three_in_a_row_two_give_way_when_they_meet() -> None:
+    """A strict lease goes before a provisional one, and that before another: both of these end. That the second gave way to the
+    first is heard in the step in which the third gives way to the second; this was taken for giving way to nobody."""
+    ran = Run(7_147, CHAIN, words=True)
+    outcome = ran.run()
+    assert outcome.violation is None
+    lost = [word.split()[-1] for word in outcome.words if word.startswith("48") and "lease-lost" in word]
+    assert lost == ["n2-guest", "n1-guest"]
 
 
 def test_what_many_seeds_came_to_is_told() -> None:

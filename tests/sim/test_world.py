@@ -168,6 +168,30 @@ def test_the_watch_sees_a_claim_come_back() -> None:
         watch.stepped(alice)
 
 
+def test_the_watch_sees_a_lease_given_up_to_nobody() -> None:
+    """To one that has ended in the same step it may be, but it must have gone before."""
+    world, alice, bob = two_held_without_knowing()
+    watch = Watch(world)
+    watch.look()
+    grant_alone(bob)
+    assert bob.node is not None
+    (holding,) = bob.node.leases.holdings()
+    holding.grade = "provisional"
+    watch.stepped(bob)
+    (mine,) = watch._held["alice"]
+    lost: dict[str, object] = {"lease": {"claimId": mine}, "reason": "lost-conflict"}
+
+    def told(**more: object) -> Event:
+        return Event(type="lease-lost", agent_id="alice", timestamp="", data=lost | more)
+
+    with pytest.raises(Violation, match="to nobody"):
+        world.happened(alice, told())
+    with pytest.raises(Violation, match="to nobody"):
+        world.happened(alice, told(overlap={"claimId": holding.body.id}))  # a provisional one ranks below it
+    watch._ever[holding.body.id] = watch._ever[holding.body.id]._replace(grade="strict")
+    world.happened(alice, told(overlap={"claimId": holding.body.id}))
+
+
 def test_the_watch_sees_a_lease_end_without_a_word() -> None:
     world, (alice, _) = world_of("alice", "bob")
     watch = Watch(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -17,13 +18,15 @@ from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import ClaimId, HistoryEntry
 
+EVERYTHING: Final = True
+"""What `--history` is without a resource. Not an empty name: that names nothing, and is refused as everywhere."""
 SHOWN_COMMIT = 10
 """Digits of a commit id in a table."""
 
 
 def history(session: Session, args: Namespace) -> int:
     """Leases on what overlaps the resource, the latest first; with `--at` those that were, or may have been, held then."""
-    resources = session.resources([args.history], args.type) if args.history else ()
+    resources = () if args.history is EVERYTHING else session.resources([args.history], args.type)
     answer = session.ask(LeaseHistory(resources=resources))
     shown: dict[str, object] = {}
     entries, unsure = list(answer), frozenset[ClaimId]()
@@ -42,10 +45,9 @@ def parse_instant(text: str) -> datetime:
         UsageError: it is none.
     """
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # in the first or the last year, another zone's time may be beyond what there is
         raise UsageError(f"{text!r} is no time", hint="write it like 2026-01-31T14:05 or 2026-01-31T13:05:00Z") from None
-    return moment.astimezone(UTC)
 
 
 def history_blocks(entries: Sequence[HistoryEntry], unsure: frozenset[ClaimId] = frozenset()) -> list[Block]:

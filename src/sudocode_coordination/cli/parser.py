@@ -164,7 +164,9 @@ def _add_lease_commands(commands: Any) -> None:
         ],
     )
     leases.add_argument("--all", action="store_true", help="everyone's")
-    leases.add_argument("--history", metavar="RESOURCE", nargs="?", const="", help="who held this when; of everything, without one")
+    leases.add_argument(
+        "--history", metavar="RESOURCE", nargs="?", const=True, help="who held this when; of everything, without one"
+    )
     leases.add_argument("--at", metavar="TIME", help="with --history: who held it then")
     _add_type(leases)
     push = _command(

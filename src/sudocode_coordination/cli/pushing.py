@@ -34,10 +34,12 @@ PREPARE_TIMEOUT_MS: Final = 60_000
 """The daemon may have to read the table first."""
 _BACKOFF_S: Final = 0.1
 _MAX_BACKOFF_S: Final = 2.0
-_WITH_VALUE: Final = frozenset(("-o", "--push-option", "--repo", "--receive-pack", "--exec"))
+_WITH_VALUE: Final = frozenset(("-o", "--push-option", "--receive-pack", "--exec", "--recurse-submodules"))
 """Options of `git push` whose value is the next argument."""
 _UNFENCEABLE: Final = frozenset(("--all", "--branches", "--mirror", "--delete", "-d", "--prune", "--no-atomic"))
 """They take no refspecs beside them, would act on the table too, or undo what makes the push safe."""
+_REPO: Final = re.compile(r"--repo?(?:=(.*))?", re.DOTALL)
+"""Another way to name the remote. It is no option to hand on: a remote that is said out loud overrules it in git."""
 _SHORT: Final = re.compile(r"-(?!-)([^o]*)((?:o.*)?)", re.DOTALL)
 """Short options of one letter each, up to the one that takes the rest as its value."""
 _CONTENTION: Final = re.compile(
@@ -90,7 +92,7 @@ def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Want
     """
     options: list[str] = []
     words: list[str] = []
-    force = False
+    force, repo = False, ""
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
@@ -105,7 +107,9 @@ def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Want
             raise UsageError(
                 f"{word} can't be fenced by leases", hint=f"name the branches, or use `git push {word}` without leases"
             )
-        if word in _WITH_VALUE and rest:
+        if (named := _REPO.fullmatch(word)) and (named[1] is not None or rest):
+            repo = rest.pop(0) if named[1] is None else named[1]
+        elif word in _WITH_VALUE and rest:
             options += [word, rest.pop(0)]
         elif word == "--force":
             force = True
@@ -113,7 +117,7 @@ def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Want
             options.append(word)
         else:
             words.append(word)
-    remote = words[0] if words else _default_remote(folder, table_remote)
+    remote = words[0] if words else repo or _default_remote(folder, table_remote)
     if remote != table_remote and _push_url(folder, remote) != _push_url(folder, table_remote):
         raise UsageError(
             f"the lease table is on {table_remote}, not on {remote}",

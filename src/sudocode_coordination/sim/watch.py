@@ -60,6 +60,8 @@ class Watch:
     def __init__(self, world: World) -> None:
         self._world = world
         self._held: dict[str, dict[ClaimId, Held]] = {node.name: {} for node in world.nodes}
+        self._ever: dict[ClaimId, Held] = {}
+        """All of one history, as they were held last."""
         self._strict = StrictWatch(world)
         self._life: dict[str, int] = {}
         self._ended: set[ClaimId] = set()
@@ -192,6 +194,7 @@ class Watch:
         if held == before:
             return
         self._held[node.name] = held
+        self._ever.update(held)
         for id_ in before.keys() - held.keys():
             self._ended.add(id_)
             self._check_told(node, before[id_], told, held, before)
@@ -232,7 +235,7 @@ class Watch:
         reason = event.data.get("reason", "") if event.type == "lease-lost" else "released"
         self._told.setdefault(id_, _Told(event.agent_id, reason))
         if event.type == "lease-lost" and event.data.get("reason") == "lost-conflict":
-            self._note_lost(node, id_)
+            self._note_lost(node, id_, event.data.get("overlap", {}).get("claimId", ""))
         if event.type == "lease-lost" and event.data.get("reason") == "preempted":
             self._check_preempted(node, id_)
         if event.type == "lease-lost" and event.data.get("reason") == "expired":
@@ -273,7 +276,7 @@ class Watch:
                 if rival.since < instant - CONTACT_MS and clash(lease.body, rival.body):
                     raise Violation(f"at {instant}: {node.name} lost {id_} to time, and {other.name}, in contact, holds {rival_id}")
 
-    def _note_lost(self, node: SimNode, id_: ClaimId) -> None:
+    def _note_lost(self, node: SimNode, id_: ClaimId, named: ClaimId) -> None:
         lease = self._held.get(node.name, {}).get(id_)
         if lease is None or node.node is None:
             return
@@ -283,6 +286,9 @@ class Watch:
         winners = frozenset(k.body.id for k in known if k.granted and rank_of(k.body, k.grade) < rank)
         if lease.token is not None and not self._strict.has(id_):
             return  # to whoever has it in the table
+        rival = self._ever.get(named)
+        if not winners and rival is not None and rank_of(rival.body, rival.grade) < rank and clash(rival.body, lease.body):
+            winners = frozenset((named,))  # it gave way to a third one meanwhile, and that was heard in the same step
         if not winners:
             raise Violation(f"at {instant}: {node.name} gave up {id_} to nobody")
         for winner in sorted(winners):
