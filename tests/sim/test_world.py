@@ -192,6 +192,22 @@ def test_the_watch_sees_a_lease_given_up_to_nobody() -> None:
     world.happened(alice, told(overlap={"claimId": holding.body.id}))
 
 
+def test_the_watch_sees_a_lease_taken_over_by_one_of_no_higher_priority() -> None:
+    world, alice, bob = two_held_without_knowing()
+    watch = Watch(world)
+    watch.look()
+    (mine,) = watch._held["alice"]
+    lost: dict[str, object] = {"lease": {"claimId": mine}, "reason": "preempted", "holder": "bob"}
+    event = Event(type="lease-lost", agent_id="alice", timestamp="", data=lost)
+    (resource, *_) = watch._held["alice"][mine].body.resources
+    for asked in (Resource("file", "elsewhere"), resource):
+        for priority in (0, 1):
+            with pytest.raises(Violation, match="nor what bob asked for"):
+                world.happened(alice, event)
+            bob.asked_for["bob"] = [AcquireLease(resources=(asked,), priority=priority, agent="bob")]
+    world.happened(alice, event)
+
+
 def test_the_watch_sees_a_lease_end_without_a_word() -> None:
     world, (alice, _) = world_of("alice", "bob")
     watch = Watch(world)

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sudocode_coordination.api.events import Event
+from sudocode_coordination.api.requests import AcquireLease
 from sudocode_coordination.core.claims import key_of, owner_of, priority_of, rank_of
+from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.core.wire import ClaimBody
 from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant, PeerId
 from sudocode_coordination.sim.checkers import Violation, clash, have_in_common
@@ -237,23 +239,27 @@ class Watch:
         if event.type == "lease-lost" and event.data.get("reason") == "lost-conflict":
             self._note_lost(node, id_, event.data.get("overlap", {}).get("claimId", ""))
         if event.type == "lease-lost" and event.data.get("reason") == "preempted":
-            self._check_preempted(node, id_)
+            self._check_preempted(node, id_, event.data.get("holder", ""))
         if event.type == "lease-lost" and event.data.get("reason") == "expired":
             self._check_expired(node, id_)
 
-    def _check_preempted(self, node: SimNode, id_: ClaimId) -> None:
+    def _check_preempted(self, node: SimNode, id_: ClaimId, taker: AgentId) -> None:
         """Only somebody with a higher priority takes a lease over."""
         lease = self._held.get(node.name, {}).get(id_)
         if lease is None or node.node is None:
             return
         known = node.node.leases.claims.conflicting(lease.body, node.now.instant)
-        wanted = lease.token is not None and self._strict.was_wanted(id_)
-        # One that acts late may hear in the same step that who wanted it has gone.
-        late = node.late_ms > 0 or node.paused_at > self._world.scheduler.instant - CONTACT_MS
-        if not (wanted or late) and not any(k.body.priority > priority_of(lease.body) for k in known):
+        if any(k.body.priority > priority_of(lease.body) for k in known):
+            return
+        # That whoever wanted it has gone may be heard in the same step: it did ask for it.
+        asked = (request for other in self._world.nodes for request in other.asked_for.get(taker, ()))
+        if any(request.priority > priority_of(lease.body) and clash(_body_of(request), lease.body) for request in asked):
+            return
+        if lease.token is None or not self._strict.was_wanted(id_):
             rivals = [(k.body.id, k.body.priority) for k in known]
             raise Violation(
-                f"at {self._world.scheduler.instant}: {node.name} gave up {id_}, and of no higher priority is any of {rivals}"
+                f"at {self._world.scheduler.instant}: {node.name} gave up {id_}, and of no higher priority is any of {rivals}, "
+                f"nor what {taker or 'nobody'} asked for"
             )
 
     def _check_expired(self, node: SimNode, id_: ClaimId) -> None:
@@ -314,3 +320,7 @@ class Watch:
             willed = max(node.willed.get(body.agent, -1), node.willed.get(None, -1))
             if max(willed, node.disk_failed_at) < lease.since:
                 raise Violation(f"at {instant}: {node.name} released {body.id}, and {body.agent} had not asked for it")
+
+
+def _body_of(request: AcquireLease) -> ClaimBody:
+    return ClaimBody("", request.agent or "", normalise_all(request.resources), request.mode, request.priority, 0, 60_000)

@@ -16,7 +16,7 @@ from typing import Final, assert_never
 import msgspec
 
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import CoreRequest, DetachAgent, ReleaseLease
+from sudocode_coordination.api.requests import AcquireLease, CoreRequest, DetachAgent, ReleaseLease
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import (
     Admit,
@@ -134,6 +134,8 @@ class SimNode:
         """How much later than it should its alarm may go off: a machine that is busy."""
         self.paused_at: Instant = -1
         """World time at which it last was frozen, late, or down."""
+        self.asked_for: dict[AgentId | None, list[AcquireLease]] = {}
+        """All that each of its agents has ever asked for."""
         self.willed: dict[AgentId | None, Instant] = {}
         """World time at which each agent (None: all of them) last let something go."""
         self.disk_failed_at: Instant = -1
@@ -244,6 +246,8 @@ class SimNode:
         self._asked += 1
         self._answers[self._asked] = answered
         self._client_of[self._asked] = client
+        if isinstance(request, AcquireLease):
+            self.asked_for.setdefault(request.agent, []).append(request)
         if isinstance(request, ReleaseLease | DetachAgent):
             self.willed[request.agent] = self._world.scheduler.instant
         self.deliver(RequestReceived(client=client, request_id=self._asked, request=request))
