@@ -50,8 +50,7 @@ KEPT = (13, 232, 2_178, 3_291, 9_257, 14_172, 14_524, 15_146, 15_501, 15_762, 16
 
 @pytest.mark.parametrize("seed", KEPT)
 def test_histories_that_once_failed(seed: int) -> None:
-    """By a fault of the core, or of who looked on: 2178 and those after it of that kind, that who takes a lease over may have given up
-    in the step in which its claim is heard."""
+    """By a fault of the core, or of the watch: who takes a lease over may give up in the step in which it is heard (2178)."""
     assert Run(seed, words=False).run().violation is None
 
 
