@@ -105,6 +105,12 @@ def test_of_three_in_a_row_two_give_way_when_they_meet() -> None:
     assert lost == ["n2-guest", "n1-guest"]
 
 
+@pytest.mark.parametrize("seed", [6_565, 24_576])
+def test_nobody_waits_for_a_lease_that_a_failing_disk_has_left_to_nobody(seed: int) -> None:
+    """It was granted in the step that handles the failure, whose writes failed as well: its agent had heard of an error."""
+    assert Run(seed).run().violation is None
+
+
 def test_what_many_seeds_came_to_is_told() -> None:
     ran = _sim("--first", "3", "--seeds", "4", "--jobs", "2", "--json")
     summary = json.loads(ran.stdout)
