@@ -111,6 +111,10 @@ def test_nobody_waits_for_a_lease_that_a_failing_disk_has_left_to_nobody(seed: i
     assert Run(seed).run().violation is None
 
 
+def test_who_asks_a_process_that_ends_before_it_takes_that_in_has_an_answer() -> None:
+    assert Run(25_594).run().violation is None
+
+
 def test_what_many_seeds_came_to_is_told() -> None:
     ran = _sim("--first", "3", "--seeds", "4", "--jobs", "2", "--json")
     summary = json.loads(ran.stdout)

@@ -9,6 +9,7 @@ from sudocode_coordination.api.requests import AcquireLease, GetStatus, LeaseOut
 from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.facts import Notify
 from sudocode_coordination.core.io import Reply
+from sudocode_coordination.core.life import STOP_MS
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.model import Resource
 from sudocode_coordination.sim.checkers import (
@@ -65,6 +66,22 @@ def test_two_meet_and_one_holds() -> None:
     check_exclusion(world, settled=True)
     world.scheduler.run_until(world.scheduler.instant + 1_000)
     check_converged(world)
+
+
+def test_who_asks_a_process_that_ends_before_it_takes_that_in_has_an_error() -> None:
+    world, (alice,) = world_of("alice")
+    replies: list[Reply] = []
+    alice.ask(AcquireLease(resources=(FILE,), strict=True), replies.append)
+    assert world.scheduler.run_while(lambda: not replies, limit=world.scheduler.instant + 60_000)
+    alice.table.connected = False  # so that it ends when its time is over, whatever else it has to do
+    alice.stop()
+    world.scheduler.run_until(world.scheduler.instant + STOP_MS - 500)
+    alice.gather_ms = 1_000
+    alice.ask(AcquireLease(resources=(FILE,)), replies.append)
+    alice.cancel(alice.ask(AcquireLease(resources=(FILE,)), replies.append))
+    world.scheduler.run_until(world.scheduler.instant + 1_500)
+    assert alice.node is None
+    assert [reply.error.message for reply in replies if reply.error] == ["the connection was closed"]
 
 
 def test_a_killed_process_holds_nothing_when_it_is_back() -> None:
