@@ -413,22 +413,6 @@ def test_a_lease_whose_grant_could_not_be_told_is_not_held() -> None:
     assert bench.node.leases.holdings() == []
 
 
-def test_nothing_is_granted_in_the_step_that_handles_a_failed_disk() -> None:
-    """Its writes may fail as well: then whoever was granted it has had an error, and held it for ever."""
-    bench = NodeBench(partition_policy="open")
-    bench.puts(AcquireLease(resources=(file("f"),), agent="one"))
-    second, third = (bench.puts(AcquireLease(resources=(file("f"),), wait_ms=0, agent=agent)) for agent in ("two", "three"))
-    bench.puts(ReleaseLease(resources=(file("f"),), agent="one"))
-    assert bench.answer(second) is not None
-    bench.gives(DiskFailed(reason="full"))
-    assert [(h.body.agent, h.granted) for h in bench.node.leases.holdings()] == [("three", False)]
-    assert bench.node.deadline() == bench.instant, "it is decided at once, in a step of its own"
-    bench.gives(Ticked(late_ms=0))
-    assert bench.answer(third) is not None
-    bench.gives(DiskFailed(reason="full"))
-    assert bench.node.leases.holdings() == []
-
-
 def test_others_learn_that_a_claim_has_ended_though_the_disk_is_full() -> None:
     bench = NodeBench()
     bench.reads(ann=ANN)
