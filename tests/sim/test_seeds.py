@@ -115,6 +115,11 @@ def test_who_asks_a_process_that_ends_before_it_takes_that_in_has_an_answer() ->
     assert Run(25_594).run().violation is None
 
 
+def test_who_needs_a_majority_may_wait_for_the_next_look_at_the_branch() -> None:
+    """The remote was away before: what is tried in vain is tried ever more rarely."""
+    assert Run(3_994).run().violation is None
+
+
 def test_what_many_seeds_came_to_is_told() -> None:
     ran = _sim("--first", "3", "--seeds", "4", "--jobs", "2", "--json")
     summary = json.loads(ran.stdout)

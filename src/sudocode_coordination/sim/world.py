@@ -140,7 +140,7 @@ class SimNode:
         """World time at which each agent (None: all of them) last let something go."""
         self.disk_failed_at: Instant = -1
         self._world = world
-        self._config = config
+        self.config = config
         self._answers: dict[int, Answered] = {}
         self._client_of: dict[int, int] = {}
         self._asked = 0
@@ -165,7 +165,7 @@ class SimNode:
         assert self.node is None
         self.lives += 1
         self._pause()
-        self.node = Node(self._config, self.keyring)
+        self.node = Node(self.config, self.keyring)
         self.git = SimGitPort(self._world.remote, self.deliver)
         self.table = SimTablePort(self._world.table, self.deliver)
         seed = self._world.scheduler.random.getrandbits(32)
