@@ -86,6 +86,16 @@ def test_with_the_rest_out_of_reach_the_policy_decides(policy: PartitionPolicy, 
     assert stands(view=view, policy=policy) == "open", "a is there, and has not answered"
 
 
+@pytest.mark.parametrize("policy", ["open", "closed"])
+def test_who_is_connected_has_to_agree_to_a_provisional_lease_though_it_does_not_count(policy: PartitionPolicy) -> None:
+    view = View(roster=("b", "me"), established=("b", "me"), connected=frozenset("ab"), ready=True)
+    assert stands("b", view=view, policy=policy) == "open", "a is there, and has not answered"
+    assert stands("a", "b", view=view, policy=policy) == "provisional"
+    alone = view._replace(roster=("me",), established=("me",), connected=frozenset("a"))
+    assert stands(view=alone, policy=policy) == "open"
+    assert stands(view=alone._replace(roster_fresh=True), policy="open") == "quorum", "for that it need not be asked"
+
+
 @pytest.mark.parametrize("policy", ["open", "majority", "closed"])
 def test_what_is_in_the_way_is_in_the_way_of_everything(policy: PartitionPolicy) -> None:
     assert stands("a", "b", "c", "d", blocking=(known("a.1.1"),), policy=policy) == "open"

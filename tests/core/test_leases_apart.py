@@ -314,6 +314,19 @@ def test_who_does_not_count_is_asked_all_the_same() -> None:
     assert not bench.granted(waiting)
 
 
+def test_two_in_contact_who_do_not_count_each_other_do_not_both_hold() -> None:
+    """Both can't write the branch, and their window is over; or each has left and come back while the remote was away."""
+    bench = Bench("alice", "bob", fresh=False)
+    for name in ("alice", "bob"):
+        view = bench.view(name)._replace(roster=(name,), established=(name,))
+        bench.does(name, bench.of(name).view_changed(view, bench.now))
+    asked = [bench.asks(name, "a.py") for name in ("alice", "bob")]
+    assert bench.holders("a.py") == []
+    bench.settles()
+    assert [bench.granted(of) for of in asked] == [True, False]
+    assert bench.holders("a.py") == ["alice"]
+
+
 def test_the_end_of_a_denied_request_is_told_again_to_who_is_back() -> None:
     """A claim that waited for nothing is not in the document: its end would be lost with the connection."""
     bench = Bench("alice", "bob", "carol")

@@ -176,6 +176,27 @@ def test_the_watch_sees_an_overlap_with_somebody_in_contact() -> None:
         watch.stepped(bob)
 
 
+@pytest.mark.parametrize("met_first", [True, False])
+def test_who_is_met_in_the_step_of_the_grant_was_in_contact_only_if_that_came_first(met_first: bool) -> None:
+    world, alice, bob = two_held_without_knowing()
+    watch = Watch(world)
+    watch.look()
+    grant_alone(bob)
+    assert bob.node is not None
+    (holding,) = bob.node.leases.holdings()
+    holding.grade = "provisional"
+    bob.node.leases.view = bob.node.leases.view._replace(connected=frozenset({alice.peer_id}))
+    granted = Event(type="lease-acquired", agent_id="bob", timestamp="", data={"lease": {"claimId": holding.body.id}})
+    met = Event(type="peer-connected", agent_id="alice", timestamp="", data={"peerId": alice.peer_id})
+    for event in (met, granted) if met_first else (granted, met):
+        world.happened(bob, event)
+    if met_first:
+        with pytest.raises(Violation, match="though they are in contact"):
+            watch.stepped(bob)
+    else:
+        watch.stepped(bob)
+
+
 def test_the_watch_sees_a_claim_come_back() -> None:
     world, (alice, _) = world_of("alice", "bob")
     watch = Watch(world)

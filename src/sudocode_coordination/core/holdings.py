@@ -254,7 +254,8 @@ def standing(
     established = view.established or (me,)
     founders = [view.groups[peer] for peer in established if peer in view.groups and peer not in view.elders]
     majorities = all(_is_majority(voices, group) for group in (roster, established, view.elders or established, *founders))
-    others = [peer for peer in roster if peer != me]
+    # Who is back after a goodbye, or can't write the branch, counts for no majority; but it can be reached.
+    others = {*roster, *view.connected} - {me}
     # Who vanished from the branch and can't be reached is not live any more.
     live = [p for p in others if view.voices is None or p in view.voices or p in view.connected]
     unanimous = not blocking and view.branch_seen and all(peer in holding.answers for peer in live)

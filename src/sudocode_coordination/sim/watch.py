@@ -76,6 +76,10 @@ class Watch:
         """Of the step that is being looked at: why a lease has ended, as its agent heard it."""
         self._met: dict[tuple[str, PeerId], Instant] = {}
         """When each node last connected to another."""
+        self._granted: set[ClaimId] = set()
+        """Of the step that is being looked at: leases that were granted in it so far …"""
+        self._before_meeting: dict[PeerId, frozenset[ClaimId]] = {}
+        """… and those that had been when it connected to each peer."""
         self._ready_since: dict[ClaimId, Instant] = {}
         """Claims that wait, and nothing is in their way."""
         self.settled = False
@@ -102,8 +106,8 @@ class Watch:
         """
         for node in self._world.nodes:
             self.stepped(node)
-            for id_, held in self._valid(node):
-                self._check_alone(node, id_, held, granted_now=False)
+            for _, held in self._valid(node):
+                self._check_alone(node, held)
 
     def look_at_waiters(self, *, calm_ms: int) -> None:
         """L1: in a swarm that is well, who waits for nobody does not wait.
@@ -167,6 +171,8 @@ class Watch:
             Violation: the step broke a law.
         """
         told, self._told = self._told, {}
+        before_meeting, self._before_meeting = self._before_meeting, {}
+        self._granted.clear()
         before = self._held.setdefault(node.name, {})
         if self._life.get(node.name) != node.lives:
             self._life[node.name] = node.lives
@@ -214,29 +220,44 @@ class Watch:
                 raise Violation(f"at {instant}: {node.name} revived {id_}")
             if lease.token is not None:
                 self._strict.check_held(node.name, id_, lease.token)
-            self._check_alone(node, id_, lease, granted_now=old is None)
+            self._check_alone(node, lease)
+            if old is None and lease.grade == "provisional":
+                self._check_out_of_reach(node, lease, before_meeting)
 
-    def _check_alone(self, node: SimNode, id_: ClaimId, lease: Held, *, granted_now: bool) -> None:
+    def _check_alone(self, node: SimNode, lease: Held) -> None:
+        for other, rival in self._rivals(node, lease):
+            if other is node or self.settled or (lease.grade == rival.grade and lease.grade != "provisional"):
+                raise Violation(self._both_hold(node, lease, other, rival))
+
+    def _check_out_of_reach(self, node: SimNode, lease: Held, before_meeting: dict[PeerId, frozenset[ClaimId]]) -> None:
+        """S2: it has just been granted. A step may meet a peer only after that: by what was due, and the machine was late."""
+        assert node.node is not None
+        in_contact = node.node.leases.view.connected - node.node.leases.view.suspected
+        for other, rival in self._rivals(node, lease):
+            if other.peer_id in in_contact and lease.body.id not in before_meeting.get(other.peer_id, ()):
+                raise Violation(f"{self._both_hold(node, lease, other, rival)}, though they are in contact")
+
+    def _rivals(self, node: SimNode, lease: Held) -> Iterator[tuple[SimNode, Held]]:
         for other in self._world.nodes:
-            for other_id, rival in self._valid(other):
-                if other_id == id_ or (other is node and rival.body.agent == lease.body.agent) or not clash(lease.body, rival.body):
-                    continue
-                both_hold = (
-                    f"at {self._world.scheduler.instant}: {node.name} ({lease.grade}, {id_}) and {other.name} "
-                    f"({rival.grade}, {other_id}) both hold what {lease.body.resources} and {rival.body.resources} have in common"
-                )
-                if other is node or self.settled or (lease.grade == rival.grade and lease.grade != "provisional"):
-                    raise Violation(both_hold)
-                assert node.node is not None
-                view = node.node.leases.view
-                if granted_now and lease.grade == "provisional" and other.peer_id in view.connected - view.suspected:
-                    raise Violation(f"{both_hold}, though they are in contact")
+            for id_, rival in self._valid(other):
+                same = id_ == lease.body.id or (other is node and rival.body.agent == lease.body.agent)
+                if not same and clash(lease.body, rival.body):
+                    yield other, rival
+
+    def _both_hold(self, node: SimNode, lease: Held, other: SimNode, rival: Held) -> str:
+        return (
+            f"at {self._world.scheduler.instant}: {node.name} ({lease.grade}, {lease.body.id}) and {other.name} "
+            f"({rival.grade}, {rival.body.id}) both hold what {lease.body.resources} and {rival.body.resources} have in common"
+        )
 
     # --- who is told ------------------------------------------------------------------------------------------------------
 
     def _heard(self, node: SimNode, event: Event) -> None:
         if event.type == "peer-connected":
             self._met[node.name, event.data["peerId"]] = self._world.scheduler.instant
+            self._before_meeting[event.data["peerId"]] = frozenset(self._granted)
+        if event.type == "lease-acquired":
+            self._granted.add(event.data["lease"]["claimId"])
         if event.type not in ("lease-lost", "lease-released") or "lease" not in event.data:
             return
         id_ = event.data["lease"]["claimId"]
