@@ -45,7 +45,25 @@ def test_seeds_without_a_violation(first: int) -> None:
     assert sum(outcome.denied for outcome in found) > 5 * PART
 
 
-KEPT = (13, 232, 2_178, 3_291, 9_257, 14_172, 14_524, 15_146, 15_501, 15_762, 16_017, 17_240, 18_919, 20_982, 26_411)
+KEPT = (
+    13,
+    232,
+    2_178,
+    3_291,
+    9_257,
+    12_898,
+    14_172,
+    14_524,
+    15_146,
+    15_501,
+    15_762,
+    16_017,
+    17_240,
+    18_919,
+    20_982,
+    26_411,
+    30_971,
+)
 
 
 @pytest.mark.parametrize("seed", KEPT)
