@@ -79,6 +79,10 @@ def test_an_older_commit_does_not_hide_what_the_holder_was_to_build_on(repositor
         "the checkout has what was handed over"
     )
     assert left_behind(repository, [file("a")], [taken(when + 5, unknown, "b")]) == (first, "main"), "another lease"
+    named = commit(repository, "b", "1")
+    assert left_behind(repository, [file("a")], [taken(when + 5, named)]) == (named, "main"), "named though it did not touch it"
+    last = commit(repository, "a", "2")
+    assert left_behind(repository, [file("a")], [taken(when + 5, named)]) == (last, "main")
 
 
 def test_without_any_commit_or_repository(repository: Path, short_tmp: Path) -> None:

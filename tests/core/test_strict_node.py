@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tests.core.node_swarm import NodeSwarm
 from tests.core.strict_bench import TTL
@@ -17,7 +19,9 @@ from sudocode_coordination.api.requests import (
     ReleaseLease,
     RenewLease,
 )
+from sudocode_coordination.config import CoordinationConfig, create_default_config
 from sudocode_coordination.core.io import BuildTable, RequestCancelled, SwapTable
+from sudocode_coordination.core.wire import MAX_IN_THE_WAY
 from sudocode_coordination.errors import HeldError, RemoteError, UsageError
 from sudocode_coordination.model import Resource
 
@@ -445,3 +449,26 @@ def test_what_is_released_while_its_rest_waits_for_the_table_does_not_come_back(
     swarm.settles()
     assert not swarm.asks("ann", ListLeases())
     assert [event.type for event in swarm.heard("ann", "lease-acquired", "ann")] == ["lease-acquired"]
+
+
+@pytest.mark.parametrize("ignoring", ["ann", "ben"])
+def test_a_denial_names_the_holder_whichever_clone_ignores_case(ignoring: str, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def config(name: str, **fields: Any) -> CoordinationConfig:
+        return create_default_config(name, ignore_case=name == ignoring, **fields)
+
+    monkeypatch.setattr("tests.core.node_swarm.create_default_config", config)
+    swarm = NodeSwarm("ann", "ben", connected=False)
+    swarm.settles(60_000)
+    assert swarm.asks("ann", AcquireLease(resources=(Resource("file", "README"),), strict=True), within_ms=30_000)
+    denied = swarm.asks("ben", AcquireLease(resources=(Resource("file", "readme"),), strict=True), within_ms=30_000)
+    assert [(holder.agent_id, holder.resource.path) for holder in denied.holders] == [("ann", "README")]
+
+
+def test_a_denial_names_the_holder_of_more_than_an_answer_carries() -> None:
+    swarm = NodeSwarm("ann", "ben", connected=False)
+    swarm.settles(60_000)
+    names = tuple(Resource("file", f"{number:03d}") for number in range(MAX_IN_THE_WAY + 10))
+    assert swarm.asks("ann", AcquireLease(resources=names, strict=True), within_ms=30_000)
+    denied = swarm.asks("ben", AcquireLease(resources=names[-1:], strict=True), within_ms=30_000)
+    assert [(holder.agent_id, holder.resource) for holder in denied.holders] == [("ann", names[-1])]

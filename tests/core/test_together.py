@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.core.node_bench import ANN, BEN, NodeBench
 
-from sudocode_coordination.api.requests import AcquireLease, ListLeases
+from sudocode_coordination.api.requests import AcquireLease, ListLeases, ReleaseLease
 from sudocode_coordination.core.facts import Notify, Say
-from sudocode_coordination.core.io import DiskFailed, Effect, FrameReceived, Input, Persist, Reply, RequestReceived, Send
+from sudocode_coordination.core.io import DiskFailed, Effect, FrameReceived, Input, Persist, Reply, RequestReceived, Send, Ticked
 from sudocode_coordination.core.partner import Partner
 from sudocode_coordination.core.step import Step
 from sudocode_coordination.core.wire import (
@@ -26,6 +26,7 @@ from sudocode_coordination.model import Resource
 from sudocode_coordination.sim.identity import SimKeyring
 
 COUNT = 10
+F = Resource("file", "f")
 
 
 def bench() -> NodeBench:
@@ -110,6 +111,22 @@ def test_a_disk_that_fails_takes_back_all_that_one_step_granted() -> None:
     node.gives(DiskFailed(reason="full"))
     assert node.asks(ListLeases()) == []
     assert len({m.id for m in node.said(ANN) if isinstance(m, End)}) == COUNT
+
+
+def test_nothing_is_granted_in_the_step_that_handles_a_failed_disk() -> None:
+    """Its writes may fail as well: then whoever was granted it has had an error, and held it for ever."""
+    node = NodeBench(partition_policy="open")
+    node.puts(AcquireLease(resources=(F,), agent="one"))
+    second, third = (node.puts(AcquireLease(resources=(F,), wait_ms=0, agent=agent)) for agent in ("two", "three"))
+    node.puts(ReleaseLease(resources=(F,), agent="one"))
+    assert node.answer(second) is not None
+    node.gives(DiskFailed(reason="full"))
+    assert [(h.body.agent, h.granted) for h in node.node.leases.holdings()] == [("three", False)]
+    assert node.node.deadline() == node.instant, "it is decided at once, in a step of its own"
+    node.gives(Ticked(late_ms=0))
+    assert node.answer(third) is not None
+    node.gives(DiskFailed(reason="full"))
+    assert node.node.leases.holdings() == []
 
 
 def test_who_breaks_a_rule_is_heard_no_more_in_the_same_step() -> None:

@@ -136,7 +136,10 @@ def test_a_push_after_a_strict_lease_was_lost_is_refused(swarm: tuple[Clone, Clo
     assert refused.returncode != 0, "no word overrides a token"
     assert "strict.py" in refused.stderr
     bob.coord("release", "--all")
+    wait_for("free", lambda: "strict.py" not in alice.coord("leases", "--all").stdout)
+    assert "alice lost its strict lease on strict.py" in alice.coord("guard", "check", "strict.py", expect=3).stderr
     alice.coord("release", "--all")
+    alice.coord("guard", "check", "strict.py")
     subprocess.run(push, cwd=alice.folder, check=True)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from sudocode_coordination.api.events import Event
@@ -9,6 +12,7 @@ from sudocode_coordination.api.requests import AcquireLease, GetStatus, LeaseOut
 from sudocode_coordination.config import create_default_config
 from sudocode_coordination.core.facts import Notify
 from sudocode_coordination.core.io import Reply
+from sudocode_coordination.core.life import STOP_MS
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.model import Resource
 from sudocode_coordination.sim.checkers import (
@@ -21,14 +25,14 @@ from sudocode_coordination.sim.checkers import (
 )
 from sudocode_coordination.sim.misfortune import _drifting
 from sudocode_coordination.sim.network import NetworkFaults
-from sudocode_coordination.sim.watch import Watch
+from sudocode_coordination.sim.watch import LOOK_MS, WAKE_MS, Watch
 from sudocode_coordination.sim.world import SimClock, SimNode, World
 
 FILE = Resource("file", "a.py")
 
 
-def world_of(*names: str) -> tuple[World, list[SimNode]]:
-    world = World(1, config=create_default_config, faults=NetworkFaults())
+def world_of(*names: str, **config: Any) -> tuple[World, list[SimNode]]:
+    world = World(1, config=partial(create_default_config, **config), faults=NetworkFaults())
     nodes = [world.add(name) for name in names]
     for node in nodes:
         node.start()
@@ -65,6 +69,22 @@ def test_two_meet_and_one_holds() -> None:
     check_exclusion(world, settled=True)
     world.scheduler.run_until(world.scheduler.instant + 1_000)
     check_converged(world)
+
+
+def test_who_asks_a_process_that_ends_before_it_takes_that_in_has_an_error() -> None:
+    world, (alice,) = world_of("alice")
+    replies: list[Reply] = []
+    alice.ask(AcquireLease(resources=(FILE,), strict=True), replies.append)
+    assert world.scheduler.run_while(lambda: not replies, limit=world.scheduler.instant + 60_000)
+    alice.table.connected = False  # so that it ends when its time is over, whatever else it has to do
+    alice.stop()
+    world.scheduler.run_until(world.scheduler.instant + STOP_MS - 500)
+    alice.gather_ms = 1_000
+    alice.ask(AcquireLease(resources=(FILE,)), replies.append)
+    alice.cancel(alice.ask(AcquireLease(resources=(FILE,)), replies.append))
+    world.scheduler.run_until(world.scheduler.instant + 1_500)
+    assert alice.node is None
+    assert [reply.error.message for reply in replies if reply.error] == ["the connection was closed"]
 
 
 def test_a_killed_process_holds_nothing_when_it_is_back() -> None:
@@ -227,6 +247,23 @@ def test_the_watch_sees_a_lease_taken_over_by_one_of_no_higher_priority() -> Non
                 world.happened(alice, event)
             bob.asked_for["bob"] = [AcquireLease(resources=(asked,), priority=priority, agent="bob")]
     world.happened(alice, event)
+
+
+def test_the_watch_sees_who_waits_for_nothing_once_the_branch_can_have_been_looked_at() -> None:
+    world, nodes = world_of("alice", "bob", partition_policy="majority")
+    watch = Watch(world)
+    world.remote.reachable = False
+    world.scheduler.run_until(3 * 60_000)
+    nodes[0].ask(AcquireLease(resources=(FILE,), wait_ms=0), lambda _: None)
+
+    def looks(calm_ms: int) -> None:
+        for _ in range(2):
+            world.scheduler.run_until(world.scheduler.instant + WAKE_MS)
+            watch.look_at_waiters(calm_ms=calm_ms)
+
+    looks(LOOK_MS - 1)
+    with pytest.raises(Violation, match="nothing is in its way"):
+        looks(LOOK_MS)
 
 
 def test_the_watch_sees_a_lease_end_without_a_word() -> None:

@@ -59,7 +59,8 @@ def guard_check(session: Session, args: Namespace) -> int:
         return _free(session, 0)
     try:
         agent, found = _conflicts(session, files)
-        lost = _lost_token(session, agent) if args.hook == "pre-push" else None
+        # Not for each commit: what another has now, it has already found, and a look at the table goes to the remote.
+        lost = None if args.hook == "pre-commit" else _lost_token(session, agent)
     except DaemonError as error:
         if args.hook is None:
             raise

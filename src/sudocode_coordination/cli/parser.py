@@ -425,7 +425,7 @@ def _add_integrations(commands: Any) -> None:
     check = _command(
         guard,
         "check",
-        "whether files are leased by another agent; exit code 3 if they are",
+        "whether files are leased by another agent, or a strict lease of one's own is lost; exit code 3 if so",
         run="guard check",
         examples=["coord guard check src/auth.py", "coord guard check --base origin/main      what this branch changes"],
     )

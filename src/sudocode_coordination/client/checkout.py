@@ -30,7 +30,8 @@ def left_behind(folder: str | os.PathLike[str], resources: Iterable[Resource], h
     say in time.
 
     `held`: the agent's leases. If one on these resources was handed a commit that this checkout lacks, and nothing was committed
-    here since, None: what was here before would hide from the next holder what this one was told to build on.
+    here since, None: what was here before would hide from the next holder what this one was told to build on. If it has it, and
+    nothing after it touched them, that one is left behind again: its holder may have named a commit that touched none of these.
     """
     resources = tuple(resources)
     found = _last_that_touched(folder, resources)
@@ -40,8 +41,11 @@ def left_behind(folder: str | os.PathLike[str], resources: Iterable[Resource], h
     for lease in held:
         if lease.handover is None or not any((r.type, r.path.rstrip("/")) in named for r in lease.resources):
             continue
-        if contains(folder, lease.handover.commit) is False and _committed_before(folder, found.commit, lease.since):
+        there = contains(folder, lease.handover.commit)
+        if there is False and _committed_before(folder, found.commit, lease.since):
             return None
+        if there and found.commit != lease.handover.commit and contains(folder, found.commit, lease.handover.commit):
+            return LeftBehind(lease.handover.commit, lease.handover.branch)
     return found
 
 
@@ -73,9 +77,9 @@ def named_commit(folder: str | os.PathLike[str], revision: str) -> LeftBehind:
     return LeftBehind(answer.text, revision if is_branch else _branch(folder))
 
 
-def contains(folder: str | os.PathLike[str], commit: str) -> bool | None:
-    """Whether what is checked out has the commit in its history; None if git does not say."""
-    answer = git(os.fspath(folder), "merge-base", "--is-ancestor", "--end-of-options", commit, "HEAD", timeout_s=LOOK_TIMEOUT_S)
+def contains(folder: str | os.PathLike[str], commit: str, head: str = "HEAD") -> bool | None:
+    """Whether what is checked out, or another commit, has the commit in its history; None if git does not say."""
+    answer = git(os.fspath(folder), "merge-base", "--is-ancestor", "--end-of-options", commit, head, timeout_s=LOOK_TIMEOUT_S)
     if answer.code in (0, 1):
         return answer.code == 0
     # Not even fetched: then it is surely not contained.

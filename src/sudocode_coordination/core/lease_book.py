@@ -62,6 +62,8 @@ class LeaseBook:
         self._lamport = 0
         self._answered: list[ClaimId] = []
         """Leases whose grant was answered in this step."""
+        self._disk_failed_at: Instant | None = None
+        """In the step that handles a failure of the disk, which may not keep that step's writes either: nothing is decided."""
         self._ended_lately: OrderedDict[ClaimId, Instant] = OrderedDict()
         """Own claims that have ended, and until when others may count them."""
         self._forgetful_until: Instant = 0

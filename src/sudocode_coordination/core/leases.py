@@ -103,6 +103,8 @@ class LeaseManager(LeaseRequests):
     def deadline(self) -> Instant | None:
         """When to be ticked next."""
         first = self._timers[0][0] if self._timers else None
+        if self._disk_failed_at is not None and self._dirty:
+            first = self._disk_failed_at
         return earliest(first, *self._meetings.values()) if self._meetings else first
 
     def ticked(self, now: Now) -> list[Output]:
@@ -160,16 +162,19 @@ class LeaseManager(LeaseRequests):
                     self._dirty[mine.body.id] = None
         return whole, [Persist(operations=tuple(operations))] if operations else []
 
-    def begin_step(self) -> None:
-        """What is granted from now on is answered in one step."""
-        self._answered.clear()
+    def begin_step(self, disk_failed_at: Instant | None) -> None:
+        """What is granted from now on is answered in one step. After a failure of the disk that is the next one: whoever hears in
+        this one that it is granted may hear that it failed, too, and nobody would take it back."""
+        self._disk_failed_at = disk_failed_at
+        if disk_failed_at is None:
+            self._answered.clear()
 
     def disk_failed(self, now: Now) -> list[Output]:
         """In the last step. Whoever was granted a lease in it was told that it failed, and must not hold it unknowingly."""
         self.memory_lost(now.instant)
         answered, self._answered = self._answered, []
         held = [self._own[id_] for id_ in answered if id_ in self._own]
-        return [o for holding in held for o in self._end(holding, "released", now)] + self.settle(now)
+        return [o for holding in held for o in self._end(holding, "released", now)]
 
     def stop(self, now: Now) -> list[Output]:
         """End everything; from now on this peer is no voice for anybody."""

@@ -191,8 +191,7 @@ class Node:
         self._now = now
         self._view_stale = not isinstance(given, _QUIET)
         step = Step()
-        if not isinstance(given, DiskFailed):
-            self.leases.begin_step()
+        self.leases.begin_step(now.instant if isinstance(given, DiskFailed) else None)
         if not isinstance(given, Started):
             late_ms = given.late_ms if isinstance(given, Ticked) else 0
             if is_due or late_ms:

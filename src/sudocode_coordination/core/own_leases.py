@@ -242,7 +242,7 @@ class OwnLeases(LeaseQueue):
     def settle(self, now: Now) -> list[Output]:
         """Decide what can be decided of all that was touched, in the order of the queue."""
         out: list[Output] = []
-        while self._dirty:
+        while self._dirty and self._disk_failed_at is None:
             touched = [self._own[id_] for id_ in self._dirty if id_ in self._own]
             self._dirty.clear()
             for holding in sorted(touched, key=lambda h: key_of(h.body)):

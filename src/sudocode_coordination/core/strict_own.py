@@ -122,9 +122,12 @@ def conflicts_with(holder: InTheWay, claim: ClaimBody, writer: TableWriter, now:
     wanted = Overlap()
     wanted.add("wanted", claim.resources, fold_case=claim.fold)
     entry = writer.table.entries.get(holder.claim)
-    remaining = None
+    remaining, resources, fold = None, holder.resources, False
     if entry is not None and entry.token == holder.token:
         remaining = max(0, writer.stale_at(entry, now.instant) - now.instant)
+        resources, fold = entry.resources, entry.fold  # all of them; an answer carries some
+    # Somebody is named in any case: what is in the way may be beyond what an answer carries, of an entry that is not read yet.
+    touched = [resource for resource in resources if wanted.touches(resource, fold_case=fold)] or resources[:1]
     return [
         Conflict(
             resource=resource,
@@ -135,6 +138,5 @@ def conflicts_with(holder: InTheWay, claim: ClaimBody, writer: TableWriter, now:
             remaining_ms=remaining,
             note=holder.note,
         )
-        for resource in holder.resources
-        if wanted.touches(resource)
+        for resource in touched
     ]

@@ -435,8 +435,9 @@ class SimNetwork:
 
     def check_links(self) -> None:
         """Start or stop the clock of silence on every link: a cut in either direction silences it, TCP needs both."""
-        for peer in sorted(self._sides):
-            side = self._sides[peer]
+        for side in [self._sides[peer] for peer in sorted(self._sides)]:
+            if self._sides.get(side.other.peer_id) is not side:
+                continue  # what arrived on another link ended it
             silent = not self._reaches(side.other, side.link.via) or side.other.frozen or self.frozen
             link = side.link
             if not silent:

@@ -13,10 +13,12 @@ from typing import Final, NamedTuple
 from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import AcquireLease
 from sudocode_coordination.core.claims import key_of, owner_of, priority_of, rank_of
+from sudocode_coordination.core.discovery import MAX_RETRY_MS
 from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.core.wire import ClaimBody
 from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant, PeerId
 from sudocode_coordination.sim.checkers import Violation, clash, have_in_common
+from sudocode_coordination.sim.remote import TIME_LIMIT_MS
 from sudocode_coordination.sim.strict_watch import StrictWatch
 from sudocode_coordination.sim.world import SimNode, World
 
@@ -24,6 +26,8 @@ CALM_MS: Final = 30_000
 """A swarm in which nothing went wrong for so long decides at once."""
 WAKE_MS: Final = 4_000
 """Then whoever is next has the lease by then: some messages, one of them perhaps repeated after a second."""
+LOOK_MS: Final = TIME_LIMIT_MS + MAX_RETRY_MS * 6 // 5 + WAKE_MS
+"""And each has looked at the branch by then: the last look in vain has come to nothing, and the longest wait after it is over."""
 CONTACT_MS: Final = 2_000
 """Two that have been connected for so long have told each other what they hold."""
 
@@ -140,8 +144,10 @@ class Watch:
             others = held + [(o, b) for o, b, _ in pending if key_of(b) < key_of(body)]
             if any(clash(body, b) for other, b in others if not (other is node and b.agent == body.agent)):
                 continue
-            since = ready[body.id] = self._ready_since.get(body.id, instant)
             assert node.node is not None
+            if node.config.partition_policy == "majority" and not node.node.leases.view.roster_fresh and calm_ms < LOOK_MS:
+                continue  # it is the branch that it waits for
+            since = ready[body.id] = self._ready_since.get(body.id, instant)
             if instant - since >= WAKE_MS and node.node.leases.view.ready:
                 raise Violation(f"at {instant}: {node.name} waits with {body.id} since {since}, and nothing is in its way")
         self._ready_since = ready

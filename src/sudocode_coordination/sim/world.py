@@ -51,7 +51,7 @@ from sudocode_coordination.core.io import (
     UseRelays,
 )
 from sudocode_coordination.core.node import TOGETHER, Node
-from sudocode_coordination.errors import StorageError
+from sudocode_coordination.errors import NoDaemonError, StorageError
 from sudocode_coordination.model import AgentId, Instant, Now, PeerId
 from sudocode_coordination.sim.disk import SimDisk
 from sudocode_coordination.sim.identity import SimKeyring
@@ -140,7 +140,7 @@ class SimNode:
         """World time at which each agent (None: all of them) last let something go."""
         self.disk_failed_at: Instant = -1
         self._world = world
-        self._config = config
+        self.config = config
         self._answers: dict[int, Answered] = {}
         self._client_of: dict[int, int] = {}
         self._asked = 0
@@ -165,7 +165,7 @@ class SimNode:
         assert self.node is None
         self.lives += 1
         self._pause()
-        self.node = Node(self._config, self.keyring)
+        self.node = Node(self.config, self.keyring)
         self.git = SimGitPort(self._world.remote, self.deliver)
         self.table = SimTablePort(self._world.table, self.deliver)
         seed = self._world.scheduler.random.getrandbits(32)
@@ -362,10 +362,15 @@ class SimNode:
                     self._world.trace.note(f"{self._world.scheduler.instant} {self.name} {event.type} {event.agent_id}")
                     self._world.happened(self, event)
                 case Stopped():
+                    unheard = [given for given in self._waiting if isinstance(given, RequestReceived)]
+                    calls = [(given, self._answers.pop(given.request_id, None)) for given in unheard]
                     self._end()
                     self.disk.close()
                     self.network.crash()
                     self.table.crash()
+                    for given, answered in calls:
+                        if answered is not None:
+                            answered(_closed(given))
                     return None
                 case _:
                     assert_never(effect)
@@ -389,6 +394,12 @@ class SimNode:
         deadline, self._alarm_at = self._alarm_at, None
         late_ms = 0 if deadline is None else max(0, self.now.instant - deadline)
         self._step(Ticked(late_ms=late_ms))
+
+
+def _closed(given: RequestReceived) -> Reply:
+    """What a client makes of its connection being closed."""
+    error = RequestError(code=NoDaemonError.code, message="the connection was closed", hint="")
+    return Reply(client=given.client, request_id=given.request_id, error=error)
 
 
 def _refused(reply: Reply, failure: str) -> Reply:
