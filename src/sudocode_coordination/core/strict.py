@@ -180,7 +180,8 @@ class StrictLeases(StrictPost):
         self._sent.pop(name, None)
         certain = self.writer.withdraw(name) and not own.loose
         noted = any(holder.priority < own.claim.priority for holder in own.holders)  # as wanting what they hold
-        if own.state == "held" or noted or not certain:
+        there = name in self.writer.table.entries  # by a push that was given up for lost, and came late
+        if own.state == "held" or there or noted or not certain:
             self._unwanted[name] = None
 
     # --- every step -------------------------------------------------------------------------------------------------------
