@@ -7,6 +7,7 @@ lease = swarm.asks("ann", AcquireLease(resources=FILE, strict=True)).lease
 from __future__ import annotations
 
 from collections import deque
+from random import Random
 from typing import Any
 
 from tests.core.discovery_bench import record
@@ -27,6 +28,7 @@ from sudocode_coordination.core.io import (
     Listening,
     PeerConnected,
     PeerDisconnected,
+    Persist,
     Publish,
     ReadBranch,
     ReadTable,
@@ -42,6 +44,7 @@ from sudocode_coordination.core.io import (
 from sudocode_coordination.core.node import Node
 from sudocode_coordination.errors import error_from_code
 from sudocode_coordination.model import Now, PeerId
+from sudocode_coordination.sim.disk import SimDisk
 from sudocode_coordination.sim.identity import SimKeyring
 
 
@@ -51,7 +54,9 @@ class Clone:
     def __init__(self, name: str, swarm: NodeSwarm, **config: Any) -> None:
         self.name = name
         self.key = SimKeyring(name)
-        self.node = Node(create_default_config(name, **config), self.key)
+        self.config = create_default_config(name, **config)
+        self.node = Node(self.config, self.key)
+        self.disk = SimDisk(Random(1))
         self.port = Port(swarm.chain)
         self.how: Answer = "well"
         """How the remote answers this one."""
@@ -79,6 +84,7 @@ class NodeSwarm:
         for clone in self.clones.values():
             self.branch[f"agent-{clone.name}.json"] = record(clone.key, clone.name, wall_ms=self.now.wall_ms)
         for name in names:
+            self[name].disk.load()
             self.gives(name, Started(contents=DiskContents(), seed=1, newborn=True))
             self.gives(name, Listening(addresses=("/ip4/192.0.2.1/tcp/1",)))
         self.settles(2_000)
@@ -111,6 +117,21 @@ class NodeSwarm:
         for here, there in ((one, other), (other, one)):
             self.gives(here, PeerDisconnected(peer=self[there].peer, reason="cut"))
 
+    def restarts(self, name: str) -> None:
+        """As after kill -9, a second later. It is connected to nobody."""
+        clone = self[name]
+        clone.disk.kill()
+        clone.port.jobs.clear()
+        for link in [link for link in self.links if name in link]:
+            self.links.discard(link)
+            (other,) = link - {name}
+            self.gives(other, PeerDisconnected(peer=clone.peer, reason="killed"))
+        self.settles(1_000)
+        clone.node, clone.stopped = Node(clone.config, clone.key), False
+        self.gives(name, Started(contents=clone.disk.load(), seed=2))
+        self.gives(name, Listening(addresses=("/ip4/192.0.2.1/tcp/1",)))
+        self.settles(2_000)
+
     # --- steps ------------------------------------------------------------------------------------------------------------
 
     def gives(self, name: str, given: Input) -> None:
@@ -141,6 +162,8 @@ class NodeSwarm:
                                 self.branch[file] = data
                         self._commits += 1
                         self._inbox.append((name, BranchPublished(ticket=ticket, commit=f"{self._commits:040x}")))
+                    case Persist(operations=operations):
+                        clone.disk.write(operations)
                     case ReadTable() | SwapTable() | BuildTable():
                         clone.port.jobs.append(effect)
                     case Reply(request_id=request_id):

@@ -11,7 +11,7 @@ from sudocode_coordination.core import fenced
 from sudocode_coordination.core.facts import Respond
 from sudocode_coordination.core.fenced import FencedPushes, LostLease
 from sudocode_coordination.core.holdings import Ticket
-from sudocode_coordination.core.io import Reply, TableRead
+from sudocode_coordination.core.io import DiskContents, Persist, Reply, StoredValue, TableRead
 from sudocode_coordination.core.lease_requests import LeaseRequests
 from sudocode_coordination.core.strict_part import StrictPart
 from sudocode_coordination.core.strict_post import ASK_MS, KEEP_MS, SHUN_MS
@@ -77,6 +77,77 @@ def test_lost_leases_are_bounded_and_all_can_be_let_go(monkeypatch: pytest.Monke
         fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW)
     fenced_pushes.let_go("agent-a", (), everything=True)
     assert fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW) == []
+
+
+def kept(pushes: FencedPushes) -> DiskContents:
+    """The disk as it is then."""
+    (persist,) = pushes.keep()
+    assert isinstance(persist, Persist)
+    assert pushes.keep() == []
+    return DiskContents(values=tuple(op for op in persist.operations if isinstance(op, StoredValue)))
+
+
+def test_what_is_lost_is_kept_until_it_is_let_go() -> None:
+    first, _ = pushes()
+    assert first.keep() == [], "most never lose any"
+    first.lose(MINE)
+    second, _ = pushes()
+    second.started("a", kept(first), (), NOW)
+    assert second.keep() == [], "it is on the disk"
+    with pytest.raises(HeldError, match="token 3, expired"):
+        second.prepare("agent-a", Ticket(1, 1), OP, NOW)
+    second.let_go("agent-a", (Resource("file", "x.py"),))
+    assert kept(second).values == ()
+
+
+def test_what_is_damaged_on_the_disk_keeps_nobody_from_starting() -> None:
+    fenced_pushes, _ = pushes()
+    damaged = tuple(StoredValue(space=fenced.SPACE, key="lost", data=data) for data in (b"", b"\xc1", b"\x91\x01"))
+    fenced_pushes.started("a", DiskContents(values=damaged), (), NOW)
+    assert fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW) == []
+
+
+def test_only_what_was_in_the_table_was_lost_with_a_daemon() -> None:
+    entry = {"agent": "ann", "mode": "exclusive", "priority": 0, "lamport": 1, "ttlMs": 60_000, "since": "2026-01-01T00:00:00.000Z"}
+    entry |= {"state": "granted", "grade": "strict", "strict": True, "token": 4, "resources": [["file", "x.py"]]}
+    other = [["file", "y.py"]]
+    held = [
+        ("1.1", entry),
+        ("1.2", entry | {"resources": other, "token": None}),
+        ("1.3", entry | {"resources": other, "state": "pending"}),
+        ("1.4", entry | {"resources": other, "mode": "none of these"}),
+    ]
+    fenced_pushes, _ = pushes()
+    fenced_pushes.started("a", DiskContents(), held, NOW)
+    with pytest.raises(HeldError, match=r"x\.py \(token 4, restarted\)"):
+        fenced_pushes.prepare("ann", Ticket(1, 1), OP, NOW)
+    fenced_pushes.let_go("ann", (Resource("file", "x.py"),))
+    assert fenced_pushes.prepare("ann", Ticket(1, 1), OP, NOW) == []
+
+
+def test_what_a_full_disk_did_not_take_is_kept_when_there_is_room() -> None:
+    fenced_pushes, _ = pushes()
+    fenced_pushes.disk_works()
+    assert fenced_pushes.keep() == []
+    fenced_pushes.lose(MINE)
+    assert kept(fenced_pushes).values
+    fenced_pushes.disk_works()
+    assert kept(fenced_pushes).values
+    fenced_pushes.let_go("agent-a", (), everything=True)
+    assert kept(fenced_pushes).values == ()
+    fenced_pushes.disk_works()
+    assert kept(fenced_pushes).values == ()
+
+
+def test_agents_who_lost_some_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fenced, "MAX_LOSERS", 2)
+    fenced_pushes, _ = pushes()
+    for agent in ("a", "b", "a", "c"):
+        fenced_pushes.lose(LostLease(body_of(agent, 1, "x.py"), 3, "expired", ""))
+    assert fenced_pushes.prepare("agent-b", Ticket(1, 1), OP, NOW) == []
+    for agent in ("agent-a", "agent-c"):
+        with pytest.raises(HeldError):
+            fenced_pushes.prepare(agent, Ticket(1, 2), OP, NOW)
 
 
 @pytest.mark.parametrize(

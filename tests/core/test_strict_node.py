@@ -375,6 +375,52 @@ def test_who_lost_one_pushes_again_once_it_is_leased_anew() -> None:
     assert [lease.token for lease in swarm.asks("ann", PreparePush()).leases] == [again.token]
 
 
+def test_what_a_killed_daemon_held_is_lost_through_every_restart_until_it_is_let_go() -> None:
+    swarm = NodeSwarm("ann", "ben")
+    first = swarm.asks("ann", STRICT).lease
+    swarm.asks("ann", AcquireLease(resources=OTHER))
+    swarm.restarts("ann")
+    with pytest.raises(HeldError, match=rf"a\.py \(token {first.token}, restarted\)"):
+        swarm.asks("ann", PreparePush())
+    taken = swarm.asks("ben", AcquireLease(resources=FILE, strict=True, wait_ms=0), within_ms=60_000).lease
+    for _ in range(2):
+        swarm.restarts("ann")
+        swarm.connects()
+        swarm.settles(60_000)
+        with pytest.raises(HeldError, match=f"token {first.token}, restarted.*ben has it with token {taken.token}"):
+            swarm.asks("ann", PreparePush())
+    swarm.asks("ann", ReleaseLease(resources=FILE))
+    assert swarm.asks("ann", PreparePush()).commit == ""
+    swarm.restarts("ann")
+    assert swarm.asks("ann", PreparePush()).commit == "", "that it was let go is kept, too"
+
+
+def test_what_was_lost_before_a_restart_is_made_good_by_a_new_lease_for_good() -> None:
+    swarm = NodeSwarm("ann")
+    swarm.asks("ann", STRICT)
+    swarm["ann"].how = "down"
+    swarm.settles(TTL * 13 // 10)
+    swarm["ann"].how = "well"
+    swarm.restarts("ann")
+    with pytest.raises(HeldError, match="expired"):
+        swarm.asks("ann", PreparePush())
+    assert swarm.asks("ann", STRICT, within_ms=60_000)
+    assert swarm.asks("ann", PreparePush()).leases
+    swarm.asks("ann", ReleaseLease(resources=FILE), within_ms=60_000)
+    swarm.restarts("ann")
+    assert swarm.asks("ann", PreparePush()).commit == ""
+
+
+def test_what_an_orderly_stop_gave_back_is_not_lost() -> None:
+    swarm = NodeSwarm("ann")
+    swarm.asks("ann", STRICT)
+    swarm.stops("ann")
+    swarm.settles(5_000)
+    assert swarm["ann"].stopped
+    swarm.restarts("ann")
+    assert swarm.asks("ann", PreparePush()).commit == ""
+
+
 def test_nothing_is_put_before_a_push_that_is_under_way() -> None:
     swarm = NodeSwarm("ann")
     swarm.asks("ann", STRICT)

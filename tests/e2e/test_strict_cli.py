@@ -97,6 +97,16 @@ def test_a_killed_holder_s_table_entry_is_taken_over(pair: tuple[Clone, Clone]) 
     alice.start(*QUICK)
     assert held(alice) == []
 
+    # And nothing that alice made of it is published, until she lets it go.
+    before = remote(alice, "rev-parse", "main")
+    work(alice, "src/auth.py", "stale\n")
+    refused = alice.json("push", "origin", "HEAD:main", expect=3)["error"]
+    assert refused["code"] == "held"
+    assert f"token {first}, restarted" in refused["message"]
+    assert remote(alice, "rev-parse", "main") == before
+    alice.coord("release", "src/auth.py")
+    assert "no strict lease is held" in alice.coord("push", "origin", "HEAD:main").stderr
+
 
 def test_what_is_left_behind_reaches_the_next_holder(pair: tuple[Clone, Clone]) -> None:
     alice, bob = pair

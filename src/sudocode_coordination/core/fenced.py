@@ -2,27 +2,38 @@
 
 A client pushes its work together with a commit that renews its leases, all or nothing. So if anything happened to the table in
 between, the push does not land, and the next try shows whether the leases are still there.
+
+Laws: whoever lost a lease pushes nothing until it has let go of it or has it anew, through restarts too; what an earlier life held
+when it ended without a word is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
+from sudocode_coordination.api.history import ENDED_UNSEEN
 from sudocode_coordination.api.requests import PreparePush
 from sudocode_coordination.core.facts import Output, Respond
 from sudocode_coordination.core.holdings import Ticket
-from sudocode_coordination.core.io import Reply, RequestError
+from sudocode_coordination.core.io import DiskContents, ForgottenValue, Persist, Reply, RequestError, StoredValue
+from sudocode_coordination.core.lease_view import known_from_entry
 from sudocode_coordination.core.overlap import Overlap
 from sudocode_coordination.core.strict_writer import Built, TableWriter
 from sudocode_coordination.core.wire import ClaimBody, StrictRenew
 from sudocode_coordination.errors import CoordinationError, HeldError, RemoteError
-from sudocode_coordination.model import AgentId, ClaimId, Instant, Now, Resource
+from sudocode_coordination.model import AgentId, ClaimId, Instant, Json, Now, PeerId, Resource
 
 MAX_LOST: Final = 200
 """Lost leases of one agent that its pushes are refused for; the latest."""
+MAX_LOSERS: Final = 256
+"""Agents who have lost some; the latest. One that is never back lets nothing go, and a clone has a new agent for each task."""
 MAX_PREPARED: Final = 64
 """Commits that clients may be pushing right now."""
+SPACE: Final = "lost"
+"""On disk: all that is lost, as one value: it seldom changes."""
 
 
 class LostLease(NamedTuple):
@@ -57,6 +68,10 @@ class FencedPushes:
     def __init__(self, writer: TableWriter) -> None:
         self._writer = writer
         self._lost: dict[AgentId, dict[ClaimId, LostLease]] = {}
+        self._on_disk = False
+        """Whether the disk may have known of any."""
+        self.is_kept = True
+        """Whether the disk knows what is lost."""
         self._asked: dict[str, _Asked] = {}
         self._ready: dict[Ticket, Fencing] = {}
         """To be answered in this step."""
@@ -64,12 +79,37 @@ class FencedPushes:
         """By commit."""
         self._landed: list[Fencing] = []
 
+    # --- what is lost -----------------------------------------------------------------------------------------------------
+
+    def started(self, me: PeerId, contents: DiskContents, held: Iterable[tuple[str, Json]], now: Now) -> None:
+        """What is lost since earlier lives, and what the one before held when it ended.
+
+        Args:
+            me: this peer.
+            contents: of the disk. What can't be read there was damaged, and that is told elsewhere.
+            held: own entries of the document's `leases` of before.
+        """
+        for value in contents.values:
+            if value.space == SPACE:
+                self._on_disk = True
+                for lease in _read(value.data):
+                    self.lose(lease)
+                self.is_kept = True
+        for key, entry in held:
+            known = known_from_entry(me, key, entry, now.instant, 0)
+            if known is not None and known.granted and known.token is not None:
+                self.lose(LostLease(known.body, known.token, ENDED_UNSEEN, ""))
+
     def lose(self, lease: LostLease) -> None:
         """An agent has lost a lease. Its pushes are refused until it lets go of it, or gets it anew."""
-        lost = self._lost.setdefault(lease.claim.agent, {})
+        self.is_kept = False
+        lost = self._lost.pop(lease.claim.agent, {})
+        self._lost[lease.claim.agent] = lost
         lost[lease.claim.id] = lease
         while len(lost) > MAX_LOST:
             del lost[next(iter(lost))]
+        while len(self._lost) > MAX_LOSERS:
+            del self._lost[next(iter(self._lost))]
 
     def let_go(self, agent: AgentId, resources: tuple[Resource, ...], *, everything: bool = False) -> None:
         """The agent knows: it releases what overlaps these."""
@@ -85,8 +125,27 @@ class FencedPushes:
         lost = self._lost.get(agent, {})
         for id_ in [id_ for id_, was in lost.items() if over(was.claim)]:
             del lost[id_]
+            self.is_kept = False
         if not lost:
             self._lost.pop(agent, None)
+
+    def keep(self) -> list[Output]:
+        """For the disk: what is lost, if that has changed."""
+        if self.is_kept:
+            return []
+        self.is_kept = True
+        leases = tuple(lease for lost in self._lost.values() for lease in lost.values())
+        if not (leases or self._on_disk):
+            return []
+        self._on_disk = True
+        operation = StoredValue(space=SPACE, key=SPACE, data=msgspec.msgpack.encode(leases))
+        return [Persist(operations=(operation if leases else ForgottenValue(space=SPACE, key=SPACE),))]
+
+    def disk_works(self) -> None:
+        """Again: what was to be kept meanwhile may not be there."""
+        self.is_kept = not self._on_disk
+
+    # --- pushes -----------------------------------------------------------------------------------------------------------
 
     def prepare(self, agent: AgentId, ticket: Ticket, op: StrictRenew | None, now: Now) -> list[Output]:
         """Make the commit; `op` None: the agent has no strict lease. Answered by a later `Respond`, or an error.
@@ -154,6 +213,13 @@ class FencedPushes:
             f"{claim.agent} lost its strict lease on {names} (token {lease.token}, {lease.reason}): {who}",
             hint=f"lease it again with --strict, or let it go: coord release {names}",
         )
+
+
+def _read(data: bytes) -> tuple[LostLease, ...]:
+    try:
+        return msgspec.msgpack.decode(data, type=tuple[LostLease, ...])
+    except (ValueError, RecursionError):
+        return ()
 
 
 def _all_of(resources: tuple[Resource, ...]) -> Overlap:

@@ -40,6 +40,7 @@ def start(node: Node, given: Started, now: Now) -> list[Output]:
     node.diffs.started()
     node.departed.started(given.contents)
     node.strict.started(incarnation, given.contents)
+    node.strict.fenced.started(me, given.contents, held, now)
     out += node.membership.started(incarnation, now)
     out += node.discovery.started(now, given.contents, given.formerly)
     return out + node.discovery.agents_changed(node.agents.local, now)

@@ -319,6 +319,7 @@ class Node:
                 return self.leases.disk_failed(now)
             case DiskWorks():
                 self.disk_trouble = None
+                self.strict.fenced.disk_works()
                 return []
             case WorkSeen():
                 return self.diffs.seen(given, now)

@@ -201,6 +201,8 @@ class StrictLeases(StrictPost):
         writer = self.writer
         if self._dirty or self._outbox or self._unwanted or self._waiting or self._looks_twice or self._stopping:
             return False
+        if not self.fenced.is_kept:
+            return False
         if writer.settled or writer.touched or writer.built or not writer.idle or writer.highest > self._stored.highest:
             return False
         first = earliest(self._due, self._second_look_at)
@@ -233,7 +235,7 @@ class StrictLeases(StrictPost):
         if self._dirty or out:
             self._dirty = False
             self._due = self._own_due()
-        return out + self._remember()
+        return out + self.fenced.keep() + self._remember()
 
     def _look_at_touched(self, now: Now) -> list[Output]:
         """What others did to own entries, and own ones that nobody wants."""
