@@ -58,6 +58,17 @@ def test_a_lost_lease_stands_in_the_way_until_it_is_let_go() -> None:
     assert fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW) == []
 
 
+def test_what_is_not_let_go_stays_lost() -> None:
+    fenced_pushes, _ = pushes()
+    fenced_pushes.lose(LostLease(body_of("a", 1, "x.py", "y.py", "z z.py"), 3, "expired", ""))
+    fenced_pushes.let_go("agent-a", (Resource("file", "x.py"),))
+    with pytest.raises(HeldError, match=r"on y.py, z z.py \(token 3") as refused:
+        fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW)
+    assert refused.value.hint.endswith("coord release y.py 'z z.py'")
+    fenced_pushes.let_go("agent-a", (Resource("file", "y.py"), Resource("file", "z z.py")))
+    assert fenced_pushes.prepare("agent-a", Ticket(1, 1), OP, NOW) == []
+
+
 def test_what_was_lost_is_made_good_by_a_lease_on_all_of_it() -> None:
     fenced_pushes, _ = pushes()
     fenced_pushes.lose(LostLease(body_of("a", 1, "x.py", "y.py"), 3, "expired", ""))

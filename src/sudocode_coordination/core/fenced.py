@@ -9,6 +9,7 @@ when it ended without a word is lost.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
@@ -112,20 +113,35 @@ class FencedPushes:
             del self._lost[next(iter(self._lost))]
 
     def let_go(self, agent: AgentId, resources: tuple[Resource, ...], *, everything: bool = False) -> None:
-        """The agent knows: it releases what overlaps these."""
+        """The agent knows: it releases what overlaps these. What it lost beside them is lost still."""
         wanted = _all_of(resources)
-        self._forget(agent, lambda was: everything or any(wanted.touches(r, fold_case=was.fold) for r in was.resources))
+
+        def left_of(was: ClaimBody) -> tuple[Resource, ...]:
+            return () if everything else tuple(r for r in was.resources if not wanted.touches(r, fold_case=was.fold))
+
+        self._forget(agent, left_of)
 
     def regained(self, claim: ClaimBody) -> None:
         """The agent has a strict lease anew: what it lost on the same is made good, unless it lost more with it."""
         wanted = _all_of(claim.resources)
-        self._forget(claim.agent, lambda was: all(wanted.touches(r, fold_case=was.fold or claim.fold) for r in was.resources))
 
-    def _forget(self, agent: AgentId, over: Callable[[ClaimBody], bool]) -> None:
+        def left_of(was: ClaimBody) -> tuple[Resource, ...]:
+            again = all(wanted.touches(r, fold_case=was.fold or claim.fold) for r in was.resources)
+            return () if again else was.resources
+
+        self._forget(claim.agent, left_of)
+
+    def _forget(self, agent: AgentId, left_of: Callable[[ClaimBody], tuple[Resource, ...]]) -> None:
         lost = self._lost.get(agent, {})
-        for id_ in [id_ for id_, was in lost.items() if over(was.claim)]:
-            del lost[id_]
+        for id_, lease in list(lost.items()):
+            left = left_of(lease.claim)
+            if left == lease.claim.resources:
+                continue
             self.is_kept = False
+            if left:
+                lost[id_] = lease._replace(claim=msgspec.structs.replace(lease.claim, resources=left))
+            else:
+                del lost[id_]
         if not lost:
             self._lost.pop(agent, None)
 
@@ -205,13 +221,14 @@ class FencedPushes:
     def _held(self, lease: LostLease) -> HeldError:
         claim = lease.claim
         names = ", ".join(str(resource) for resource in claim.resources[:3])
+        typed = " ".join(shlex.quote(str(resource)) for resource in claim.resources[:3])
         now_held = self._writer.table.conflicting(claim) if self._writer.known else []
         who = f"{now_held[0].agent} has it with token {now_held[0].token}" if now_held else "nobody is known to have it now"
         if not now_held and lease.holder:
             who = f"{lease.holder} wanted it"
         return HeldError(
             f"{claim.agent} lost its strict lease on {names} (token {lease.token}, {lease.reason}): {who}",
-            hint=f"lease it again with --strict, or let it go: coord release {names}",
+            hint=f"lease it again with --strict, or let it go: coord release {typed}",
         )
 
 

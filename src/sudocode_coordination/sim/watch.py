@@ -14,6 +14,7 @@ from sudocode_coordination.api.events import Event
 from sudocode_coordination.api.requests import AcquireLease
 from sudocode_coordination.core.claims import key_of, owner_of, priority_of, rank_of
 from sudocode_coordination.core.discovery import MAX_RETRY_MS
+from sudocode_coordination.core.holdings import QUEUED_HOLD_MS
 from sudocode_coordination.core.resources import normalise_all
 from sudocode_coordination.core.wire import ClaimBody
 from sudocode_coordination.model import AgentId, ClaimId, Grade, Instant, PeerId
@@ -145,10 +146,13 @@ class Watch:
             if any(clash(body, b) for other, b in others if not (other is node and b.agent == body.agent)):
                 continue
             assert node.node is not None
-            if node.config.partition_policy == "majority" and not node.node.leases.view.roster_fresh and calm_ms < LOOK_MS:
+            majority = node.config.partition_policy == "majority"
+            if majority and not node.node.leases.view.roster_fresh and calm_ms < LOOK_MS:
                 continue  # it is the branch that it waits for
             since = ready[body.id] = self._ready_since.get(body.id, instant)
-            if instant - since >= WAKE_MS and node.node.leases.view.ready:
+            # Who had no voice when it answered is asked again with the next round.
+            wake_ms = WAKE_MS + (QUEUED_HOLD_MS // 3 if majority else 0)
+            if instant - since >= wake_ms and node.node.leases.view.ready:
                 raise Violation(f"at {instant}: {node.name} waits with {body.id} since {since}, and nothing is in its way")
         self._ready_since = ready
 
