@@ -257,7 +257,7 @@ def test_the_watch_sees_who_waits_for_nothing_once_the_branch_can_have_been_look
     nodes[0].ask(AcquireLease(resources=(FILE,), wait_ms=0), lambda _: None)
 
     def looks(calm_ms: int) -> None:
-        for _ in range(2):
+        for _ in range(4):
             world.scheduler.run_until(world.scheduler.instant + WAKE_MS)
             watch.look_at_waiters(calm_ms=calm_ms)
 
