@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 TOPICS: Final = ("sudocode/sync", "sudocode/presence")
 _TICK_SECONDS: Final = 1.0
+MANY_LINKS: Final = 20
+"""From here on looking at all links every second is much of what a daemon at rest does."""
 LINKS_TIDIED: Final = 10
 """With so many links more it is looked a second later for connections that nobody uses."""
 _LOOK_AT_INTERFACES_SECONDS: Final = 15.0
@@ -431,6 +433,7 @@ class Libp2pNetwork:
 
     async def _tick(self, parts: _Parts) -> None:
         last = look = tidy_at = trio.current_time()
+        turn = 0
         while True:
             await trio.sleep_until(next_beat(_TICK_SECONDS))
             now = trio.current_time()
@@ -438,8 +441,11 @@ class Libp2pNetwork:
             paused = max(0.0, now - last - _TICK_SECONDS)
             last = now
             self._refusals_left = _MAX_REFUSALS_PER_SECOND
-            for link in list(self._links.of.values()):
-                reason = link.tick(now, paused, len(self._links.of))
+            # Half of many links at a time: each is looked at every other second. What was paused, all have to be told.
+            links, turn = list(self._links.of.values()), turn + 1
+            step = 2 if len(links) > MANY_LINKS and not paused else 1
+            for link in links[turn % step :: step]:
+                reason = link.tick(now, paused, len(links))
                 if reason is not None:
                     self._links.forget(link, reason)
                     link.close_nowait(reason)
