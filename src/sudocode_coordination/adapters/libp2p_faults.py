@@ -355,6 +355,13 @@ def make_pubsub(
     # Fault: with adaptation off this list grows with every message, read by nobody.
     patched_router: Any = router
     patched_router.recent_message_deliveries = defaultdict(lambda: deque(maxlen=1))
+    # Fault: every heartbeat chooses whom to tell of messages, from all peers, also where there are none to tell of.
+    tell = router.gossip_heartbeat
+
+    def tell_if_any() -> defaultdict[ID, dict[str, list[bytes]]]:
+        return tell() if any(router.mcache.history[: router.mcache.window_size]) else defaultdict(dict)
+
+    patched_router.gossip_heartbeat = tell_if_any
     # Fault: a peer's outbound queue holds 32 messages, and a burst of more is dropped.
     queue_module: Any = pubsub_module
     queue_module.RpcQueue = functools.partial(RpcQueue, max_size=_MAX_GOSSIP_QUEUE_PER_PEER)
