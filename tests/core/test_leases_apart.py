@@ -193,6 +193,31 @@ def test_a_waiter_gets_its_turn_when_the_holder_is_gone() -> None:
     assert bench.granted(asked), "that bob himself has answered before does not vouch for him now"
 
 
+def test_a_dead_holder_is_shown_no_longer_than_the_last_who_heard_of_it_counts_it() -> None:
+    bench = Bench("alice", "bob", "carol")
+    bench.asks("alice", "a.py")
+    bench.settles()
+    bench.passes(TTL // 2, silent=True)
+    bench.delivers("alice", "bob")
+    bench.instant += 50
+    bench.delivers("alice", "carol")
+    bench.isolates("alice")
+    asked = bench.asks("bob", "a.py", wait_ms=0)
+    bench.settles()
+
+    def shown() -> bool:
+        return any(known.owner == "alice" and known.expiry > bench.instant for known in bench.of("bob").claims.all())
+
+    while not bench.granted(asked):
+        due = [at for name in ("bob", "carol") if (at := bench.of(name).deadline()) is not None]
+        bench.passes(min(due) - bench.instant, frozen=("alice",))
+    assert shown(), "carol has just told of it"
+    assert bench.holders("a.py") == ["bob"]
+    bench.passes(60, frozen=("alice",))
+    assert not shown(), "carol counted it for 50 ms more, and a little for the drift of clocks"
+    assert bench.holders("a.py") == ["bob"], "and bob's lease stands meanwhile"
+
+
 def test_unless_somebody_vouches_that_it_is_there() -> None:
     bench = Bench("alice", "bob", "carol")
     bench.asks("bob", "a.py")
