@@ -203,8 +203,8 @@ def reference() -> str:
         "## Events",
         "",
         (
-            "Each is `{type, agentId, timestamp, data}`. `agentId` is who it concerns: the holder of a lease, the agent of a peer, the "
-            "author of work, whom a message is for or, once it is acknowledged, who sent it; `timestamp` is ISO 8601 UTC."
+            "Each is `{type, agentId, timestamp, data}`. `agentId` is who it concerns: the holder of a lease, the agent of a peer, "
+            "the author of work, whom a message is for or, once it is acknowledged, who sent it; `timestamp` is ISO 8601 UTC."
         ),
         "",
         *event_table(),

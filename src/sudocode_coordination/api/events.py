@@ -35,8 +35,8 @@ EVENT_TYPES: Final[tuple[str, ...]] = EventType.__args__  # type: ignore[attr-de
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work, whom a
-    message is for or, once it is acknowledged, who sent it.
+    """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work, whom
+    a message is for or, once it is acknowledged, who sent it.
 
     What `data` holds, by type (all keys camelCase):
 
