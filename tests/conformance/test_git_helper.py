@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.conformance.git_bench import GitHttpServer, Loop, descendants, git, http_server, make_remote, running_loop
 from tests.conformance.table_bench import (
     TableHandle,
@@ -374,3 +377,48 @@ def test_what_answers_mean(tmp_path: Path, after: str, complaint: str, kind: str
     assert outcome == Landed() if kind is None else isinstance(outcome, Lost) and outcome.kind == kind, outcome
     asked = ["option progress false", "option verbosity 0", f"option cas {REF}:{OLD}", "list for-push"]
     assert told.splitlines()[:5] == [*asked, f"push {NEW}:{REF}"]
+
+
+class _Pipes:
+    """What a conversation uses of a process, with what it says in memory."""
+
+    def __init__(self, said: bytes, complaint: bytes) -> None:
+        self.stdin, self.heard = trio.testing.memory_stream_one_way_pair()
+        out, self.stdout = trio.testing.memory_stream_one_way_pair()
+        err, self.stderr = trio.testing.memory_stream_one_way_pair()
+        self.returncode = 0
+        self._to_say = ((out, said), (err, complaint))
+
+    async def say(self) -> None:
+        for stream, data in self._to_say:
+            await stream.send_all(data)
+            stream.close()
+
+
+WORDS = st.sampled_from(
+    ["ok", "error", "unsupported", "?", "", " ", REF, OLD, NEW, "\n", "\n\n", f"{OLD} {REF}\n", f"ok {REF}\n", "ü", "\0", '"']
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.lists(WORDS, max_size=30).map(lambda words: "".join(words).encode())), st.booleans())
+def test_whatever_is_said_there_is_an_outcome(said: bytes, listed: bool) -> None:
+    """And nothing else than the one line that the remote is to be told."""
+
+    async def main() -> tuple[Pushed | None, bytes]:
+        pipes = _Pipes((HEARD.encode() if listed else b"") + said, b"fatal: no\n")
+        await pipes.say()
+        conversation = Conversation(pipes, REF, OLD)  # type: ignore[arg-type]
+        await conversation.ask()
+        outcome = await conversation.push(NEW, limit_s=20.0)
+        pipes.stdin.close()
+        heard = b""
+        while chunk := await pipes.heard.receive_some(4096):
+            heard += chunk
+        return outcome, heard
+
+    outcome, heard = trio.run(main)
+    lines = heard.decode().splitlines()
+    assert lines[:4] == ["option progress false", "option verbosity 0", f"option cas {REF}:{OLD}", "list for-push"]
+    assert lines[4:] in ([], [f"push {NEW}:{REF}", ""])
+    assert outcome is not None or lines[4:] == [], "what was sent is never taken for nothing"
