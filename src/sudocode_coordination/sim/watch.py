@@ -76,6 +76,8 @@ class Watch:
         self._told: dict[ClaimId, _Told] = {}
         """Of the step that is being looked at: why a lease has ended, as its agent heard it."""
         self._met: dict[tuple[str, PeerId], Instant] = {}
+        self._met_life: dict[tuple[str, PeerId], int] = {}
+        """Which process of the other it was."""
         """When each node last connected to another."""
         self._granted: set[ClaimId] = set()
         """Of the step that is being looked at: leases that were granted in it so far …"""
@@ -238,6 +240,10 @@ class Watch:
         assert node.node is not None
         in_contact = node.node.leases.view.connected - node.node.leases.view.suspected
         for other, rival in self._rivals(node, lease):
+            there = other.node
+            met = self._met_life.get((node.name, other.peer_id)) == other.lives
+            if not met and there is not None and node.peer_id not in there.leases.view.connected:
+                continue  # the process that it was in contact with has died, unnoticed yet; this one has met nobody here
             if other.peer_id in in_contact and lease.body.id not in before_meeting.get(other.peer_id, ()):
                 raise Violation(f"{self._both_hold(node, lease, other, rival)}, though they are in contact")
 
@@ -258,7 +264,9 @@ class Watch:
 
     def _heard(self, node: SimNode, event: Event) -> None:
         if event.type == "peer-connected":
-            self._met[node.name, event.data["peerId"]] = self._world.scheduler.instant
+            met = event.data["peerId"]
+            self._met[node.name, met] = self._world.scheduler.instant
+            self._met_life[node.name, met] = next(other.lives for other in self._world.nodes if other.peer_id == met)
             self._before_meeting[event.data["peerId"]] = frozenset(self._granted)
         if event.type == "lease-acquired":
             self._granted.add(event.data["lease"]["claimId"])

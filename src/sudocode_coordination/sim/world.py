@@ -292,10 +292,17 @@ class SimNode:
 
     def _together(self) -> Iterator[Input]:
         while self._waiting and isinstance(self._waiting[0], TOGETHER):
+            self._note_will(self._waiting[0])
             yield self._waiting.popleft()
+
+    def _note_will(self, given: Input) -> None:
+        """What was asked for before a lease was granted, and is taken in after it, is for that one too."""
+        if isinstance(given, RequestReceived) and isinstance(given.request, ReleaseLease | DetachAgent):
+            self.willed[given.request.agent] = self._world.scheduler.instant
 
     def _step(self, given: Input, more: Iterable[Input] = ()) -> None:
         assert self.node is not None
+        self._note_will(given)
         node = self.node
         now = self.now
         failure = self._carry_out(node.handle(given, now, more))
