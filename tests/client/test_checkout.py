@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sudocode_coordination.api.requests import ReleaseLease
 from sudocode_coordination.askgit import git
-from sudocode_coordination.client.checkout import contains, left_behind, named_commit
+from sudocode_coordination.client.checkout import contains, leaving_commit, left_behind, named_commit
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import Handover, Lease, Resource
 
@@ -83,6 +84,31 @@ def test_an_older_commit_does_not_hide_what_the_holder_was_to_build_on(repositor
     assert left_behind(repository, [file("a")], [taken(when + 5, named)]) == (named, "main"), "named though it did not touch it"
     last = commit(repository, "a", "2")
     assert left_behind(repository, [file("a")], [taken(when + 5, named)]) == (last, "main")
+
+
+def test_a_release_is_completed_with_the_commit_that_it_leaves(repository: Path, short_tmp: Path) -> None:
+    def held(path: str) -> Lease:
+        return Lease(
+            claim_id=path,
+            peer_id="p",
+            agent_id="ben",
+            resources=(file(path),),
+            ttl_ms=1,
+            remaining_ms=1,
+            since="2026-01-31T14:05:00.000Z",
+        )
+
+    first, second, _ = (commit(repository, name, "1") for name in "abc")
+    one = ReleaseLease(resources=(file("a"),), to_shared=True, branch="given", agent="ben")
+    completed = ReleaseLease(resources=(file("a"),), to_shared=True, commit=first, branch="main", agent="ben")
+    assert leaving_commit(one, repository, [held("a"), held("b")]) == completed
+    everything = ReleaseLease(everything=True, agent="ben")
+    completed = ReleaseLease(everything=True, commit=second, branch="main", agent="ben")
+    assert leaving_commit(everything, repository, iter([held("a"), held("b")])) == completed, "the latest on what is held"
+    assert leaving_commit(everything, repository, []) == everything, "nothing is held"
+    assert leaving_commit(ReleaseLease(agent="ben"), repository, [held("a")]) == ReleaseLease(agent="ben"), "nothing is named"
+    (short_tmp / "plain").mkdir()
+    assert leaving_commit(one, short_tmp / "plain", [held("a")]) == one
 
 
 def test_without_any_commit_or_repository(repository: Path, short_tmp: Path) -> None:

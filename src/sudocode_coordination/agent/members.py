@@ -14,7 +14,7 @@ from sudocode_coordination.api.requests import CheckResult, ListLeases, Released
 from sudocode_coordination.client.aio import AsyncClient
 from sudocode_coordination.client.blocking import Client
 from sudocode_coordination.client.calls import Calls
-from sudocode_coordination.client.checkout import left_behind
+from sudocode_coordination.client.checkout import leaving_commit
 from sudocode_coordination.client.connect import DEFAULT_TIMEOUT_S
 from sudocode_coordination.client.speaking import Awaits, Blocks, What
 from sudocode_coordination.config import CoordinationConfig
@@ -169,13 +169,11 @@ class LeaseManager(_LeaseTable, _LeaseReads, Awaits):
     ) -> Released:
         """Give leases back, with a commit for the next holder; see `BlockingLeaseManager.release_lease`."""
         resources = self.resources(what, type)
+        request = ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent)
         if commit is None and leave_commit:
             held = await self.call(ListLeases(agent=self.agent))
-            found = await anyio.to_thread.run_sync(left_behind, self.folder, resources, held)
-            commit, branch = found or (None, branch)
-        return await self.call(
-            ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent)
-        )
+            request = await anyio.to_thread.run_sync(leaving_commit, request, self.folder, held)
+        return await self.call(request)
 
     release_leases = release_lease
 
@@ -208,10 +206,11 @@ class BlockingLeaseManager(_LeaseTable, _LeaseReads, Blocks):
             leave_commit: False leaves none that is not given.
         """
         resources = self.resources(what, type)
+        request = ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent)
         if commit is None and leave_commit:
             held = self.call(ListLeases(agent=self.agent))
-            commit, branch = left_behind(self.folder, resources, held) or (None, branch)
-        return self.call(ReleaseLease(resources=resources, to_shared=to_shared, commit=commit, branch=branch, agent=self.agent))
+            request = leaving_commit(request, self.folder, held)
+        return self.call(request)
 
     release_leases = release_lease
 

@@ -36,7 +36,7 @@ from sudocode_coordination.cli.history import history
 from sudocode_coordination.cli.screen import Block, error_document
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, resource_name
-from sudocode_coordination.client.checkout import contains, left_behind, named_commit
+from sudocode_coordination.client.checkout import contains, leaving_commit, named_commit
 from sudocode_coordination.errors import HeldError, UsageError
 from sudocode_coordination.model import Json
 
@@ -136,25 +136,18 @@ def release(session: Session, args: Namespace) -> int:
     if args.commit is not None and args.no_commit:
         raise UsageError("--commit and --no-commit exclude each other", hint="give one of them")
     resources = session.resources(args.resources, args.type)
-    left = None
+    request = ReleaseLease(resources=resources, everything=args.all, to_shared=args.to_shared, agent=session.agent)
     if args.commit is not None:
-        left = named_commit(Path.cwd(), args.commit)
+        named = named_commit(Path.cwd(), args.commit)
+        request = msgspec.structs.replace(request, commit=named.commit, branch=named.branch)
     elif not args.no_commit:
         held = session.ask(ListLeases(agent=session.agent))
-        left = left_behind(Path.cwd(), resources or [r for lease in held for r in lease.resources], held)
-    request = ReleaseLease(
-        resources=resources,
-        everything=args.all,
-        to_shared=args.to_shared,
-        commit=left.commit if left else None,
-        branch=left.branch if left else "",
-        agent=session.agent,
-    )
+        request = leaving_commit(request, Path.cwd(), held)
     answer = session.ask(request)
     done = "shared from now on:" if args.to_shared else "released"
     lines: list[Block] = [f"{done} {render.resource_names(ended.resources)}" for ended in answer.released]
-    if lines and left is not None:
-        lines.append(f"left behind for whoever takes it next: {left.commit[:10]} {clean(left.branch)}".rstrip())
+    if lines and request.commit is not None:
+        lines.append(f"left behind for whoever takes it next: {request.commit[:10]} {clean(request.branch)}".rstrip())
     return _show(session, None, answer, lines or ["nothing to release"])
 
 

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import msgspec
+
+from sudocode_coordination.api.requests import ReleaseLease
 from sudocode_coordination.askgit import git
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import Lease, Resource
@@ -23,6 +26,23 @@ class LeftBehind(NamedTuple):
 
     commit: str
     branch: str
+
+
+def leaving_commit(request: ReleaseLease, folder: str | os.PathLike[str], held: Iterable[Lease]) -> ReleaseLease:
+    """The request with the commit that it leaves to the next holder (`left_behind`); as it is if there is none.
+
+    It raises nothing: if git is missing, fails or takes too long, no commit is left, and the lease is given back all the same. Git
+    is asked several times, for up to some seconds each (`LOOK_TIMEOUT_S`): in an event loop, call it in a thread.
+
+    Args:
+        request: what is given back; with `everything`, the commit is the latest that touched anything that is held.
+        folder: the checkout.
+        held: the leases of the agent that gives back.
+    """
+    held = tuple(held)
+    about = [resource for lease in held for resource in lease.resources] if request.everything else request.resources
+    left = left_behind(folder, about, held)
+    return request if left is None else msgspec.structs.replace(request, commit=left.commit, branch=left.branch)
 
 
 def left_behind(folder: str | os.PathLike[str], resources: Iterable[Resource], held: Iterable[Lease] = ()) -> LeftBehind | None:

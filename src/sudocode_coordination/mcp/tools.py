@@ -23,7 +23,7 @@ from sudocode_coordination.api.requests import (
 )
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.client.checkout import LeftBehind, left_behind
+from sudocode_coordination.client.checkout import leaving_commit
 from sudocode_coordination.client.speaking import patience
 from sudocode_coordination.errors import CoordinationError, UsageError
 from sudocode_coordination.mcp import words
@@ -374,25 +374,15 @@ class Tools:
         if bool(resources) == everything:
             raise UsageError("give either resources or everything=true", hint="call status: it shows what you hold")
         wanted = _resources(client, resources)
-        held = await client.leases()
-        about = wanted or tuple(resource for lease in held for resource in lease.resources)
-        left: LeftBehind | None = await anyio.to_thread.run_sync(left_behind, client.folder, about, held)
-        released = await client.call(
-            ReleaseLease(
-                resources=wanted,
-                everything=everything,
-                to_shared=keep_shared,
-                commit=left.commit if left else None,
-                branch=left.branch if left else "",
-                agent=me,
-            )
-        )
+        request = ReleaseLease(resources=wanted, everything=everything, to_shared=keep_shared, agent=me)
+        request = await anyio.to_thread.run_sync(leaving_commit, request, client.folder, await client.leases())
+        released = await client.call(request)
         if everything and not keep_shared:
             await client.clear_work()
         result = ReleaseResult(
             agent_id=me,
             released=tuple(LeaseShape.model_validate(one) for one in released.released),
-            left_behind=left.commit if left and released.released else "",
+            left_behind=request.commit if request.commit and released.released else "",
             work_cleared=everything and not keep_shared,
         )
         done = "shared from now on" if keep_shared else "released"

@@ -10,7 +10,7 @@ import anyio.to_thread
 from sudocode_coordination.api.requests import AckMessages, LeaseHistory, ReleaseLease, SendMessage
 from sudocode_coordination.cli.text import clean, shown_duration
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.client.checkout import LeftBehind, left_behind
+from sudocode_coordination.client.checkout import leaving_commit
 from sudocode_coordination.errors import CoordinationError, DaemonError, UsageError
 from sudocode_coordination.model import AgentId, HistoryEntry, Lease, Message, Resource
 from sudocode_coordination.views.details import MAX_SHOWN, More, resources_about
@@ -41,20 +41,13 @@ async def release(client: AsyncClient, lease: Lease, folder: str | os.PathLike[s
     Raises:
         CoordinationError: the daemon does not do it.
     """
-    left: LeftBehind | None = None
-    if lease.state == "granted":  # git may take its time
-        left = await anyio.to_thread.run_sync(left_behind, folder, lease.resources, (lease,))
-    answer = await client.call(
-        ReleaseLease(
-            resources=lease.resources,
-            commit=left.commit if left else None,
-            branch=left.branch if left else "",
-            agent=lease.agent_id,
-        )
-    )
+    request = ReleaseLease(resources=lease.resources, agent=lease.agent_id)
+    if lease.state == "granted":
+        request = await anyio.to_thread.run_sync(leaving_commit, request, folder, (lease,))
+    answer = await client.call(request)
     if not answer.released:
         raise UsageError(f"{clean(lease.agent_id)} does not hold {names(lease.resources)} any more")
-    left_text = f", leaving {left.commit[:10]} {clean(left.branch)}".rstrip() if left else ""
+    left_text = f", leaving {request.commit[:10]} {clean(request.branch)}".rstrip() if request.commit else ""
     return f"released {names(lease.resources)}{left_text}"
 
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from sudocode_coordination.api.requests import AckMessages, LeaseHistory, ListLeases, ReleaseLease, SendMessage
 from sudocode_coordination.client.aio import AsyncClient
-from sudocode_coordination.client.checkout import left_behind
+from sudocode_coordination.client.checkout import leaving_commit
 from sudocode_coordination.errors import UsageError
 from sudocode_coordination.model import MessageKind, Resource
 
@@ -56,9 +56,8 @@ class History(Action, frozen=True, kw_only=True):
 async def release(client: AsyncClient, asked: Release, folder: str) -> object:
     """As `coord release`: the next holder is told the last commit here that touched it."""
     held = await client.call(ListLeases(agent=asked.agent))
-    left = await anyio.to_thread.run_sync(left_behind, folder, asked.resources, held)
-    commit, branch = left or (None, "")
-    return await client.call(ReleaseLease(resources=asked.resources, commit=commit, branch=branch, agent=asked.agent))
+    request = ReleaseLease(resources=asked.resources, agent=asked.agent)
+    return await client.call(await anyio.to_thread.run_sync(leaving_commit, request, folder, held))
 
 
 async def say(client: AsyncClient, asked: Say, _folder: str) -> object:
