@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from sudocode_coordination.adapters.gitobjects import TREE, Entry, object_id, parse_tree, write_loose, write_tree
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome
+from sudocode_coordination.adapters.gitrun import FETCH_FLAGS, GitFailedError, GitRunner, Outcome
 from sudocode_coordination.adapters.patches import Change, parse_patches
 from sudocode_coordination.adapters.table_home import TableHome
 from sudocode_coordination.core.diff_entries import DiffError, ObjectId
@@ -163,7 +163,7 @@ class DiffHome:
         """
         await self._home.prepare()
         runner = GitRunner(self._home.folder, None, self._remote, FETCH_TIMEOUT_S)
-        outcome = await runner.run("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=", self._remote, *commits)
+        outcome = await runner.run("fetch", *FETCH_FLAGS, "--", self._remote, *commits)
         outcome.checked("fetch")
 
     # --- objects --------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ import trio
 from sudocode_coordination.adapters.git_rules import CommittedRules
 from sudocode_coordination.adapters.git_signed import PeerIn, SignedBranch, explain_signing, signing_options
 from sudocode_coordination.adapters.gitpush import CONTENTION, push_arguments, refusal_in
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome
+from sudocode_coordination.adapters.gitrun import FETCH_FLAGS, GitFailedError, GitRunner, Outcome
 from sudocode_coordination.adapters.gittree import PEERS_PATH, PLAIN_FILES, GitTrees, ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.core.admission import Rules
@@ -269,19 +269,7 @@ class GitCli:
                 break
             if tip is not None:
                 outcome = await self._git.run(
-                    "fetch",
-                    "--quiet",
-                    "--no-write-fetch-head",
-                    "--no-tags",
-                    "--no-prune",
-                    "--no-recurse-submodules",
-                    "--no-auto-maintenance",
-                    "--no-show-forced-updates",
-                    "--no-filter",
-                    "--refmap=",
-                    "--",
-                    self._remote,
-                    self._ref,
+                    "fetch", *FETCH_FLAGS, "--no-show-forced-updates", "--no-filter", "--", self._remote, self._ref
                 )
                 if outcome.code != 0:
                     if "couldn't find remote ref" in outcome.stderr or CONTENTION.search(outcome.stderr):

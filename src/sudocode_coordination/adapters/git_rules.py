@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import trio
 
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, redact
+from sudocode_coordination.adapters.gitrun import FETCH_FLAGS, GitFailedError, GitRunner, redact
 from sudocode_coordination.adapters.gittree import PLAIN_FILES
 from sudocode_coordination.adapters.table_home import TableHome
 from sudocode_coordination.config import CONFIG_FILE
@@ -136,20 +136,7 @@ class CommittedRules:
         return own
 
     async def _fetch(self, own: GitRunner) -> None:
-        fetched = await own.run(
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--depth=1",
-            "--filter=blob:none",
-            "--no-write-fetch-head",
-            "--no-recurse-submodules",
-            "--no-auto-maintenance",
-            "--refmap=",
-            "--",
-            self._remote,
-            f"+HEAD:{_TIP}",
-        )
+        fetched = await own.run("fetch", *FETCH_FLAGS, "--depth=1", "--filter=blob:none", "--", self._remote, f"+HEAD:{_TIP}")
         if fetched.code != 0:
             await trio.lowlevel.checkpoint()
             raise GitFailedError(f"the default branch can't be fetched: {redact(fetched.stderr)[-200:]}")

@@ -23,7 +23,7 @@ from sudocode_coordination.adapters.gitdirect import Wanted
 from sudocode_coordination.adapters.gitobjects import EMPTY, Made, Snapshot, UnfitError, make_commit, write_loose
 from sudocode_coordination.adapters.gitpack import pack_of
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner
+from sudocode_coordination.adapters.gitrun import FETCH_FLAGS, GitFailedError, GitRunner
 from sudocode_coordination.adapters.gitshort import STOP_GRACE_S, ShortWay
 from sudocode_coordination.adapters.gittree import ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
@@ -315,19 +315,7 @@ class GitTable:
         elif not await self._has(self._baseline):
             depth = [f"--depth={DEEPEN}"]
         outcome = await self._git.run(
-            "fetch",
-            "--quiet",
-            "--no-write-fetch-head",
-            "--no-tags",
-            "--no-prune",
-            "--no-recurse-submodules",
-            "--no-auto-maintenance",
-            "--no-show-forced-updates",
-            "--refmap=",
-            *depth,
-            "--",
-            self._remote,
-            f"+{self._ref}:{TIP_REF}",
+            "fetch", *FETCH_FLAGS, "--no-show-forced-updates", *depth, "--", self._remote, f"+{self._ref}:{TIP_REF}"
         )
         if outcome.code != 0 and "couldn't find remote ref" in outcome.stderr:
             raise ObjectsMissingError("the lease table has just been deleted")

@@ -64,6 +64,16 @@ _SETTINGS: Final = (
     "i18n.commitEncoding=UTF-8",
     "submodule.recurse=false",
 )
+FETCH_FLAGS: Final = (
+    "--quiet",  # what is left on stderr is a complaint
+    "--no-write-fetch-head",  # FETCH_HEAD says what the user fetched last
+    "--no-tags",  # they would become refs, and bring objects that nobody asked for
+    "--no-prune",  # `fetch.prune` must not delete refs
+    "--no-recurse-submodules",  # `fetch.recurseSubmodules` would fetch the user's submodules, too
+    "--no-auto-maintenance",  # nobody waits for a repository to be packed
+    "--refmap=",  # the remote's refspecs must not move refs besides those that are named
+)
+"""Of every `git fetch` here: it gets what is named, and changes nothing else, whatever the user's configuration says."""
 _LOGIN_IN_URL = re.compile(r"(?<=://)[^/@\s'\"]+@")
 _SECRET = re.compile(r"(?i)((?:token|password|passwd|secret|key)=)[^&\s'\"]+")
 AUTHENTICATION = re.compile(
