@@ -333,3 +333,33 @@ def test_nothing_is_written_through_a_link_that_leads_out(repo: Path, coord: Coo
     coord("init", "--yes", "--only", "agents.md")
     assert "coord: begin" in (repo / "CLAUDE.md").read_text()
     assert (repo / "AGENTS.md").is_symlink()
+
+
+def test_what_work_trees_share_stays_until_the_last_one_is_taken_back(repo: Path, coord: Coord) -> None:
+    other = repo.parent / "neben\u00e4n"
+    git = ["git", "-C", str(repo)]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", str(other)], check=True)
+    hook, exclude = repo / ".git" / "hooks" / "pre-push", repo / ".git" / "info" / "exclude"
+    before = exclude.read_text()
+
+    def there(*arguments: str) -> str:
+        done = subprocess.run([COORD, *arguments], cwd=other, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+        return done.stdout
+
+    coord("init", "--yes", "--only", "claude,guards")
+    there("init", "--yes", "--only", "claude")
+    said = coord("init", "--remove", "--yes").stdout
+    assert f"guards: kept, {other} is set up with it too" in said
+    assert not (repo / ".claude").exists()
+    assert hook.exists()
+    assert "/.claude/settings.local.json" in exclude.read_text()
+    again = json.loads(coord("init", "--remove", "--yes", "--json").stdout)
+    assert [(one["name"], one["usedIn"]) for one in again["kept"]] == [("guards", [str(other)])] * 2
+    assert json.loads(there("init", "--remove", "--yes", "--json"))["kept"] == []
+    assert not hook.exists()
+    assert exclude.read_text() == before
+    # Who names it wants it gone.
+    coord("init", "--yes", "--only", "claude,guards")
+    there("init", "--remove", "--yes", "--only", "guards")
+    assert not hook.exists()

@@ -20,6 +20,7 @@ from sudocode_coordination.errors import CoordinationError, UsageError
 from sudocode_coordination.hooks import git as guards
 from sudocode_coordination.hooks.servers import Registration, registrations
 from sudocode_coordination.hooks.settings import Integration, integrations
+from sudocode_coordination.place import Clone
 
 EXCLUDE_BEGIN: Final = "# >>> coord init >>>"
 EXCLUDE_END: Final = "# <<< coord init <<<"
@@ -56,18 +57,25 @@ def init(session: Session, args: Namespace) -> int:
     if only - names:
         raise UsageError(f"nothing is called {', '.join(sorted(only - names))}", hint=f"there are: {', '.join(sorted(names))}")
     chosen = [c for c in changes if c.needed and (c.name in only if only else c.found)]
+    users = _other_users(root) if args.remove and not only else []
+    kept = [c for c in chosen if users and _is_shared(session.clone, c)]
+    chosen = [c for c in chosen if c not in kept]
     left = [c for c in changes if c.needed and c not in chosen and not args.remove]
     document = {
         "changes": [{"name": c.name, "path": str(c.path), "what": c.what} for c in chosen],
         "inPlace": sorted({c.name for c in changes if not c.needed}),
         "notFound": sorted({c.name for c in left}),
+        "kept": [{"name": c.name, "path": str(c.path), "usedIn": [str(tree) for tree in users]} for c in kept],
     }
     lines: list[Block] = [] if args.remove else _remotes(root)
+    lines += [f"{clean(c.name)}: kept, {clean(users[0])} is set up with it too: {clean(c.path)}" for c in kept]
+    if kept:
+        lines.append(Styled("it goes with the last work tree, or with coord guard remove", "dim"))
     lines += [f"{clean(c.name)}: {c.what}: {clean(c.path)}" for c in chosen]
     if left:
         lines.append(Styled(f"not found here, and left out: {', '.join(sorted({c.name for c in left}))} (--only NAME)", "dim"))
     if not chosen:
-        nothing = "nothing of ours is there" if args.remove else "nothing to do: all is in place"
+        nothing = f"nothing {'else ' if kept else ''}of ours is there" if args.remove else "nothing to do: all is in place"
         session.screen.show({**document, "written": False}, [*lines, nothing])
         return 0
     if args.dry_run or not (args.yes or _agreed(session, lines)):
@@ -76,7 +84,7 @@ def init(session: Session, args: Namespace) -> int:
     failed = _carry_out(chosen)
     if not args.remove:
         _exclude(root, [c.path for c in chosen if not _is_tracked(root, c.path)])
-    elif not only:
+    elif not only and not users:
         _exclude(root, None)
     done = f"{len(chosen) - len(failed)} of {len(chosen)} " + ("taken back" if args.remove else "written")
     next_step = [] if args.remove else ["next: coord start, then coord doctor"]
@@ -129,6 +137,28 @@ def removals(root: Path) -> list[Change]:
     if _bytes(config) == _CONFIG.encode():
         found.append(Change("config", config, "remove it: nothing is set in it", True, True, partial(_write, config, None)))
     return found
+
+
+def _other_users(root: Path) -> list[Path]:
+    """Other work trees of the repository that are set up: what they share with this one is theirs too."""
+    found = []
+    listed = git(str(root), "worktree", "list", "--porcelain", "-z")
+    # Before git 2.36 there is no -z.
+    lines = listed.text.split("\0") if listed.ok else git(str(root), "worktree", "list", "--porcelain").text.split("\n")
+    for tree in (Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")):
+        if not (tree / ".git").exists() or tree.resolve() == root.resolve():
+            continue
+        # What is committed came with the checkout.
+        own = (c.path for c in removals(tree) if c.needed and c.name != "guards")
+        if any(not _is_tracked(tree, path) or not git(str(tree), "diff", "--quiet", "HEAD", "--", str(path)).ok for path in own):
+            found.append(tree)
+    return found
+
+
+def _is_shared(clone: Clone, change: Change) -> bool:
+    """Git's hooks are, unless `core.hooksPath` names a folder of the work tree."""
+    inside = change.path.is_relative_to(Path(clone.root).resolve()) and not change.path.is_relative_to(clone.common_dir)
+    return change.name == "guards" and not inside
 
 
 def _is_wanted(one: Integration | Registration) -> bool:
