@@ -64,6 +64,10 @@ def guard_check(session: Session, args: Namespace) -> int:
     except DaemonError as error:
         if args.hook is None:
             raise
+        if not Path(session.clone.state_dir).is_dir() and all(
+            hooks.is_everybodys(place, session.clone) for place in hooks.places(session.clone.root)
+        ):
+            return 0  # another repository's work brought the hook here
         sys.stderr.write(f"coord guard: not checked: {error.message}\n")
         return 0
     if not found and lost is None:

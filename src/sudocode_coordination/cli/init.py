@@ -20,10 +20,12 @@ from sudocode_coordination.errors import CoordinationError, UsageError
 from sudocode_coordination.hooks import git as guards
 from sudocode_coordination.hooks.servers import Registration, registrations
 from sudocode_coordination.hooks.settings import Integration, integrations
-from sudocode_coordination.place import Clone
+from sudocode_coordination.place import Clone, find_clone
 
 EXCLUDE_BEGIN: Final = "# >>> coord init >>>"
 EXCLUDE_END: Final = "# <<< coord init <<<"
+_FOR_ALL: Final = ("AGENTS.md", Path(CONFIG_FILE).name)
+"""Without anything of this machine in them: they may be committed."""
 _BY_HAND: Final = "put it right by hand first"
 _CONFIG: Final = """\
 # What this repository's clones have in common. Every key: docs/configuration.md of sudocode-coordination.
@@ -97,8 +99,9 @@ def additions(root: Path) -> list[Change]:
     config, about = root / CONFIG_FILE, "the configuration that clones share, all commented out"
     found = [Change("config", config, about, True, not config.exists(), partial(_write, config, _CONFIG))]
     for place in guards.places(root):
-        wanted = place.state in ("absent", "other")
-        found.append(Change("guards", place.path, f"check leases in {place.hook}", True, wanted, partial(guards.install, place)))
+        others = ", for all repositories with these hooks" if guards.is_everybodys(place, find_clone(root)) else ""
+        what, do = f"check leases in {place.hook}{others}", partial(guards.install, place)
+        found.append(Change("guards", place.path, what, True, not place.is_current, do))
     present = set()
     for one in integrations(root, guards.program()):
         if any(shutil.which(sign[1:]) if sign.startswith("!") else (root / sign).exists() for sign in one.signs):
@@ -280,8 +283,8 @@ def _exclude(root: Path, paths: Sequence[Path] | None) -> None:
         if begin:
             _write(file, before + after, "surrogateescape")
         return
-    inside = [path for path in paths if path.is_relative_to(root) and path.name not in ("AGENTS.md", Path(CONFIG_FILE).name)]
-    names |= {f"/{path.relative_to(root).as_posix()}" for path in inside}
+    inside = [path.relative_to(root) for path in paths if path.is_relative_to(root)]
+    names |= {f"/{path.as_posix()}" for path in inside if path.parts[0] != ".git" and path.name not in _FOR_ALL}
     if names:
         block = "\n".join((EXCLUDE_BEGIN, *sorted(names), EXCLUDE_END, ""))
         _write(file, (before if not before or before.endswith("\n") else before + "\n") + block + after, "surrogateescape")
