@@ -112,6 +112,17 @@ def test_all_of_it_is_taken_back(repo: Path, coord: Coord) -> None:
     assert "nothing of ours is there" in coord("init", "--remove", "--yes").stdout
 
 
+def test_a_file_that_git_tracks_is_told_of_and_is_as_it_was_afterwards(repo: Path, coord: Coord) -> None:
+    file = repo / ".mcp.json"
+    file.write_text('{\n\t"mcpServers": {"x": {"command": "y", "args": ["a", "b"]}}\n}')
+    subprocess.run(["git", "-C", str(repo), "add", ".mcp.json"], check=True)
+    before = tree(repo)
+    assert "tracked by git: .mcp.json" in coord("init", "--yes", "--only", "claude").stdout
+    assert json.loads(file.read_text())["mcpServers"]["coord"]
+    assert "tracked by git" not in coord("init", "--remove", "--yes").stdout
+    assert tree(repo) == before
+
+
 def test_these_alone(repo: Path, coord: Coord) -> None:
     coord("init", "--yes", "--only", "codex,opencode,gemini")
     assert not (repo / ".git" / "hooks" / "pre-commit").exists()

@@ -83,14 +83,19 @@ def init(session: Session, args: Namespace) -> int:
     if args.dry_run or not (args.yes or _agreed(session, lines)):
         session.screen.show({**document, "written": False}, [*lines, "nothing was written; --yes writes it"])
         return 0
-    failed = _carry_out(chosen)
+    failed, shown = _carry_out(chosen), len(lines)
     if not args.remove:
-        _exclude(root, [c.path for c in chosen if not _is_tracked(root, c.path)])
+        tracked = [c.path for c in chosen if _is_tracked(root, c.path)]
+        _exclude(root, [c.path for c in chosen if c.path not in tracked])
+        here = sorted({str(path.relative_to(root)) for path in tracked if path.name not in _FOR_ALL})
+        if here:
+            lines.append(Styled(f"with paths of this machine now, and tracked by git: {clean(', '.join(here))}", "yellow"))
     elif not only and not users:
         _exclude(root, None)
     done = f"{len(chosen) - len(failed)} of {len(chosen)} " + ("taken back" if args.remove else "written")
     next_step = [] if args.remove else ["next: coord start, then coord doctor"]
-    session.screen.show({**document, "written": True, "failed": failed}, [*(lines if args.yes else []), *failed, done, *next_step])
+    told = lines if args.yes else lines[shown:]
+    session.screen.show({**document, "written": True, "failed": failed}, [*told, *failed, done, *next_step])
     return 1 if failed else 0
 
 
