@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sudocode_coordination.errors import CoordinationError
@@ -36,9 +36,11 @@ GEMINI = """\
     /* of it */
 }
 """
+SHORT = '// mine\n{\n  "theme": "x" // dark\n}\n'
 CLAUDE = '{\n\t"permissions": {"allow": ["Bash(ls:*)", "Read"]},\n\t"env": {"A": "\\u00fc"},\n\t"n": 1.10}'
 
 
+@settings(max_examples=40)
 @given(OBJECTS, OBJECTS, INDENTS)
 def test_what_is_read_is_what_was_asked_for(before: dict[str, Any], after: dict[str, Any], indent: Any) -> None:
     text = json.dumps(before, indent=indent)
@@ -46,6 +48,21 @@ def test_what_is_read_is_what_was_asked_for(before: dict[str, Any], after: dict[
     assert json.dumps(read(edited(text, after)), sort_keys=True) == json.dumps(after, sort_keys=True)
 
 
+@settings(max_examples=40)
+@given(OBJECTS, OBJECTS)
+def test_comments_stay(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """One behind every comma and bracket that begins a line's end."""
+    lines = json.dumps(before, indent=2).split("\n")
+    text = "\n".join(f"{line} // {number}" for number, line in enumerate(lines))
+    if any(character in line for line in lines for character in ("\r", "//")):
+        return  # in a string
+    made = edited(text, after, comments=True)
+    assert json.dumps(read(made, comments=True), sort_keys=True) == json.dumps(after, sort_keys=True)
+    if before:
+        assert edited(edited(text, {**before, "ours, long": after}, comments=True), before, comments=True) == text
+
+
+@settings(max_examples=40)
 @given(OBJECTS, VALUES, INDENTS)
 def test_what_is_put_in_and_taken_out_again_leaves_the_text(before: dict[str, Any], more: Any, indent: Any) -> None:
     before = {"first": [1, {"deep": 2}], **before}
@@ -55,7 +72,9 @@ def test_what_is_put_in_and_taken_out_again_leaves_the_text(before: dict[str, An
     assert edited(edited(text, longer), before) == text
 
 
-@pytest.mark.parametrize(("agent", "text"), [("gemini", GEMINI), ("claude", CLAUDE), ("claude", '{"a": 1, "b": [1, 2]}')])
+@pytest.mark.parametrize(
+    ("agent", "text"), [("gemini", GEMINI), ("gemini", SHORT), ("claude", CLAUDE), ("claude", '{"a": 1, "b": [1, 2]}')]
+)
 def test_a_settings_file_is_as_it_was_to_the_letter(tmp_path: Path, agent: str, text: str) -> None:
     hooks = next(one for one in integrations(tmp_path, "/opt/a b/coord") if one.name == agent)
     server = next(one for one in registrations(tmp_path, "/opt/a b/coord") if one.name == agent)

@@ -183,7 +183,10 @@ def _without(text: str, node: _Node, number: int, comments: bool) -> str:
         before = node.inside[number - 1][2].end
         comma = _skip(text, before, comments)
         kept = _trivia_end(text, comma + 1, begin, comments)  # comments behind the one before are its own
-        return text[:before] + text[before:comma] + text[comma + 1 : kept] + text[inner.end :]
+        if number + 1 < len(node.inside):
+            after = _skip(text, inner.end, comments)
+            return text[:kept] + text[inner.end : after] + text[after + 1 :]
+        return text[:comma] + text[comma + 1 : kept] + text[inner.end :]
     if len(node.inside) > 1:
         comma = _skip(text, inner.end, comments)
         return text[:begin] + text[_blank(text, comma + 1) :]
