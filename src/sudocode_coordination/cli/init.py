@@ -75,7 +75,8 @@ def init(session: Session, args: Namespace) -> int:
         lines.append(Styled("it goes with the last work tree, or with coord guard remove", "dim"))
     lines += [f"{clean(c.name)}: {c.what}: {clean(c.path)}" for c in chosen]
     if left:
-        lines.append(Styled(f"not found here, and left out: {', '.join(sorted({c.name for c in left}))} (--only NAME)", "dim"))
+        why, how = ("", "") if only else ("not found here, and ", " (--only NAME)")
+        lines.append(Styled(f"{why}left out: {', '.join(sorted({c.name for c in left}))}{how}", "dim"))
     if not chosen:
         nothing = f"nothing {'else ' if kept else ''}of ours is there" if args.remove else "nothing to do: all is in place"
         session.screen.show({**document, "written": False}, [*lines, nothing])
