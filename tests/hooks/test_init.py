@@ -188,6 +188,36 @@ def test_the_plugin_for_opencode_is_valid_javascript_and_allows_where_no_daemon_
     assert (done.returncode, done.stdout) == (0, "allowed\n"), done.stderr
 
 
+@pytest.mark.skipif(subprocess.run(["which", "node"], capture_output=True, check=False).returncode != 0, reason="needs node")
+def test_the_plugin_for_opencode_denies_in_the_agent_s_words_and_lets_pass_what_it_can_not_read(repo: Path) -> None:
+    program = repo / "coord"
+    one = next(one for one in integrations(repo, str(program)) if one.name == "opencode")
+    (repo / "plugin.mjs").write_text(one.wanted(None))
+    (repo / "check.mjs").write_text("""
+    import { Coordination } from "./plugin.mjs"
+    const hooks = await Coordination({ directory: "." })
+    const edit = hooks["tool.execute.before"]({ tool: "edit", sessionID: "s" }, { args: { filePath: "a.js" } })
+    console.log(await edit.then(() => "allowed", (error) => error.message))
+    """)
+    denied = {"hookSpecificOutput": {"permissionDecision": "deny", "permissionDecisionReason": "bob has it"}}
+    for printed, outcome in ((json.dumps(denied), "bob has it"), ("{half", "allowed"), ("", "allowed"), ("null", "allowed")):
+        program.write_text(f"#!/bin/sh\nprintf '%s' {shlex.quote(printed)}\n")
+        program.chmod(0o755)
+        done = subprocess.run(["node", "check.mjs"], cwd=repo, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"{outcome}\n"), done.stderr
+
+
+def test_what_is_wrong_with_the_remote_is_told(repo: Path, coord: Coord) -> None:
+    config = repo / ".sudocode" / "coordination.toml"
+    config.parent.mkdir()
+    subprocess.run(["git", "-C", str(repo), "remote", "add", "upstream", "x"], check=True)
+    assert "no remote origin, there is upstream: set git_remote" in coord("init").stdout
+    config.write_text('git_remote = "upstream"\n')
+    assert "no remote" not in coord("init").stdout
+    config.write_text("nonsense = 1\n")
+    assert "nonsense" in coord("init").stdout
+
+
 def test_in_a_bare_repository_there_is_nothing_to_set_up(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", "--bare", str(tmp_path)], check=True)
     done = subprocess.run([COORD, "init"], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -15,8 +15,8 @@ from sudocode_coordination.askgit import git
 from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean
-from sudocode_coordination.config import CONFIG_FILE
-from sudocode_coordination.errors import CoordinationError, UsageError
+from sudocode_coordination.config import CONFIG_FILE, load_config
+from sudocode_coordination.errors import ConfigError, CoordinationError, UsageError
 from sudocode_coordination.hooks import git as guards
 from sudocode_coordination.hooks.servers import Registration, registrations
 from sudocode_coordination.hooks.settings import Integration, integrations
@@ -211,8 +211,12 @@ def _remotes(root: Path) -> list[Block]:
     remotes = git(str(root), "remote").text.split()
     if not remotes:
         return [Styled("no git remote: others are found through one (git remote add origin URL)", "yellow")]
-    if "origin" not in remotes:
-        return [Styled(f"no remote origin, there is {clean(remotes[0])}: set git_remote in {CONFIG_FILE}", "yellow")]
+    try:
+        wanted = load_config(root).git_remote
+    except ConfigError as error:
+        return [Styled(f"{clean(error.message)} ({clean(error.hint)})", "yellow")]
+    if wanted not in remotes:
+        return [Styled(f"no remote {clean(wanted)}, there is {clean(remotes[0])}: set git_remote in {CONFIG_FILE}", "yellow")]
     return []
 
 

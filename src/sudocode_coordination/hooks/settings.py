@@ -44,7 +44,12 @@ export const Coordination = async ({ directory }) => ({
     const given = { session_id: input.sessionID, cwd: directory, tool: input.tool, args: output.args }
     const told = coord("pre-tool", given)
     if (!told.stdout) return
-    const decision = JSON.parse(told.stdout).hookSpecificOutput
+    let decision
+    try {
+      decision = JSON.parse(told.stdout).hookSpecificOutput
+    } catch {
+      return // an own failure never blocks work
+    }
     if (decision && decision.permissionDecision === "deny") throw new Error(decision.permissionDecisionReason)
   },
   event: async ({ event }) => {
