@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
 
+from sudocode_coordination.cli.guard import _pushed
 from sudocode_coordination.client.plain import ask
 from sudocode_coordination.hooks.git import BEGIN, KEPT, install, places, remove
 from sudocode_coordination.place import find_clone, socket_path
@@ -308,6 +309,22 @@ def test_hooks_that_are_switched_off_are_told_of(repo: Path) -> None:
     assert done.returncode == 1
     assert "hooks are switched off" in done.stderr
     assert "core.hooksPath" in done.stderr
+
+
+def test_what_a_push_brings(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of a branch that is new there, by the remote's name and by its URL."""
+    url = str(tmp_path_factory.mktemp("hub"))
+    subprocess.run(["git", "init", "-q", "--bare", url], check=True)
+    alone = Clone(repo)
+    alone.git("remote", "add", "origin", url)
+    stage(alone, "old.py", "x\n")
+    assert commit(alone).returncode == 0
+    alone.git("push", "-q", "origin", "HEAD:refs/heads/main")
+    stage(alone, "new.py", "x\n")
+    assert commit(alone).returncode == 0
+    told = [f"refs/heads/side {alone.git('rev-parse', 'HEAD').strip()} refs/heads/side {'0' * 40}", ""]
+    for remote in ("origin", url):
+        assert _pushed(str(repo), remote, told) == ["new.py"]
 
 
 def test_hooks_are_where_git_looks_for_them(repo: Path) -> None:

@@ -171,6 +171,8 @@ def _files(session: Session, args: Namespace) -> list[str]:
 def _pushed(root: str, remote: str, lines: Iterable[str]) -> list[str]:
     """Files that the commits touch which the remote does not have yet, by what git tells a pre-push hook."""
     found: dict[str, None] = {}
+    # Pushed to a URL, git names that: what any remote has is no news then.
+    had = f"--remotes={remote}" if remote in git(root, "remote").text.split("\n") else "--remotes"
     for line in lines:
         fields = line.split()
         if len(fields) != 4 or set(fields[1]) == {"0"}:
@@ -180,9 +182,7 @@ def _pushed(root: str, remote: str, lines: Iterable[str]) -> list[str]:
         if known:
             files = _listed(root, "diff", "--name-only", "--no-renames", "-z", f"{there}...{local}", "--")
         else:
-            files = _listed(
-                root, "log", "--name-only", "--no-renames", "--format=", "-z", local, "--not", f"--remotes={remote}", "--"
-            )
+            files = _listed(root, "log", "--name-only", "--no-renames", "--format=", "-z", local, "--not", had, "--")
         found.update(dict.fromkeys(files))
     return list(found)[:MAX_ALL_FILES]
 
