@@ -200,6 +200,7 @@ def test_agents_talk(swarm: tuple[Clone, Clone]) -> None:
     assert "nobody else holds t/asked.py" in bob.coord("ask", "t/asked.py", expect=2).stderr
     alice.coord("lease", "t/asked.py")
     wait_for("bob sees the lease", lambda: "alice" in bob.coord("leases", "--all").stdout)
+    assert "is not usable" in bob.coord("say", "--to", "no name", "x", expect=2).stderr
     asked = bob.json("ask", "t/asked.py", "--ttl", "5m")
     assert (asked["kind"], asked["to"], asked["resource"]) == ("release", ["alice"], ["file", "t/asked.py"])
     wait_for("alice has it", lambda: alice.json("messages")["messages"])

@@ -14,7 +14,7 @@ from sudocode_coordination.cli.screen import Block, Table
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, resource_name, shown_duration
 from sudocode_coordination.errors import UsageError
-from sudocode_coordination.model import Message
+from sudocode_coordination.model import Message, validate_agent_id
 
 HOUR_MS: Final = 3_600_000
 
@@ -28,7 +28,7 @@ def say(session: Session, args: Namespace) -> int:
         session,
         SendMessage(
             text=args.text,
-            to=tuple(args.to),
+            to=tuple(validate_agent_id(to) for to in args.to),
             resource=on,
             reply_to=args.reply or "",
             ttl_ms=args.ttl or HOUR_MS,
