@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -204,7 +205,8 @@ class _GitHandler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         server = self.server
         assert isinstance(server, GitHttpServer)
-        if server.locked:
+        said = self.headers.get("Authorization") or ""
+        if server.locked or (server.login and said != f"Basic {b64encode(server.login.encode()).decode()}"):
             self.send_response(401)
             self.send_header("WWW-Authenticate", 'Basic realm="test"')
             self.end_headers()
@@ -252,6 +254,9 @@ class GitHttpServer(ThreadingHTTPServer):
 
     daemon_threads = True
     locked = False
+    """Nobody comes in, whatever they say."""
+    login = ""
+    """`name:password`; anybody comes in if empty."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -24,10 +24,11 @@ from tests.conformance.table_bench import (
     tip_of,
 )
 
-from sudocode_coordination.adapters import git_table, gitpush
+from sudocode_coordination.adapters import git_table, gitpush, gitshort
 from sudocode_coordination.adapters.git_table import REF, GitTable
-from sudocode_coordination.adapters.gitdirect import Wanted, local_path, push_directly
+from sudocode_coordination.adapters.gitdirect import Wanted, push_directly
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed
+from sudocode_coordination.adapters.gitway import local_path
 from sudocode_coordination.core.io import Input, TableRead, TableSwapped
 
 
@@ -225,7 +226,7 @@ def test_stopping_gives_it_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     got: list[Input] = []
     lease_table = GitTable(clone / ".git", tmp_path / "leases.git", "origin", got.append)
     if slow:
-        monkeypatch.setattr(git_table, "STOP_GRACE_S", 0.2)
+        monkeypatch.setattr(gitshort, "STOP_GRACE_S", 0.2)
 
     async def main() -> None:
         with trio.fail_after(60):

@@ -64,13 +64,15 @@ KEPT = (
     20_982,
     26_411,
     30_971,
+    41_982,
 )
 
 
 @pytest.mark.parametrize("seed", KEPT)
 def test_histories_that_once_failed(seed: int) -> None:
     """By a fault of the core: who is connected and does not count was not waited for (26411). Or of the watch: who takes a lease
-    over may give up in the step in which it is heard (2178); a lease may be granted in a step that then meets its rival (18919)."""
+    over may give up in the step in which it is heard (2178); a lease may be granted in a step that then meets its rival (18919), or
+    while its agent gives up waiting (41982)."""
     assert Run(seed, words=False).run().violation is None
 
 

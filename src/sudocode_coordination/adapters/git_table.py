@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 import trio
 
-from sudocode_coordination.adapters.gitdirect import Wanted, Way, find_way, push_directly, start_and_make
+from sudocode_coordination.adapters.gitdirect import Wanted
 from sudocode_coordination.adapters.gitobjects import EMPTY, Made, Snapshot, UnfitError, make_commit, write_loose
 from sudocode_coordination.adapters.gitpack import pack_of
-from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push, with_grace
-from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, end
+from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, push
+from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner
+from sudocode_coordination.adapters.gitshort import STOP_GRACE_S, ShortWay
 from sudocode_coordination.adapters.gittree import ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
 from sudocode_coordination.adapters.table_home import TIP_REF, TableHome
@@ -53,8 +54,6 @@ READ_LIMIT_S: Final = 45.0
 """A read with all its commands."""
 FEW_CHANGES: Final = 16
 """So many files are written in a few milliseconds, before another thread had its turn. For more, the event loop must not wait."""
-STOP_GRACE_S: Final = 2.0
-"""What a push that is under way gets to end when the daemon stops: cut off, nobody would know whether it has landed."""
 DEEPEN: Final = 500
 """Commits that are fetched to see whether a tip descends from one whose objects are gone here."""
 _DAMAGED = re.compile(
@@ -116,9 +115,7 @@ class GitTable:
         self._delivered: str | None = None
         """The commit of what the core was told last."""
         self._trees = TableTrees(self._home)
-        self._way: Way | None = None
-        """Past `git push`."""
-        self._way_known = False
+        self._short = ShortWay(remote, command_timeout_s)
         self._given_up: deque[str] = deque(maxlen=MAX_GIVEN_UP)
 
     # --- the port: returns at once ------------------------------------------------------------------------------------------
@@ -159,24 +156,35 @@ class GitTable:
     async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Do what is in line, until cancelled. Children have ended before it returns; a push gets `STOP_GRACE_S` for that."""
         task_status.started()
-        while True:
-            while not self._waiting:
-                self._wake = trio.Event()
+        try:
+            while True:
+                await self._do(await self._next())
+        finally:
+            await self._short.close()
+
+    async def _next(self) -> _Job:
+        while not self._waiting:
+            self._wake = trio.Event()
+            with trio.move_on_at(self._short.waits_until) as scope:
                 await self._wake.wait()
-            job = self._waiting.popleft()
-            try:
-                await self._do(job)
-            except _Moved as moved:
-                self._fail(job, str(moved), "moved")
-            except UnfitError as unfit:
-                self._fail(job, unfit.reason, "refused")
-            except GitFailedError as failure:
-                self._home.doubt()
-                if isinstance(failure, ObjectsMissingError) or _DAMAGED.search(failure.reason):
-                    self._begin_anew()
-                self._fail(job, failure.reason)
+            if scope.cancelled_caught:
+                await self._short.close()
+        return self._waiting.popleft()
 
     async def _do(self, job: _Job) -> None:
+        try:
+            await self._work_on(job)
+        except _Moved as moved:
+            self._fail(job, str(moved), "moved")
+        except UnfitError as unfit:
+            self._fail(job, unfit.reason, "refused")
+        except GitFailedError as failure:
+            self._home.doubt()
+            if isinstance(failure, ObjectsMissingError) or _DAMAGED.search(failure.reason):
+                self._begin_anew()
+            self._fail(job, failure.reason)
+
+    async def _work_on(self, job: _Job) -> None:
         await self._prepare()
         match job:
             case _Read(whole=whole):
@@ -189,8 +197,7 @@ class GitTable:
             case SwapTable():
                 await self._swap(job)
             case BuildTable():
-                commit = (await self._make(job)).snapshot.commit
-                assert commit is not None
+                commit = await self._written(job)
                 objects = str(self._home.objects)
                 self._deliver(TableBuilt(ticket=job.ticket, commit=commit, ref=self._ref or REF, objects=objects))
             case _:
@@ -209,8 +216,8 @@ class GitTable:
         if self._runner is None:
             self._baseline = self._home.tip()
         if self._runner is None or anew:
-            self._way, self._way_known = None, False
             self._runner = GitRunner(self._home.folder, await self._clone.folder(), self._remote, self._timeout_s)
+            await self._short.renew(self._runner)
 
     def _begin_anew(self) -> None:
         self._home.wipe()
@@ -394,18 +401,25 @@ class GitTable:
             raise _Moved("the table has just moved on") from None
 
     async def _swap(self, job: SwapTable) -> None:
-        if await self._swap_directly(job):
-            return
-        commit = (await self._make(job)).snapshot.commit
+        if not await self._swap_shortly(job):
+            commit = await self._written(job)
+            if job.parent is None or self._ref is None:
+                outcome = await self._push_first(commit, job.parent)
+            else:
+                outcome = await self._push(commit, self._ref, job.parent)
+            await self._pushed(job, commit, outcome)
+            if not isinstance(outcome, Landed):
+                return
+        try:
+            await self._short.prepare()  # nobody waits any more: the next one may go faster
+        except GitFailedError as failure:
+            self._home.doubt()  # it is looked for once more; this swap has its outcome
+            log.info("no short way to the remote: %s", failure.reason)
+
+    async def _written(self, change: TableChange) -> str:
+        commit = (await self._make(change)).snapshot.commit
         assert commit is not None
-        if job.parent is None or self._ref is None:
-            outcome = await self._push_first(commit, job.parent)
-        else:
-            outcome = await self._push(commit, self._ref, job.parent)
-        await self._pushed(job, commit, outcome)
-        if isinstance(outcome, Landed) and not self._way_known:
-            # Nobody waits any more: the next one may go faster.
-            self._way, self._way_known = await find_way(self._git, self._remote), True
+        return commit
 
     async def _pushed(self, job: SwapTable, commit: str, outcome: Pushed, unwritten: Made | None = None) -> None:
         if isinstance(outcome, Landed):
@@ -421,16 +435,18 @@ class GitTable:
                 self._begin_anew()
         self._fail(job, outcome.reason, outcome.kind)
 
-    async def _swap_directly(self, job: SwapTable) -> bool:
-        """Without `git push`, if the remote is on this machine and all is known that it takes. False: nothing was sent."""
+    async def _swap_shortly(self, job: SwapTable) -> bool:
+        """Without `git push`, if it is clear how, and all is known that it takes. False: nothing was sent."""
         parent = None if job.parent is None else self._trees.snapshot(job.parent)
-        if self._way is None or job.parent is None or parent is None or self._ref is None:
+        scheme = await self._short.scheme()
+        if scheme is None or job.parent is None or parent is None or self._ref is None:
             return False
-        if not self._way.holds:
-            self._way, self._way_known = None, False
-            return False
+        if scheme == "http" and self._home.algorithm != "sha1":
+            return False  # the helper speaks of refs before it was told of another format
         home, ref = self._home, self._ref
-        done: bool | Lost = Lost("unknown", "cut off")
+
+        async def told(commit: str, outcome: Pushed, unwritten: Made | None) -> None:
+            await self._pushed(job, commit, outcome, unwritten)
 
         async def make() -> tuple[Made, Wanted]:
             made = await self._work(job, lambda: self._made(job, parent))
@@ -438,25 +454,9 @@ class GitTable:
             assert commit is not None
             return made, Wanted(commit, ref, job.parent or "", home.algorithm, pack)
 
-        process, (made, wanted) = await start_and_make(self._git, self._way.path, make)
-        try:
-
-            async def answered(outcome: Pushed) -> None:
-                await self._pushed(job, wanted.commit, outcome, made)
-
-            async def speak() -> None:
-                nonlocal done
-                done = await push_directly(process, wanted, limit_s=self._timeout_s, answered=answered)
-
-            await with_grace(speak, STOP_GRACE_S)
-        finally:
-            await end(process)
-        if isinstance(done, Lost):
-            await self._pushed(job, wanted.commit, done)
-            return True
-        if not done:
-            self._way = None  # until settings change: git's own push knows what to do, and what to say
-        return done
+        if scheme == "path":
+            return await self._short.by_path(make, told)
+        return await self._short.over_http(lambda: self._written(job), ref, job.parent, told)
 
     async def _push_first(self, commit: str, parent: str | None) -> Pushed:
         """Push without knowing where the table is: look, and if there is none, find out which of the two refs is taken."""

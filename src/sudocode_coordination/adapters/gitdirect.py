@@ -9,10 +9,7 @@ sent before it is clear that both sides mean the same, so whoever is told `None`
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, TypeVar
 
 import trio
@@ -30,89 +27,6 @@ _PACKET_BYTES: Final = 65_520
 """The longest there is, with its length."""
 _NEEDED: Final = frozenset((b"report-status", b"side-band-64k"))
 _UNUSABLE: Final = frozenset((b"no-thin",))
-_UNLIKE: Final = re.compile(r"(?:remote\.(?P<remote>.*)\.(?:receivepack|vcs)|push\.pushoption)")
-"""Settings with which a push is not what is done here."""
-_ALLOWING: Final = frozenset(("protocol.allow", "protocol.file.allow"))
-_ALLOWED: Final = frozenset(("always", "user"))
-_FORBIDDING: Final = ("GIT_ALLOW_PROTOCOL", "GIT_PROTOCOL_FROM_USER")
-_COMMAND_LINE: Final = "command line:"
-_FILE: Final = "file:"
-
-
-class Way(NamedTuple):
-    """A remote on this machine."""
-
-    path: str
-    marks: Mapping[str, tuple[int, ...]]
-    """The files that say so, as they were."""
-
-    @property
-    def holds(self) -> bool:
-        """Whether none of them has changed."""
-        return all(_mark(path) == mark for path, mark in self.marks.items())
-
-
-async def find_way(git: GitRunner, remote: str) -> Way | None:
-    """The path of a remote that can be pushed to like this; None: it can't.
-
-    Args:
-        git: of the repository with the remote's settings.
-        remote: its name.
-
-    Raises:
-        GitFailedError: the settings can't be read.
-    """
-    if any(name in os.environ for name in _FORBIDDING):
-        return None
-    listing = (await git.run("config", "--list", "-z", "--show-origin")).checked("config").decode("utf-8", "surrogateescape")
-    fields = listing.split("\0")
-    folder = await git.folder()
-    files = {str(path) for path in _personal_files()}
-    for origin, item in zip(fields[::2], fields[1::2], strict=False):
-        key, _, value = item.partition("\n")
-        unlike = _UNLIKE.fullmatch(key)
-        if unlike is not None and unlike["remote"] in (None, remote):
-            return None
-        if key in _ALLOWING and value not in _ALLOWED:
-            return None
-        if origin.startswith(_FILE):
-            file = folder / origin.removeprefix(_FILE)
-            files.add(str(file))
-            if key.startswith("include") and key.endswith(".path"):  # it may not be there yet
-                files.add(str(file.parent / Path(value).expanduser()))
-        elif origin != _COMMAND_LINE:
-            return None
-    marks = {path: _mark(path) for path in files}
-    told = await git.run("remote", "get-url", "--push", "--all", "--", remote)
-    urls = told.stdout.decode("utf-8", "surrogateescape").splitlines()
-    path = local_path(urls[0]) if told.code == 0 and len(urls) == 1 else None
-    return Way(path, marks) if path is not None and (folder / path).is_dir() else None
-
-
-def _personal_files() -> list[Path]:
-    """Where settings may come to be that are not there yet."""
-    home = Path(os.environ.get("HOME") or "/")
-    named = [os.environ.get(name) for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM")]
-    xdg = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    return [Path(name) for name in named if name] + [home / ".gitconfig", xdg / "git" / "config", Path("/etc/gitconfig")]
-
-
-def local_path(url: str) -> str | None:
-    """The path in a URL that git takes for one on this machine; None if it is none, or one that git would read in its own way."""
-    if url.startswith("file://"):
-        path = url.removeprefix("file://")
-        return path if path.startswith("/") and "%" not in path else None
-    if "\n" in url or url.startswith(("-", "~")) or ":" in url.partition("/")[0]:
-        return None
-    return None if "://" in url or not url else url
-
-
-def _mark(path: str) -> tuple[int, ...]:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a dozen of them before each push
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 async def start_and_make(git: GitRunner, path: str, make: Callable[[], Awaitable[T]]) -> tuple[trio.Process, T]:

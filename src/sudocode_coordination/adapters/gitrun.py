@@ -216,6 +216,22 @@ class GitRunner:
         environment = {k: v for k, v in self._environment({}).items() if k not in _OF_A_REPOSITORY}
         return await self._open(["git", "receive-pack", path], environment, stderr=subprocess.DEVNULL)
 
+    async def open(self, *arguments: str) -> trio.Process:
+        """Start a command that is spoken with; whoever calls this ends it (`end`).
+
+        Args:
+            arguments: the subcommand and what follows.
+
+        Raises:
+            GitFailedError: git can't be started.
+        """
+        await self.folder()
+        return await self._open(self._command(arguments), self._environment({}), stderr=subprocess.PIPE)
+
+    def _command(self, arguments: tuple[str, ...]) -> list[str]:
+        settings = [part for setting in (*_SETTINGS, f"remote.{self._remote}.mirror=false") for part in ("-c", setting)]
+        return ["git", "--no-pager", f"--git-dir={self._git_dir}", *settings, *arguments]
+
     async def _open(self, command: list[str], environment: Mapping[str, str], *, stderr: int) -> trio.Process:
         try:
             return await trio.lowlevel.open_process(
@@ -231,9 +247,7 @@ class GitRunner:
             raise GitFailedError(f"git can't be started: {error.strerror or error}") from None
 
     async def _run(self, arguments: tuple[str, ...], stdin: bytes, limit: int, extra: Mapping[str, str]) -> Outcome:
-        settings = [part for setting in (*_SETTINGS, f"remote.{self._remote}.mirror=false") for part in ("-c", setting)]
-        command = ["git", "--no-pager", f"--git-dir={self._git_dir}", *settings, *arguments]
-        process = await self._open(command, self._environment(extra), stderr=subprocess.PIPE)
+        process = await self._open(self._command(arguments), self._environment(extra), stderr=subprocess.PIPE)
         try:
             with trio.move_on_after(self._timeout_s) as scope:
                 outcome = await _converse(process, stdin, limit)

@@ -16,7 +16,7 @@ from typing import Final, assert_never
 import msgspec
 
 from sudocode_coordination.api.events import Event
-from sudocode_coordination.api.requests import AcquireLease, CoreRequest, DetachAgent, ReleaseLease
+from sudocode_coordination.api.requests import AcquireLease, CoreRequest, DetachAgent, LeaseOutcome, ReleaseLease
 from sudocode_coordination.config import CoordinationConfig
 from sudocode_coordination.core.io import (
     Admit,
@@ -357,6 +357,9 @@ class SimNode:
                     self._client_of.pop(effect.request_id, None)
                     if answered is not None:
                         answered(effect if failure is None else _refused(effect, failure))
+                    elif isinstance(effect.value, LeaseOutcome) and effect.value.lease is not None:
+                        # It gave up waiting, and is not taken in yet: what it is granted meanwhile is given back.
+                        self.willed[effect.value.lease.agent_id] = self._world.scheduler.instant
                 case Emit(event=event):
                     self.events.append(event)
                     self._world.trace.note(f"{self._world.scheduler.instant} {self.name} {event.type} {event.agent_id}")
