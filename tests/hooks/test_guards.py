@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
 
-from sudocode_coordination.cli.guard import _pushed
+from sudocode_coordination.cli.guard import _pushed, _staged
 from sudocode_coordination.client.plain import ask
 from sudocode_coordination.hooks.git import BEGIN, KEPT, install, places, remove
 from sudocode_coordination.place import find_clone, socket_path
@@ -325,6 +325,38 @@ def test_what_a_push_brings(repo: Path, tmp_path_factory: pytest.TempPathFactory
     told = [f"refs/heads/side {alone.git('rev-parse', 'HEAD').strip()} refs/heads/side {'0' * 40}", ""]
     for remote in ("origin", url):
         assert _pushed(str(repo), remote, told) == ["new.py"]
+
+
+def test_what_others_have_pushed_comes_with_a_merge_and_is_nobody_s_change(
+    repo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    url = str(tmp_path_factory.mktemp("hub"))
+    subprocess.run(["git", "init", "-q", "--bare", url], check=True)
+    alone = Clone(repo)
+    alone.git("remote", "add", "origin", url)
+
+    def commits(*names: str) -> None:
+        for name in names:
+            stage(alone, name, f"{names}\n")
+        assert commit(alone).returncode == 0
+
+    commits("base.py")
+    alone.git("checkout", "-q", "-b", "theirs")
+    commits("theirs.py", "both.py")
+    alone.git("push", "-q", "origin", "theirs")
+    alone.git("checkout", "-q", "-b", "side", "HEAD~1")
+    commits("both.py")
+    alone.git("push", "-q", "origin", "side")
+    there = alone.git("rev-parse", "HEAD").strip()
+    subprocess.run(["git", "merge", "-q", "theirs"], cwd=repo, check=False, capture_output=True)
+    stage(alone, "both.py", "agreed\n")
+    assert _staged(str(repo), None) == ["both.py"]
+    assert commit(alone).returncode == 0
+    commits("mine.py")
+    commits("back.py")
+    alone.git("revert", "--no-edit", "HEAD")
+    told = [f"refs/heads/side {alone.git('rev-parse', 'HEAD').strip()} refs/heads/side {there}"]
+    assert sorted(_pushed(str(repo), "origin", told)) == ["both.py", "mine.py"]
 
 
 def test_hooks_are_where_git_looks_for_them(repo: Path) -> None:
