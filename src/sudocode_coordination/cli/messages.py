@@ -51,7 +51,8 @@ def _send(session: Session, request: SendMessage) -> int:
     whom = clean(", ".join(sent.to)) if sent.to else f"all on {resource_name(sent.resource)}" if sent.resource else "everybody"
     lines: list[Block] = [f"said to {whom}, for {shown_duration(sent.remaining_ms)} (message {clean(sent.message_id)})"]
     if sent.kind == "release":
-        lines.append("the answer is among your messages: coord messages")
+        as_agent = f"--agent {session.named_agent} " if session.named_agent else ""
+        lines.append(f"the answer is among your messages: coord {as_agent}messages")
     session.screen.show(msgspec.to_builtins(sent), lines)
     return 0
 
