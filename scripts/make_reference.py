@@ -154,12 +154,18 @@ def _answer_name(answer: Any) -> str:
     return f"`{answer.__name__}`" if answer is not requests.Nothing else "nothing"
 
 
-def event_list() -> list[str]:
-    """The event types and what they carry."""
-    doc = inspect.cleandoc(events.Event.__doc__ or "")
-    carried = re.sub(r"\s+", " ", doc.split("`data` by type", 1)[1].split("): ", 1)[-1].lstrip(" (")) if "`data` by" in doc else ""
-    types = ", ".join(f"`{name}`" for name in events.EVENT_TYPES)
-    return [f"Types: {types}.", "", f"What `data` holds, by type (all keys camelCase): {carried}"]
+def event_table() -> list[str]:
+    """The event types and what they carry, out of the docstring of `Event`: a line for each type, further ones indented.
+
+    Raises:
+        ValueError: it does not tell of exactly the types that there are.
+    """
+    told = re.sub(r"\n {4,}", " ", inspect.cleandoc(events.Event.__doc__ or ""))
+    carried = dict(re.findall(r"^([a-z]+-[a-z]+): (.+)$", told, re.MULTILINE))
+    if tuple(carried) != events.EVENT_TYPES:
+        raise ValueError(f"the docstring of Event tells of {sorted(carried)}, there are {sorted(events.EVENT_TYPES)}")
+    rows = [f"| `{name}` | {carried[name]} |" for name in events.EVENT_TYPES]
+    return ["| type | `data` (all keys camelCase) |", "|---|---|", *rows]
 
 
 def reference() -> str:
@@ -196,9 +202,12 @@ def reference() -> str:
         *commands(build_parser()),
         "## Events",
         "",
-        "Each is `{type, agentId, timestamp, data}`; `timestamp` is ISO 8601 UTC.",
+        (
+            "Each is `{type, agentId, timestamp, data}`. `agentId` is who it concerns: the holder of a lease, the agent of a peer, "
+            "the author of work, whom a message is for or, once it is acknowledged, who sent it; `timestamp` is ISO 8601 UTC."
+        ),
         "",
-        *event_list(),
+        *event_table(),
         "",
         "## Errors",
         "",

@@ -188,13 +188,39 @@ def test_the_code_map_has_every_module_of_the_core() -> None:
     assert sorted(name for name in modules if f"`core/{name}`" not in text) == []
 
 
+DOCUMENTS: Final = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+_FENCED: Final = re.compile(r"^( *)```.*?^\1```", re.MULTILINE | re.DOTALL)
+
+
+def test_modules_that_documents_name_exist() -> None:
+    name = re.compile(
+        r"`((?:adapters|agent|api|bridge|cli|client|core|daemon|hooks|mcp|replay|sim|views|tests|scripts|benchmarks)/[\w/.]+\.(?:py|mjs|pml|md)\b)"
+    )
+    missing = [
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in DOCUMENTS
+        if path.parent.name != "adr"  # decisions name what there was, or was to be, when they were taken
+        for module in name.findall(path.read_text("utf-8"))
+        if not (PACKAGE / module).exists() and not (ROOT / module).exists()
+    ]
+    assert missing == []
+
+
+def anchors(path: Path) -> set[str]:
+    """Of a document's headings, as hosts make them."""
+    headings = re.findall(r"^#+ (.*)$", _FENCED.sub("", path.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_documents_lead_somewhere() -> None:
-    link = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+    link = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
     broken = [
-        f"{path.relative_to(ROOT)}: {target}"
-        for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-        for target in link.findall(path.read_text("utf-8"))
-        if "://" not in target and not target.startswith("mailto:") and not (path.parent / target).exists()
+        f"{path.relative_to(ROOT)}: {target}#{anchor}"
+        for path in DOCUMENTS
+        for target, anchor in link.findall(path.read_text("utf-8"))
+        if "://" not in target and not target.startswith("mailto:")
+        for there in [path.parent / target if target else path]
+        if not there.exists() or (anchor and there.suffix == ".md" and anchor not in anchors(there))
     ]
     assert broken == []
 

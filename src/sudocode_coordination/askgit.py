@@ -17,6 +17,11 @@ _DROPPED: Final = frozenset(("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_
 _REMOTE_COMMANDS: Final = ("ls-remote", "fetch")
 MAX_OUTPUT_BYTES: Final = 8 * 1024 * 1024
 """Of one answer that is used; a hostile branch can be of any size."""
+OVERTAKEN: Final = (
+    r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
+    r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
+)
+"""Pattern of what git and remotes say of a push if somebody else's was first, or holds a lock at this moment."""
 
 
 @dataclass(frozen=True, slots=True)

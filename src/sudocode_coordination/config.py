@@ -65,7 +65,8 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     peer_discovery_interval_ms: Annotated[int, Meta(ge=1_000, le=WEEK_MS)] = 60_000
     """Between two looks at the branch at most; dice take up to a fifth off."""
     heartbeat_interval_ms: Annotated[int, Meta(ge=100, le=WEEK_MS)] = 15_000
-    """Between two presence beats to connected peers; a peer silent for three of them is suspected."""
+    """Between two presence beats to a connected peer; 8 s for each that is connected, if that is longer. Who is silent for four of
+    them is disconnected."""
     record_ttl_ms: Annotated[int, Meta(ge=60_000, le=WEEK_MS)] = 900_000
     """How long a record on the branch counts without refresh; it is refreshed at a third of it."""
     lease_ttl_ms: Ms = 300_000
@@ -112,7 +113,8 @@ class CoordinationConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Files of which nothing is shared, beside those whose names tell of secrets: patterns such as `*.sql` or `vault/*`, of the
     whole path or of its last part."""
     file_diff_interval_ms: Annotated[int, Meta(ge=100, le=WEEK_MS)] = 2_000
-    """Between two looks at what has changed, at least; in large repositories longer, so that it takes a fiftieth of one core."""
+    """Between two looks at what has changed, at least; in large repositories longer, up to a minute, so that it takes a fiftieth
+    of one core."""
     max_peers: Annotated[int, Meta(ge=1, le=1_000)] = 200
     """Peers that are dialled or accepted at most."""
     allowed_peers: Annotated[tuple[PeerKey, ...], Meta(max_length=1_000)] = ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -362,9 +362,6 @@ def validate_agent_id(agent_id: str) -> AgentId:
             hint="use 1 to 100 letters, digits, or . _ @ + -, beginning with a letter or digit",
         )
     return agent_id
-
-
-PositiveMs: TypeAlias = Annotated[int, msgspec.Meta(gt=0)]
 
 
 def earliest(*times: Instant | None) -> Instant | None:

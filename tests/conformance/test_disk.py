@@ -15,8 +15,9 @@ from typing import Final, Protocol
 
 import pytest
 
+from sudocode_coordination.adapters import disk as disks
 from sudocode_coordination.adapters import ports
-from sudocode_coordination.adapters.disk import KEPT_CORRUPT_FILES, SqliteDisk
+from sudocode_coordination.adapters.disk import KEPT_CORRUPT_FILES, SqliteDisk, read_boot_id
 from sudocode_coordination.core.io import ForgottenEpochs, ForgottenValue, StoredEnvelope, StoredValue
 from sudocode_coordination.errors import StorageError
 from sudocode_coordination.sim.disk import MAX_UNSYNCED, SimDisk
@@ -289,6 +290,16 @@ def test_a_flipped_bit_in_content_is_noticed(tmp_path: Path) -> None:
     disk.close()
     assert contents.envelopes == (envelope("a", 1, 1, b"m" * 100),)
     assert not contents.intact
+
+
+def test_a_system_without_the_file_of_linux_is_asked_by_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_boot_id() == read_boot_id() != ""
+    monkeypatch.setattr(disks, "BOOT_ID_FILE", tmp_path / "missing")
+    monkeypatch.setattr(disks, "BOOT_ID_COMMAND", ("echo", "1B5A2F0C-this-boot"))
+    assert read_boot_id() == "1B5A2F0C-this-boot"
+    for unable in (("false",), (str(tmp_path / "no-such-program"),)):
+        monkeypatch.setattr(disks, "BOOT_ID_COMMAND", unable)
+        assert read_boot_id() == "", "then nothing is intact"
 
 
 def test_a_second_process_is_told(tmp_path: Path) -> None:

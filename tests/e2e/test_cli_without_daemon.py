@@ -130,7 +130,7 @@ def test_doctor_tells_records_that_are_skipped() -> None:
         lone.git("push", "-q", "origin", "coordination")
         findings = lone.json("doctor", expect=1)["findings"]
         assert [finding["message"] for finding in findings if finding["name"] == "branch"] == [
-            "origin/coordination has 1 peer records"
+            "origin/coordination has 1 peer record"
         ]
         skipped = "\n".join(finding["message"] for finding in findings if finding["name"] == "record-skipped")
         for words in (

@@ -110,6 +110,17 @@ def test_doctor_sees_an_identity_that_the_next_start_refuses() -> None:
             assert ann.json("start", expect=1)["error"]["code"] == "storage"
 
 
+@pytest.mark.usefixtures("warm_daemons")
+def test_doctor_looks_where_the_daemon_looks() -> None:
+    with repository("ann") as (ann,):
+        ann.start("--branch", "elsewhere")
+        wait_for("the record is pushed", lambda: ann.json("status")["remote"]["pushes"])
+        found = {finding["name"]: finding["message"] for finding in ann.json("doctor")["findings"]}
+        assert found["branch"] == "origin/elsewhere has 1 peer record"
+        found = {finding["name"]: finding["message"] for finding in ann.json("doctor", "--branch", "other")["findings"]}
+        assert found["branch"] == "origin has no branch other yet"
+
+
 def test_a_stop_without_the_remote_does_not_claim_that_the_record_is_gone() -> None:
     with repository("ann") as (ann,):
         ann.start()

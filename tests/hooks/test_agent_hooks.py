@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 from scripts import make_plugin
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
+
+from sudocode_coordination.hooks import agents
+from sudocode_coordination.place import find_clone
 
 pytestmark = pytest.mark.usefixtures("warm_daemons")
 
@@ -304,6 +308,30 @@ def test_an_own_failure_never_blocks_work(swarm: tuple[Clone, Clone]) -> None:
         assert "coord start" in done.stderr
         done = hook("prompt", {"session_id": "s", "cwd": str(carol.folder)}, cwd=carol.folder)
         assert (done.stdout, "no briefing" in done.stderr) == ("", True)
+
+
+def test_what_is_wrong_with_one_path_is_told_and_the_others_are_checked(
+    swarm: tuple[Clone, Clone], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alice, bob = swarm
+    bob.coord("lease", "good/held.py")
+
+    def fails_there(folder: str) -> Any:
+        if folder.endswith("bad"):
+            raise PermissionError(13, "Permission denied")
+        return find_clone(folder)
+
+    for name in ("bad", "good"):
+        (alice.folder / name).mkdir()
+    monkeypatch.setattr(agents, "find_clone", fails_there)
+    patch = "*** Begin Patch\n*** Update File: bad/a.py\n@@\n-a\n+b\n*** Update File: good/held.py\n@@\n-a\n+b\n*** End Patch"
+    event = {"session_id": "s1", "cwd": str(alice.folder), "tool_name": "apply_patch", "tool_input": {"command": patch}}
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(event).encode())))
+    assert agents.run(["pre-tool", "--for", "codex"]) == 0
+    said = capsys.readouterr()
+    assert "held by bob" in said.out
+    assert "not checked: bad/a.py: PermissionError" in said.err
+    bob.coord("release", "good/held.py")
 
 
 def test_a_hundred_at_once_are_answered(swarm: tuple[Clone, Clone]) -> None:

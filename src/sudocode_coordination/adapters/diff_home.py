@@ -28,7 +28,6 @@ FETCH_TIMEOUT_S: Final = 60.0
 """For the commits that somebody else builds on, from a remote that is slow."""
 _LOOSE: Final = 16
 """Objects in one of 256 folders, about 4,000 in all: then they are thrown away."""
-_ZEROS: Final = frozenset("0")
 _IDENTITY: Final = b"sudocode coordination <coordination@sudocode.invalid> 0 +0000"
 _QUIET: Final = {
     # What the user's configuration says of drivers, renames and styles would change what is found, or run something.
@@ -341,11 +340,6 @@ def _nested(files: Mapping[str, tuple[str, ObjectId] | None]) -> _Folder:
 def _folders(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def is_zero(id_: ObjectId) -> bool:
-    """Git's word for no object."""
-    return _ZEROS.issuperset(id_)
 
 
 def _read(path: Path) -> bytes | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -35,6 +36,10 @@ KEPT_CORRUPT_FILES: Final = 3
 WAL_LIMIT_BYTES: Final = 4 << 20
 """To what the log is cut back after a large transaction."""
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+"""On Linux."""
+BOOT_ID_COMMAND: Final = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
+"""On macOS."""
+BOOT_ID_TIMEOUT_S: Final = 5.0
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _CORRUPT_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT})
 PAGE_BYTES: Final = 1_024
@@ -62,9 +67,12 @@ class _CorruptError(Exception):
 
 def read_boot_id() -> str:
     """What tells this boot of the machine from every other; empty where the system does not say (then nothing is intact)."""
-    try:
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # another system
         return BOOT_ID_FILE.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
+    try:
+        said = subprocess.run(BOOT_ID_COMMAND, stdin=subprocess.DEVNULL, capture_output=True, timeout=BOOT_ID_TIMEOUT_S, check=True)
+        return said.stdout.decode("ascii").strip()
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ""
 
 

@@ -24,6 +24,7 @@ import trio
 
 from sudocode_coordination.adapters.git_rules import CommittedRules
 from sudocode_coordination.adapters.git_signed import PeerIn, SignedBranch, explain_signing, signing_options
+from sudocode_coordination.adapters.gitpush import CONTENTION, push_arguments, refusal_in
 from sudocode_coordination.adapters.gitrun import GitFailedError, GitRunner, Outcome
 from sudocode_coordination.adapters.gittree import PEERS_PATH, PLAIN_FILES, GitTrees, ObjectsMissingError
 from sudocode_coordination.adapters.ports import Deliver
@@ -51,10 +52,6 @@ _BACKOFF_S: Final = 0.05
 _MAX_BACKOFF_S: Final = 1.5
 """Longest wait after a lost race: twenty publishers at once all get through within the time limit."""
 _IDENTITY: Final = ("sudocode coordination", "coordination@sudocode.invalid")
-_CONTENTION = re.compile(
-    r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
-    r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
-)
 _NO_FORCE = re.compile(r"non-fast-forward|force|protected|denied|not allowed|GH006|GH013", re.IGNORECASE)
 
 
@@ -287,7 +284,7 @@ class GitCli:
                     self._ref,
                 )
                 if outcome.code != 0:
-                    if "couldn't find remote ref" in outcome.stderr or _CONTENTION.search(outcome.stderr):
+                    if "couldn't find remote ref" in outcome.stderr or CONTENTION.search(outcome.stderr):
                         continue  # deleted or locked between the two commands
                     outcome.checked("fetch")
                 # The branch may have moved between the two commands; what it was then came along as an ancestor, unless
@@ -415,19 +412,7 @@ class GitCli:
             _Contention: it is something else, or locked.
             GitFailedError: refused or not reachable.
         """
-        outcome = await self._git.run(
-            "push",
-            "--porcelain",
-            "--quiet",
-            "--no-verify",
-            "--no-follow-tags",
-            "--no-signed",
-            "--recurse-submodules=no",
-            f"--force-with-lease={self._ref}:{expected or ''}",
-            "--",
-            self._remote,
-            f"{commit}:{self._ref}",
-        )
+        outcome = await self._git.run(*push_arguments(self._remote, commit, self._ref, expected))
         if outcome.code != 0:
             self._tip_read = None
             _raise_refusal(outcome, rewrites=rewrites)
@@ -437,16 +422,15 @@ class GitCli:
 
 
 def _raise_refusal(outcome: Outcome, *, rewrites: bool) -> NoReturn:
-    refused = [line for line in outcome.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
-    summary = refused[0].split("\t")[-1] if refused else ""
+    refusal = refusal_in(outcome)
+    summary = refusal.summary if refusal is not None else ""
     # The remote itself says so of a new root only if it forbids them; of a child, when it has another tip by now.
     forbidden = "hook declined" in summary or (rewrites and summary.startswith("[remote rejected] (non-fast-forward"))
-    if refused and not forbidden and (_CONTENTION.search(summary) or _CONTENTION.search(outcome.stderr)):
+    if refusal is not None and not forbidden and (CONTENTION.search(summary) or CONTENTION.search(outcome.stderr)):
         raise _Contention(summary)
-    if refused:
-        said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
-        raise GitFailedError(f"the remote refused the push: {summary}" + (f" ({' '.join(s for s in said if s)})" if said else ""))
-    if _CONTENTION.search(outcome.stderr):
+    if refusal is not None:
+        raise GitFailedError(f"the remote refused the push: {refusal.words}")
+    if CONTENTION.search(outcome.stderr):
         raise _Contention(outcome.stderr.strip().splitlines()[-1])
     outcome.checked("push")
     raise AssertionError("only called for pushes that failed")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import trio
 
-from sudocode_coordination.adapters.gitrun import AUTHENTICATION, GitFailedError, GitRunner, Outcome, redact
+from sudocode_coordination.adapters.gitrun import AUTHENTICATION, MAX_REASON_CHARS, GitFailedError, GitRunner, Outcome, redact
+from sudocode_coordination.askgit import OVERTAKEN
 
-CONTENTION = re.compile(
-    r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
-    r"|reference already exists|unable to lock|\.lock'?: File exists|is at \S+ but expected"
-)
-"""Somebody else's push was first, or holds a lock at this moment."""
+CONTENTION: Final = re.compile(OVERTAKEN)
 _UNCLEAR = re.compile(r"^\[remote failure\]|unpacker error")
 """The remote never said what came of it, or could not make sense of what it got: our objects or its disk are in trouble."""
 _HTTP_REFUSAL = re.compile(r"(?:HTTP|returned error:) (?:400|401|403|404|405|410|411|413|415|422|451)\b")
@@ -56,19 +53,7 @@ async def push(git: GitRunner, remote: str, commit: str, ref: str, expected: str
     async def go() -> None:
         nonlocal outcome, lost
         try:
-            outcome = await git.run(
-                "push",
-                "--porcelain",
-                "--quiet",
-                "--no-verify",
-                "--no-follow-tags",
-                "--no-signed",
-                "--recurse-submodules=no",
-                f"--force-with-lease={ref}:{expected or ''}",
-                "--",
-                remote,
-                f"{commit}:{ref}",
-            )
+            outcome = await git.run(*push_arguments(remote, commit, ref, expected))
         except GitFailedError as failure:
             lost = failure.reason
 
@@ -76,6 +61,23 @@ async def push(git: GitRunner, remote: str, commit: str, ref: str, expected: str
     if outcome is None:
         return Lost("unknown", lost)
     return Landed() if outcome.code == 0 else verdict(outcome)
+
+
+def push_arguments(remote: str, commit: str, ref: str, expected: str | None) -> tuple[str, ...]:
+    """Of `git push`, whatever the user has configured: this one ref, if it is `expected` there, and nothing along with it."""
+    return (
+        "push",
+        "--porcelain",
+        "--quiet",
+        "--no-verify",
+        "--no-follow-tags",
+        "--no-signed",
+        "--recurse-submodules=no",
+        f"--force-with-lease={ref}:{expected or ''}",
+        "--",
+        remote,
+        f"{commit}:{ref}",
+    )
 
 
 async def with_grace(go: Callable[[], Awaitable[None]], grace_s: float) -> None:
@@ -95,13 +97,28 @@ async def with_grace(go: Callable[[], Awaitable[None]], grace_s: float) -> None:
         nursery.cancel_scope.cancel()
 
 
+class Refusal(NamedTuple):
+    """Of the ref, by the remote or by git here for it: git's own summary, and with it what the remote said, without credentials."""
+
+    summary: str
+    words: str
+
+
+def refusal_in(outcome: Outcome) -> Refusal | None:
+    """None: the push failed before anybody looked at the ref."""
+    refused = [line for line in outcome.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+    if not refused:
+        return None
+    summary = refused[0].split("\t")[-1]
+    said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
+    return Refusal(summary, redact(summary + (f" ({' '.join(s for s in said if s)})" if any(said) else ""))[:MAX_REASON_CHARS])
+
+
 def verdict(outcome: Outcome) -> Lost:
     """What a push that did not end well means."""
-    refused = [line for line in outcome.stdout.decode("utf-8", "replace").splitlines() if line.startswith("!")]
-    if refused:
-        summary = refused[0].split("\t")[-1]
-        said = [line.removeprefix("remote:").strip() for line in outcome.stderr.splitlines() if line.startswith("remote:")]
-        words = redact(summary + (f" ({' '.join(s for s in said if s)})" if any(said) else ""))[:300]
+    refusal = refusal_in(outcome)
+    if refusal is not None:
+        summary, words = refusal
         if _UNCLEAR.search(summary):
             return Lost("unknown", words)
         if "hook declined" not in summary and CONTENTION.search(f"{summary}\n{outcome.stderr}"):

@@ -53,6 +53,8 @@ _ATTEMPT_SECONDS: Final = 6.0
 """One address: TCP, Noise and Yamux. Three round trips; a lost SYN is repeated after 1 and 3 s."""
 _STAGGER_SECONDS: Final = 0.05
 """Head start of an address over the next one."""
+ANSWERED: Final = "answered, and cut off: it has not read this clone's record yet, or does not let it in (coord doctor there tells)"
+"""What failed at each address says nothing of that: a connection was cut, in one of many ways."""
 _MAX_CIRCUITS_TRIED: Final = 8
 """Of one peer: two addresses at each of two relays are announced, and the asker knows of some more."""
 _MAX_REFUSALS_PER_SECOND: Final = 20
@@ -359,7 +361,8 @@ class Libp2pNetwork:
             del self._dials[dial.peer]
             if limit.cancelled_caught:
                 dial.failures.append(f"no answer within {_DIAL_SECONDS:.0f} s")
-            reason = "; ".join(dict.fromkeys(dial.failures[-4:])) or "it has no usable address"
+            failures = [ANSWERED, *dial.failures[-1:]] if dial.answered else dial.failures[-4:]
+            reason = "; ".join(dict.fromkeys(failures)) or "it has no usable address"
             self._outbox.now(DialFailed(peer=dial.peer, reason=reason, answered=dial.answered))
 
     async def _dial_directly(self, parts: _Parts, dial: Dialling, all_failed: trio.Event) -> None:

@@ -35,17 +35,36 @@ EVENT_TYPES: Final[tuple[str, ...]] = EventType.__args__  # type: ignore[attr-de
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work.
+    """One thing that happened. `agent_id` is who it concerns: the holder of a lease, the agent of a peer, the author of work, whom
+    a message is for or, once it is acknowledged, who sent it.
 
-    `data` by type (all keys camelCase): peer-*: `peerId, agentIds, address, reason`; peer-rotated (it has a new key): `peerId,
-    formerPeerId`; lease-*: `lease` (see `model.Lease`),
-    and `reason` (why denied, lost or released), `holder` (agent id), `queue` (agents ahead), `waitMs` (limit of the wait), `cycle`
-    (of a deadlock, see `requests.Waits`), and for a lost one that another was held along with `overlap` (see `model.Overlapped`);
-    conflicts-detected: `conflicts` (who works on the same), or `lease` and `holder` (who wants it), or `lease` and `overlap` (who
-    held it as well, and had to give way), or `foretold` (changes that would not merge, see `model.ForetoldConflict`);
-    conflicts-cleared: `foretold` (those that are foretold no more); sync-completed: `peerId, feeds, entries`; heartbeat-sent:
-    `count`; work-*: `work`; issue-updated: `issueId, fields`; spec-updated: `specPath, fields`; message-received (`agent_id` is
-    whom it is for): `message` (see `model.Message`); message-acknowledged (`agent_id` is who sent it): `messageId, by`.
+    What `data` holds, by type (all keys camelCase):
+
+    peer-discovered: `peerId`, `addresses`, `capabilities`
+    peer-connected: `peerId`, `agentIds`, `address`
+    peer-disconnected: `peerId`, `agentIds`, `reason`
+    peer-rotated: `peerId`, `formerPeerId`: it has a new key
+    lease-acquired: `lease` (see `model.Lease`), as in all `lease-*`
+    lease-denied: `lease`, `reason`; agents in the way: `holder` (the first) and `queue` (all); `cycle` of a
+        deadlock (see `answers.Waits`)
+    lease-renewed: `lease`
+    lease-released: `lease`, `reason`
+    lease-expired: `lease`, `reason`
+    lease-lost: `lease`, `reason`; if known `holder` (who has it now), and `overlap` if another was held along with it (see
+        `model.Overlapped`)
+    lease-queued: `lease` with its `position`; `holder` and `queue` as above; `waitMs` if the wait has a limit
+    conflicts-detected: `conflicts` (who works on the same), or `lease`, `holder` and `graceMs` (who wants it, and how long it is
+        kept), or `lease` and `overlap` (who held it as well, and had to give way), or `foretold` (changes that would not merge, see
+        `model.ForetoldConflict`)
+    conflicts-cleared: `foretold`: those that are foretold no more
+    sync-completed: `peerId`, `feeds`, `entries`
+    heartbeat-sent: `count`
+    work-started: `peerId`, `work`
+    work-completed: `peerId`, `work` (null)
+    issue-updated: `issueId`, `fields`
+    spec-updated: `specPath`, `fields`
+    message-received: `message` (see `model.Message`)
+    message-acknowledged: `messageId`, `by`
     """
 
     type: EventType

@@ -25,7 +25,7 @@ from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.setup_findings import setup_findings
 from sudocode_coordination.cli.text import clean, shown_duration
-from sudocode_coordination.config import CONFIG_FILE, CoordinationConfig, load_config
+from sudocode_coordination.config import CONFIG_FILE, load_config
 from sudocode_coordination.errors import ConfigError, CoordinationError, NoDaemonError
 from sudocode_coordination.place import IDENTITY_FILE, Clone, copied_from, socket_path
 
@@ -89,11 +89,17 @@ def examine(session: Session, *, remote: str | None = None, branch: str | None =
     if has_git.ok and clone.work_tree is not None:
         yield from setup_findings(Path(clone.work_tree))
     status, daemon_findings = _daemon(session, clone)
-    view, findings = _branch(clone, config) if has_git.ok and config is not None else (None, [])
+    where: tuple[str, str] | None = None
+    if has_git.ok and status is not None:
+        # It may have been started with others than the file says.
+        where = remote or status.remote.name, branch or status.remote.branch
+    elif has_git.ok and config is not None:
+        where = config.git_remote, config.coordination_branch
+    view, findings = _branch(clone, *where) if where is not None else (None, [])
     # What is wrong with the remote is told once, by who has just asked it.
     broken = {finding.name for finding in findings if not finding.ok}
     yield from (finding for finding in daemon_findings if finding.ok or finding.name not in broken)
-    if has_git.ok and config is not None:
+    if where is not None:
         # The daemon also checks signatures, and tells what it skips.
         yield from (finding for finding in findings if status is None or finding.name != "record-skipped")
         if view is not None:
@@ -213,8 +219,7 @@ def _daemon(session: Session, clone: Clone) -> tuple[Status | None, list[DoctorF
     return status, [*findings, *more]
 
 
-def _branch(clone: Clone, config: CoordinationConfig) -> tuple[BranchView | None, list[DoctorFinding]]:
-    remote, branch = config.git_remote, config.coordination_branch
+def _branch(clone: Clone, remote: str, branch: str) -> tuple[BranchView | None, list[DoctorFinding]]:
     url = git(clone.root, "remote", "get-url", "--", remote)
     if not url.ok:
         known = ", ".join(git(clone.root, "remote").text.split()) or "none"
@@ -233,7 +238,7 @@ def _branch(clone: Clone, config: CoordinationConfig) -> tuple[BranchView | None
     else:
         now = datetime.now(UTC)
         stale = [r for r in view.records if now - _seen(r.last_seen) > timedelta(milliseconds=r.ttl)]
-        message = f"{remote}/{branch} has {len(view.records)} peer records"
+        message = f"{remote}/{branch} has {len(view.records)} peer record{'' if len(view.records) == 1 else 's'}"
         findings.append(_finding("branch", message + (f", {len(stale)} of them past their ttl" if stale else "")))
         for name, why in view.skipped[:SHOWN_SKIPPED]:
             hint = f"somebody with push rights wrote it; remove it from {branch} if nobody needs it"

@@ -436,8 +436,8 @@ def _add_integrations(commands: Any) -> None:
 
 def _add_other_commands(commands: Any) -> None:
     doctor = _command(commands, "doctor", "look for what keeps peers from meeting, and say what to do", run="doctor")
-    doctor.add_argument("--remote", metavar="R", help="git remote to look at (as configured)")
-    doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (as configured)")
+    doctor.add_argument("--remote", metavar="R", help="git remote to look at (the daemon's, else as configured)")
+    doctor.add_argument("--branch", metavar="B", help="coordination branch to look at (the daemon's, else as configured)")
     doctor.add_argument("--published", action="store_true", help="show what this clone publishes now, where, and for whom")
     _command(commands, "demo", "three clones of a fresh repository meet, contend and hand over, on this machine", run="demo")
     completion = _command(

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from sudocode_coordination.api.requests import GetStatus, PreparedPush, PreparePush, PushDone
-from sudocode_coordination.askgit import git
+from sudocode_coordination.askgit import OVERTAKEN, git
 from sudocode_coordination.cli import render
 from sudocode_coordination.cli.screen import Screen
 from sudocode_coordination.cli.session import Session
@@ -44,10 +44,7 @@ _SHORT: Final = re.compile(r"-(?!-)([^o]*)((?:o.*)?)", re.DOTALL)
 """Short options of one letter each, up to the one that takes the rest as its value."""
 _MAX_SAID: Final = 1_000
 """Characters of git's words in an error with `--json`, the last ones."""
-_CONTENTION: Final = re.compile(
-    r"stale info|fetch first|non-fast-forward|cannot lock ref|failed to update ref|failed to lock|incorrect old value"
-    r"|reference already exists|unable to lock|is at \S+ but expected"
-)
+_CONTENTION: Final = re.compile(OVERTAKEN)
 
 
 class Wanted(NamedTuple):

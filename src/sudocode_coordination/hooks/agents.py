@@ -120,7 +120,8 @@ def _place_of(path: str, cwd: str) -> "tuple[Clone, str] | None":
     try:
         clone = find_clone(folder)
         name = repo_relative(clone, cwd, absolute)
-    except Exception:  # noqa: BLE001 - outside of every repository, or in git's own folder
+    except Exception as error:  # noqa: BLE001 - what is wrong with one path must not leave the others unchecked
+        _told_unless_elsewhere(error, path)
         return None
     if not os.path.isdir(clone.state_dir):  # noqa: PTH112 - no daemon ever ran there
         return None
@@ -257,9 +258,18 @@ def _end(what: str, me: str, cwd: str) -> None:
 def _clone_at(folder: str) -> "Clone | None":
     try:
         clone = find_clone(folder)
-    except Exception:  # noqa: BLE001 - no repository: none of our business
+    except Exception as error:  # noqa: BLE001 - whatever it is, the agent must be able to work
+        _told_unless_elsewhere(error, folder)
         return None
     return clone if os.path.isdir(clone.state_dir) else None  # noqa: PTH112
+
+
+def _told_unless_elsewhere(error: Exception, path: str) -> None:
+    """Outside of every repository, in git's own folder, or no name that could be leased: none of our business. Else a failure."""
+    from sudocode_coordination.errors import CoordinationError  # after a failure there is time for it
+
+    if not isinstance(error, CoordinationError):
+        sys.stderr.write(f"coord: not checked: {clean(path)}: {type(error).__name__}: {clean(str(error))}\n")
 
 
 # --- whose processes these are --------------------------------------------------------------------------------------------
