@@ -156,6 +156,8 @@ def test_a_push_that_git_refuses_is_told_and_the_lease_stays(pair: tuple[Clone, 
     work(alice, "src/auth.py", "behind\n")
     refused = alice.coord("push", "origin", "HEAD:main", expect=1)
     assert "nothing was pushed" in refused.stderr
+    error = alice.json("push", "origin", "HEAD:main", expect=1)["error"]
+    assert "fetch first" in error["message"], "with --json nothing is above it"
     assert [lease["grade"] for lease in held(alice)] == ["strict"]
     alice.git("pull", "-q", "--rebase", "origin", "main")
     alice.coord("push", "origin", "HEAD:main")

@@ -93,7 +93,7 @@ def lease(session: Session, args: Namespace) -> int:
         session.screen.show(document, blocks)
         return DONE
     options = [*(("--type", args.type) if args.type else ()), *(("--shared",) if args.shared else ())]
-    message, hint = render.denial(outcome, [*texts, *options, *(("--strict",) if args.strict else ())])
+    message, hint = render.denial(outcome, [*texts, *options, *(("--strict",) if args.strict else ())], session.named_agent)
     error = HeldError(message, hint=hint)
     if session.screen.as_json:
         session.screen.document({**document, "error": error_document(error)})
