@@ -104,7 +104,11 @@ def test_a_killed_holder_s_table_entry_is_taken_over(pair: tuple[Clone, Clone]) 
     assert refused["code"] == "held"
     assert f"token {first}, restarted" in refused["message"]
     assert remote(alice, "rev-parse", "main") == before
-    alice.coord("release", "src/auth.py")
+    told = alice.json("release", "src/auth.py")
+    assert told["released"] == []
+    assert [(one["resources"], one["token"], one["reason"]) for one in told["letGo"]] == [
+        ([["file", "src/auth.py"]], first, "restarted")
+    ]
     assert "no strict lease is held" in alice.coord("push", "origin", "HEAD:main").stderr
 
 

@@ -155,6 +155,10 @@ def release(session: Session, args: Namespace) -> int:
     lines: list[Block] = [f"{done} {render.resource_names(ended.resources)}" for ended in answer.released]
     if lines and left is not None:
         lines.append(f"left behind for whoever takes it next: {left.commit[:10]} {clean(left.branch)}".rstrip())
+    lines += [
+        f"let go of {render.resource_names(one.resources)}, which was lost (token {one.token}, {clean(one.reason)})"
+        for one in answer.let_go
+    ]
     return _show(session, None, answer, lines or ["nothing to release"])
 
 
