@@ -12,8 +12,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
+from sudocode_coordination.hooks.jsontext import written
 from sudocode_coordination.hooks.servers import NAME
-from sudocode_coordination.hooks.settings import claude_hooks, written
+from sudocode_coordination.hooks.settings import claude_hooks
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PLUGIN: Final = Path("plugins/claude-code")

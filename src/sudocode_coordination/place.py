@@ -232,6 +232,8 @@ def repo_relative(clone: Clone, cwd: str | os.PathLike[str], path: str | os.Path
             name = _lexical(text)
             return name + (slash if (listed := _in_head(clone, name)) is None else "/" if listed else "")
         raise _bad_path(text, "is in git's own folder", "give the path of a file or folder in the work tree")
+    if root is None and clone.work_tree is not None and real.startswith(clone.work_tree + "/"):
+        raise _bad_path(text, "is another repository's, as of a submodule", "run coord there: that one has a daemon of its own")
     if root is None:
         raise _bad_path(text, "is outside of this repository", f"give a path below {clone.root}")
     if real == root:

@@ -142,6 +142,22 @@ def test_a_branch_that_is_checked_out_is_refused_and_what_is_nothing_is_told(swa
     alice.coord("draft", "drop", "--all")
 
 
+def test_what_could_not_be_kept_is_not_written(swarm: tuple[Clone, Clone]) -> None:
+    _, bob = swarm
+    (bob.folder / "latin.md").write_bytes(b"Stra\xdfe\n")
+    (bob.folder / "link.md").symlink_to("latin.md")
+    bob.git("add", "latin.md", "link.md")
+    bob.git("commit", "-qm", "old")
+    for name, why in (("latin.md", "is no UTF-8 text"), ("link.md", "is a link")):
+        bob.coord("spec", "update", name, "--title", "x", "--draft")
+        assert f"{name} {why}" in bob.coord("draft", "commit", "--branch", "kept", name, expect=1).stderr
+    for issue in ("a b", "a-b"):
+        bob.coord("issue", "update", issue, "--title", issue, "--draft")
+    assert "are both issues/a-b.md" in bob.coord("draft", "commit", "--branch", "kept", "a b", "a-b", expect=2).stderr
+    assert not bob.git("branch", "--list", "kept")
+    bob.coord("draft", "drop", "--all")
+
+
 def test_sudocode_s_lists_are_used_where_they_are() -> None:
     with repository("carol") as (carol,):
         carol.start()
@@ -153,6 +169,10 @@ def test_sudocode_s_lists_are_used_where_they_are() -> None:
         carol.git("add", ".sudocode")
         carol.git("commit", "-qm", "issues")
         carol.coord("issue", "update", "ISSUE-7", "--set", "tempTitle=new")
+        carol.git("remote", "rename", "origin", "upstream")
+        carol.coord("stop")
+        carol.start("--remote", "upstream")
+        assert "next: git push upstream 'a&b'" in carol.coord("draft", "commit", "--branch", "a&b", "ISSUE-7").stdout
         done = carol.json("draft", "commit", "--branch", "listed", "ISSUE-7", "--clear")
         assert done["files"] == [".sudocode/issues.jsonl"]
         entry = json.loads(carol.git("show", "listed:.sudocode/issues.jsonl"))

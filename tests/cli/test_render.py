@@ -202,6 +202,8 @@ def test_a_deadlock_names_the_circle_and_what_to_release() -> None:
     message, hint = render.denial(LeaseOutcome(granted=False, reason="deadlock", cycle=cycle), ["src/b.py"])
     assert message == "deadlock: ann waits for src/b.py of ben, ben waits for src/a b.py of ann"
     assert "`coord release 'src/a b.py'`" in hint
+    _, hint = render.denial(LeaseOutcome(granted=False, reason="deadlock", cycle=cycle), ["src/b.py"], "helper")
+    assert "`coord --agent helper release" in hint
 
 
 def test_denial_names_the_holder_and_the_way_on() -> None:
@@ -210,6 +212,8 @@ def test_denial_names_the_holder_and_the_way_on() -> None:
     assert message == "src/a.py: held by bob (priority 5, 4m12s left): refactoring"
     assert "coord lease src/a.py --wait" in hint
     assert "--priority 6" in hint
+    _, hint = render.denial(LeaseOutcome(granted=False, holders=(held,), reason="held"), ["src/a.py"], "helper")
+    assert "`coord --agent helper lease src/a.py --wait`" in hint, "typed as it stands, it is the same agent's"
     message, _ = render.denial(LeaseOutcome(granted=False, reason="no majority"), [])
     assert message == "no majority"
     message, _ = render.denial(LeaseOutcome(granted=False, reason="no-answer"), [])

@@ -73,3 +73,16 @@ def test_branches_that_were_never_merged_can_be_tried(tmp_path: Path, capfd: pyt
 def test_what_is_no_repository_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
     assert "is in no git repository" in capfd.readouterr().err
+
+
+def test_what_can_not_be_replayed_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "first")
+    assert main([str(tmp_path / "gone")]) == 1, "no repository above it is taken"
+    assert "gone is not there\nhint: " in capfd.readouterr().err
+    for arguments in ([str(tmp_path / "gone")], [str(tmp_path), "--rev", "bogus"]):
+        assert main([*arguments, "--json"]) == 1
+        error = json.loads(capfd.readouterr().out)["error"]
+        assert all(error[key] for key in ("code", "message", "hint"))
+    assert main([str(tmp_path)]) == 0
+    assert "--branches" in capfd.readouterr().out

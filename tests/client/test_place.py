@@ -145,8 +145,10 @@ def test_a_submodule_is_a_repository_of_its_own(repo: Path, short_tmp: Path) -> 
     clone = find_clone(outer / "sub" / "src")
     same_as_git(outer / "sub", clone)
     assert clone.work_tree == str((outer / "sub").resolve())
-    with pytest.raises(ResourceError, match="outside"):
-        repo_relative(find_clone(outer), outer, "sub/src/a.py")
+    for path in ("sub/src/a.py", "sub"):
+        with pytest.raises(ResourceError, match="another repository's") as caught:
+            repo_relative(find_clone(outer), outer, path)
+        assert "run coord there" in caught.value.hint
 
 
 def test_inside_the_git_directory(repo: Path) -> None:

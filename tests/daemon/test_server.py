@@ -103,6 +103,20 @@ def test_what_is_no_call_gets_its_error_and_the_connection_goes_on(served: Threa
         assert client.answer().id == 9
 
 
+def test_what_is_out_of_bounds_is_told_in_words(served: ThreadedServer) -> None:
+    with RawClient(served.path) as client:
+        for params, message in (
+            ({"text": ""}, "text must not be empty"),
+            ({"text": "x" * 1_001}, "text must be at most 1000 characters"),
+            ({"text": "x", "ttlMs": 10**9}, "ttlMs must be at most 86400000"),
+        ):
+            client.call(1, "message.send", **params)
+            error = client.answer().error
+            assert error is not None
+            assert error.message == f"message.send: {message}"
+            assert error.data.hint
+
+
 def test_half_lines_and_lines_in_pieces(served: ThreadedServer) -> None:
     with RawClient(served.path) as client:
         for byte in b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n{"jsonrpc":"2.0","id":2,"method":"pi':

@@ -200,6 +200,7 @@ def test_agents_talk(swarm: tuple[Clone, Clone]) -> None:
     assert "nobody else holds t/asked.py" in bob.coord("ask", "t/asked.py", expect=2).stderr
     alice.coord("lease", "t/asked.py")
     wait_for("bob sees the lease", lambda: "alice" in bob.coord("leases", "--all").stdout)
+    assert "is not usable" in bob.coord("say", "--to", "no name", "x", expect=2).stderr
     asked = bob.json("ask", "t/asked.py", "--ttl", "5m")
     assert (asked["kind"], asked["to"], asked["resource"]) == ("release", ["alice"], ["file", "t/asked.py"])
     wait_for("alice has it", lambda: alice.json("messages")["messages"])
@@ -211,6 +212,7 @@ def test_agents_talk(swarm: tuple[Clone, Clone]) -> None:
     wait_for("bob has the answer", lambda: [m["replyTo"] for m in bob.json("messages")["messages"]] == [asked["messageId"]])
     wait_for("bob sees that it was read", lambda: "message-acknowledged" in bob.coord("events").stdout)
     assert "is no message for bob" in bob.coord("messages", "--ack", asked["messageId"], expect=2).stderr
+    assert ": coord --agent bob messages" in bob.coord("--agent", "bob", "ask", "t/asked.py").stdout
     assert "there is no message 'feed' to answer" in bob.coord("say", "--reply", "feed", "x", expect=2).stderr
     bob.json("messages", "--ack")
     alice.coord("release", "t/asked.py")

@@ -104,7 +104,11 @@ def test_a_killed_holder_s_table_entry_is_taken_over(pair: tuple[Clone, Clone]) 
     assert refused["code"] == "held"
     assert f"token {first}, restarted" in refused["message"]
     assert remote(alice, "rev-parse", "main") == before
-    alice.coord("release", "src/auth.py")
+    told = alice.json("release", "src/auth.py")
+    assert told["released"] == []
+    assert [(one["resources"], one["token"], one["reason"]) for one in told["letGo"]] == [
+        ([["file", "src/auth.py"]], first, "restarted")
+    ]
     assert "no strict lease is held" in alice.coord("push", "origin", "HEAD:main").stderr
 
 
@@ -156,6 +160,8 @@ def test_a_push_that_git_refuses_is_told_and_the_lease_stays(pair: tuple[Clone, 
     work(alice, "src/auth.py", "behind\n")
     refused = alice.coord("push", "origin", "HEAD:main", expect=1)
     assert "nothing was pushed" in refused.stderr
+    error = alice.json("push", "origin", "HEAD:main", expect=1)["error"]
+    assert "fetch first" in error["message"], "with --json nothing is above it"
     assert [lease["grade"] for lease in held(alice)] == ["strict"]
     alice.git("pull", "-q", "--rebase", "origin", "main")
     alice.coord("push", "origin", "HEAD:main")

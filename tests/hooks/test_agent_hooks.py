@@ -115,23 +115,34 @@ def test_what_is_told_to_do_works_as_it_is_told(swarm: tuple[Clone, Clone]) -> N
     alice, bob = swarm
     hook("pre-tool", claude(alice, "Write", "holder000001", file_path="told.py", content=""), cwd=alice.folder)
     wait_for("bob sees it", lambda: holders(bob, "told.py"))
-    reason = deny_reason(hook("pre-tool", claude(bob, "Write", "asker0000001", file_path="told.py"), cwd=bob.folder))
-    command = next(line for line in reason.splitlines() if line.startswith("Or ask"))
-    command = command.partition("Or ask for it: ")[2].partition(" (")[0]
-    asked = subprocess.run(
-        ["sh", "-c", command.replace("coord", COORD, 1)], cwd=bob.folder, capture_output=True, text=True, check=True
-    )
-    assert "said to claude-holder000001" in asked.stdout
+    # Where `coord` is on PATH and where it is not; from the root, a folder below, and another repository.
+    (bob.folder / "below").mkdir()
+    event = claude(bob, "Write", "asker0000001", file_path=str(bob.folder / "told.py"))
+    for place, path in ((bob.folder, "/usr/bin:/bin"), (bob.folder / "below", os.environ["PATH"]), (alice.folder, "/usr/bin:/bin")):
+        reason = deny_reason(hook("pre-tool", {**event, "cwd": str(place)}, cwd=place, PATH=path))
+        command = next(line for line in reason.splitlines() if line.startswith("Or ask"))
+        command = command.partition("Or ask for it: ")[2].partition(" (")[0]
+        assert "said to claude-holder000001" in shell(command, place, path)
+
+    def asked() -> list[Any]:
+        return [one["resource"] for one in alice.json("--agent", "claude-holder000001", "messages")["messages"]]
+
+    wait_for("all three are about the file", lambda: asked() == [["file", "told.py"]] * 3)
     prompt = {"session_id": "holder000001", "cwd": str(alice.folder), "hook_event_name": "UserPromptSubmit", "prompt": "go on"}
     text = wait_for(
         "the holder's next prompt has it", lambda: _context(hook("prompt", prompt, cwd=alice.folder), "asks you to release told.py")
     )
     answer = text.partition("(answer: ")[2].partition(")")[0].replace("…", "done in a minute")
-    subprocess.run(["sh", "-c", answer.replace("coord", COORD, 1)], cwd=alice.folder, check=True, capture_output=True)
+    shell(answer, alice.folder, os.environ["PATH"])
     prompt = {**prompt, "session_id": "asker0000001", "cwd": str(bob.folder)}
     wait_for("the asker's next prompt has the answer", lambda: _context(hook("prompt", prompt, cwd=bob.folder), "done in a minute"))
     told_again = hook("prompt", prompt, cwd=bob.folder).stdout
     assert "done in a minute" not in told_again, "once"
+
+
+def shell(command: str, cwd: Path, path: str) -> str:
+    environment = {**os.environ, "PATH": path}
+    return subprocess.run(["sh", "-c", command], cwd=cwd, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 def _context(done: subprocess.CompletedProcess[str], wanted: str) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.e2e.clones import COORD, Clone, connected, repository, wait_for
 
+from sudocode_coordination.cli.guard import _pushed, _staged
 from sudocode_coordination.client.plain import ask
 from sudocode_coordination.hooks.git import BEGIN, KEPT, install, places, remove
 from sudocode_coordination.place import find_clone, socket_path
@@ -243,6 +244,119 @@ def test_a_failing_hook_behind_the_guard_still_fails(repo: Path) -> None:
     hook = _hook(repo, "pre-commit", "#!/bin/sh\nexit 7\n")
     _install(repo)
     assert subprocess.run([str(hook)], cwd=repo, check=False, capture_output=True).returncode == 7
+
+
+def test_a_guard_that_can_not_run_keeps_nobody_from_working_and_is_written_anew(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = _hook(repo, "pre-commit", SHELL_HOOK)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("sudocode_coordination.hooks.git.program", lambda: "/gone/bin/coord")
+        _install(repo)
+    alone, trace = Clone(repo), repo / "trace"
+    stage(alone, "a.py", "x\n")
+    done = commit(alone, TRACE=str(trace))
+    assert done.returncode == 0
+    assert "not checked" in done.stderr
+    assert "coord init --yes" in done.stderr
+    assert trace.exists(), "what is behind it runs"
+    assert "guards" in alone.coord("init", "--yes").stdout
+    assert "/gone" not in hook.read_text()
+    assert "nothing to do" in alone.coord("init", "--yes").stdout
+    _remove(repo)
+    assert hook.read_text() == SHELL_HOOK
+
+
+def test_a_hook_that_was_switched_off_stays_so(repo: Path) -> None:
+    hook = _hook(repo, "pre-commit", "#!/bin/sh\nexit 7\n")
+    hook.chmod(0o644)
+    _install(repo)
+    _install(repo)
+    assert subprocess.run([str(hook)], cwd=repo, check=False, capture_output=True).returncode == 0
+    assert all(place.is_current for place in places(repo))
+    _remove(repo)
+    assert (hook.read_text(), hook.stat().st_mode & 0o777) == ("#!/bin/sh\nexit 7\n", 0o644)
+
+
+def test_what_another_program_put_in_the_place_of_our_hook_runs_and_stays(repo: Path) -> None:
+    hook = _hook(repo, "pre-commit", PYTHON_HOOK)
+    _install(repo)
+    _hook(repo, "pre-commit", "#!/bin/sh\nexit 7\n")
+    _install(repo)
+    assert subprocess.run([str(hook)], cwd=repo, check=False, capture_output=True).returncode == 7
+    _remove(repo)
+    assert hook.read_text() == "#!/bin/sh\nexit 7\n"
+    assert hook.with_name(hook.name + KEPT).read_text() == PYTHON_HOOK
+
+
+def test_hooks_of_all_of_a_user_s_repositories_are_told_of_and_quiet_in_others(
+    repo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    hooks, other = tmp_path_factory.mktemp("hooks"), tmp_path_factory.mktemp("other")
+    subprocess.run(["git", "init", "-q", str(other)], check=True)
+    for folder in (repo, other):
+        subprocess.run(["git", "config", "core.hooksPath", str(hooks)], cwd=folder, check=True)
+    assert "for all repositories with these hooks" in Clone(repo).coord("init", "--yes").stdout
+    alone = Clone(other)
+    stage(alone, "a.py", "x\n")
+    done = commit(alone)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_hooks_that_are_switched_off_are_told_of(repo: Path) -> None:
+    subprocess.run(["git", "config", "core.hooksPath", "/dev/null"], cwd=repo, check=True)
+    done = subprocess.run([COORD, "guard", "install"], cwd=repo, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "hooks are switched off" in done.stderr
+    assert "core.hooksPath" in done.stderr
+
+
+def test_what_a_push_brings(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of a branch that is new there, by the remote's name and by its URL."""
+    url = str(tmp_path_factory.mktemp("hub"))
+    subprocess.run(["git", "init", "-q", "--bare", url], check=True)
+    alone = Clone(repo)
+    alone.git("remote", "add", "origin", url)
+    stage(alone, "old.py", "x\n")
+    assert commit(alone).returncode == 0
+    alone.git("push", "-q", "origin", "HEAD:refs/heads/main")
+    stage(alone, "new.py", "x\n")
+    assert commit(alone).returncode == 0
+    told = [f"refs/heads/side {alone.git('rev-parse', 'HEAD').strip()} refs/heads/side {'0' * 40}", ""]
+    for remote in ("origin", url):
+        assert _pushed(str(repo), remote, told) == ["new.py"]
+
+
+def test_what_others_have_pushed_comes_with_a_merge_and_is_nobody_s_change(
+    repo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    url = str(tmp_path_factory.mktemp("hub"))
+    subprocess.run(["git", "init", "-q", "--bare", url], check=True)
+    alone = Clone(repo)
+    alone.git("remote", "add", "origin", url)
+
+    def commits(*names: str) -> None:
+        for name in names:
+            stage(alone, name, f"{names}\n")
+        assert commit(alone).returncode == 0
+
+    commits("base.py")
+    alone.git("checkout", "-q", "-b", "theirs")
+    commits("theirs.py", "both.py")
+    alone.git("push", "-q", "origin", "theirs")
+    alone.git("checkout", "-q", "-b", "side", "HEAD~1")
+    commits("both.py")
+    alone.git("push", "-q", "origin", "side")
+    there = alone.git("rev-parse", "HEAD").strip()
+    subprocess.run(["git", "merge", "-q", "theirs"], cwd=repo, check=False, capture_output=True)
+    stage(alone, "both.py", "agreed\n")
+    assert _staged(str(repo), None) == ["both.py"]
+    assert commit(alone).returncode == 0
+    commits("mine.py")
+    commits("back.py")
+    alone.git("revert", "--no-edit", "HEAD")
+    told = [f"refs/heads/side {alone.git('rev-parse', 'HEAD').strip()} refs/heads/side {there}"]
+    assert sorted(_pushed(str(repo), "origin", told)) == ["both.py", "mine.py"]
 
 
 def test_hooks_are_where_git_looks_for_them(repo: Path) -> None:

@@ -112,6 +112,17 @@ def test_all_of_it_is_taken_back(repo: Path, coord: Coord) -> None:
     assert "nothing of ours is there" in coord("init", "--remove", "--yes").stdout
 
 
+def test_a_file_that_git_tracks_is_told_of_and_is_as_it_was_afterwards(repo: Path, coord: Coord) -> None:
+    file = repo / ".mcp.json"
+    file.write_text('{\n\t"mcpServers": {"x": {"command": "y", "args": ["a", "b"]}}\n}')
+    subprocess.run(["git", "-C", str(repo), "add", ".mcp.json"], check=True)
+    before = tree(repo)
+    assert "tracked by git: .mcp.json" in coord("init", "--yes", "--only", "claude").stdout
+    assert json.loads(file.read_text())["mcpServers"]["coord"]
+    assert "tracked by git" not in coord("init", "--remove", "--yes").stdout
+    assert tree(repo) == before
+
+
 def test_these_alone(repo: Path, coord: Coord) -> None:
     coord("init", "--yes", "--only", "codex,opencode,gemini")
     assert not (repo / ".git" / "hooks" / "pre-commit").exists()
@@ -175,6 +186,36 @@ def test_the_plugin_for_opencode_is_valid_javascript_and_allows_where_no_daemon_
     (plugin.parent / "package.json").write_text('{"type": "module"}')
     done = subprocess.run(["node", str(check)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "allowed\n"), done.stderr
+
+
+@pytest.mark.skipif(subprocess.run(["which", "node"], capture_output=True, check=False).returncode != 0, reason="needs node")
+def test_the_plugin_for_opencode_denies_in_the_agent_s_words_and_lets_pass_what_it_can_not_read(repo: Path) -> None:
+    program = repo / "coord"
+    one = next(one for one in integrations(repo, str(program)) if one.name == "opencode")
+    (repo / "plugin.mjs").write_text(one.wanted(None))
+    (repo / "check.mjs").write_text("""
+    import { Coordination } from "./plugin.mjs"
+    const hooks = await Coordination({ directory: "." })
+    const edit = hooks["tool.execute.before"]({ tool: "edit", sessionID: "s" }, { args: { filePath: "a.js" } })
+    console.log(await edit.then(() => "allowed", (error) => error.message))
+    """)
+    denied = {"hookSpecificOutput": {"permissionDecision": "deny", "permissionDecisionReason": "bob has it"}}
+    for printed, outcome in ((json.dumps(denied), "bob has it"), ("{half", "allowed"), ("", "allowed"), ("null", "allowed")):
+        program.write_text(f"#!/bin/sh\nprintf '%s' {shlex.quote(printed)}\n")
+        program.chmod(0o755)
+        done = subprocess.run(["node", "check.mjs"], cwd=repo, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"{outcome}\n"), done.stderr
+
+
+def test_what_is_wrong_with_the_remote_is_told(repo: Path, coord: Coord) -> None:
+    config = repo / ".sudocode" / "coordination.toml"
+    config.parent.mkdir()
+    subprocess.run(["git", "-C", str(repo), "remote", "add", "upstream", "x"], check=True)
+    assert "no remote origin, there is upstream: set git_remote" in coord("init").stdout
+    config.write_text('git_remote = "upstream"\n')
+    assert "no remote" not in coord("init").stdout
+    config.write_text("nonsense = 1\n")
+    assert "nonsense" in coord("init").stdout
 
 
 def test_in_a_bare_repository_there_is_nothing_to_set_up(tmp_path: Path) -> None:
@@ -333,3 +374,33 @@ def test_nothing_is_written_through_a_link_that_leads_out(repo: Path, coord: Coo
     coord("init", "--yes", "--only", "agents.md")
     assert "coord: begin" in (repo / "CLAUDE.md").read_text()
     assert (repo / "AGENTS.md").is_symlink()
+
+
+def test_what_work_trees_share_stays_until_the_last_one_is_taken_back(repo: Path, coord: Coord) -> None:
+    other = repo.parent / "neben\u00e4n"
+    git = ["git", "-C", str(repo)]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run([*git, "worktree", "add", "-q", str(other)], check=True)
+    hook, exclude = repo / ".git" / "hooks" / "pre-push", repo / ".git" / "info" / "exclude"
+    before = exclude.read_text()
+
+    def there(*arguments: str) -> str:
+        done = subprocess.run([COORD, *arguments], cwd=other, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+        return done.stdout
+
+    coord("init", "--yes", "--only", "claude,guards")
+    there("init", "--yes", "--only", "claude")
+    said = coord("init", "--remove", "--yes").stdout
+    assert f"guards: kept, {other} is set up with it too" in said
+    assert not (repo / ".claude").exists()
+    assert hook.exists()
+    assert "/.claude/settings.local.json" in exclude.read_text()
+    again = json.loads(coord("init", "--remove", "--yes", "--json").stdout)
+    assert [(one["name"], one["usedIn"]) for one in again["kept"]] == [("guards", [str(other)])] * 2
+    assert json.loads(there("init", "--remove", "--yes", "--json"))["kept"] == []
+    assert not hook.exists()
+    assert exclude.read_text() == before
+    # Who names it wants it gone.
+    coord("init", "--yes", "--only", "claude,guards")
+    there("init", "--remove", "--yes", "--only", "guards")
+    assert not hook.exists()

@@ -13,7 +13,7 @@ import pytest
 from scripts import make_plugin
 from tests.e2e.clones import COORD
 
-from sudocode_coordination.hooks.settings import written
+from sudocode_coordination.hooks.jsontext import written
 from sudocode_coordination.mcp.tools import Tools
 
 PLUGIN = make_plugin.ROOT / make_plugin.PLUGIN

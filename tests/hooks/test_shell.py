@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 from sudocode_coordination.hooks.shell import patched_paths, written_paths
 
 CASES = [
+    ("(cd a; (cd b; rm x); rm y); rm z", ["a/b/x", "a/y", "z"]),
+    ("pushd s && rm a && popd && rm b", ["s/a"]),
+    ("[[ a > b ]] && rm c", ["c"]),
     ("echo hi > a.py", ["a.py"]),
     ("echo hi >> log/a.txt 2>/dev/null", ["log/a.txt"]),
     ("cmd &> all.log; cmd >& b.log; cmd 2>&1", ["all.log", "b.log"]),
@@ -94,6 +97,7 @@ def test_nothing_that_is_typed_breaks_it(text: str, begin: str) -> None:
     [
         "echo x > 'a b' && cp 'a b' c && mv c d/",
         "printf 'one\\n' | tee e f > g; sed -i s/one/two/ e",
+        "(cd d && touch sub) && touch out",
         "cd d && { echo y; } >> h 2>&1; cd .. && touch i",
         'bash -c "echo z > j; ln -s j k"',
     ],

@@ -103,10 +103,21 @@ class LeaseOutcome(Answer, frozen=True, kw_only=True):
         return self.granted
 
 
+class LetGo(Answer, frozen=True, kw_only=True):
+    """A strict lease that was lost, and that its agent has now let go of: it is in the way of its pushes no more."""
+
+    resources: tuple[Resource, ...]
+    token: int
+    reason: str
+    """`preempted`, `expired`, `restarted`, …"""
+
+
 class Released(Answer, frozen=True, kw_only=True):
     """Answer to `ReleaseLease`."""
 
     released: tuple[Lease, ...]
+    let_go: tuple[LetGo, ...] = ()
+    """Not held any more, but lost."""
 
 
 class PreparedPush(Answer, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ A method's parameters are the fields of its request in `api/requests.py`; its re
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -158,7 +159,8 @@ def decode_call(line: bytes) -> Call | Cancel:
     try:
         value = _decoder(kind).decode(call.params)
     except _NOT_READABLE as error:
-        raise CallError(call.id, RpcError(INVALID_PARAMS, f"{call.method}: {error}", ErrorData("usage"))) from None
+        message, hint = _in_words(str(error))
+        raise CallError(call.id, RpcError(INVALID_PARAMS, f"{call.method}: {message}", ErrorData("usage", hint))) from None
     if isinstance(value, Cancel):
         return value
     problem = _unfit(value)
@@ -167,6 +169,25 @@ def decode_call(line: bytes) -> Call | Cancel:
     if call.id is None:
         raise CallError(None, RpcError(INVALID_REQUEST, f"{call.method}: a request needs an id", ErrorData("protocol")))
     return Call(call.id, value)
+
+
+_OUT_OF_BOUNDS: Final = re.compile(r"Expected `(\w+)` (of length )?(<=|>=) (-?\d+) - at `\$\.?(.*)`")
+
+
+def _in_words(problem: str) -> tuple[str, str]:
+    """What the decoder finds wrong, and what to do: people meet these with words and numbers that they typed."""
+    found = _OUT_OF_BOUNDS.fullmatch(problem)
+    if found is None:
+        return problem, ""
+    kind, length, sign, bound, name = found.groups()
+    unit = {"str": " characters", "array": " of them"}.get(kind, "") if length else ""
+    if sign == "<=":
+        return f"{name} must be at most {bound}{unit}", "make it shorter" if unit == " characters" else "give less"
+    return (
+        (f"{name} must not be empty", "give one")
+        if length and bound == "1"
+        else (f"{name} must be at least {bound}{unit}", "give more")
+    )
 
 
 def _unfit(request: object) -> str | None:

@@ -38,6 +38,9 @@ from sudocode_coordination.api.answers import (
     LeaseOutcome as LeaseOutcome,
 )
 from sudocode_coordination.api.answers import (
+    LetGo as LetGo,
+)
+from sudocode_coordination.api.answers import (
     LostLease as LostLease,
 )
 from sudocode_coordination.api.answers import (

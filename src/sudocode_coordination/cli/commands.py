@@ -93,7 +93,7 @@ def lease(session: Session, args: Namespace) -> int:
         session.screen.show(document, blocks)
         return DONE
     options = [*(("--type", args.type) if args.type else ()), *(("--shared",) if args.shared else ())]
-    message, hint = render.denial(outcome, [*texts, *options, *(("--strict",) if args.strict else ())])
+    message, hint = render.denial(outcome, [*texts, *options, *(("--strict",) if args.strict else ())], session.named_agent)
     error = HeldError(message, hint=hint)
     if session.screen.as_json:
         session.screen.document({**document, "error": error_document(error)})
@@ -148,6 +148,10 @@ def release(session: Session, args: Namespace) -> int:
     lines: list[Block] = [f"{done} {render.resource_names(ended.resources)}" for ended in answer.released]
     if lines and request.commit is not None:
         lines.append(f"left behind for whoever takes it next: {request.commit[:10]} {clean(request.branch)}".rstrip())
+    lines += [
+        f"let go of {render.resource_names(one.resources)}, which was lost (token {one.token}, {clean(one.reason)})"
+        for one in answer.let_go
+    ]
     return _show(session, None, answer, lines or ["nothing to release"])
 
 

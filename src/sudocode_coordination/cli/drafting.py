@@ -6,6 +6,7 @@ Only git's plumbing is used, with an index of our own: the checkout, its index a
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import tempfile
 from argparse import Namespace
@@ -16,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from sudocode_coordination.api.requests import DropDrafts, ListDrafts, ListIssues, ListSpecs, UpdateIssue, UpdateSpec
-from sudocode_coordination.askgit import git, git_environment
+from sudocode_coordination.api.requests import DropDrafts, GetStatus, ListDrafts, ListIssues, ListSpecs, UpdateIssue, UpdateSpec
+from sudocode_coordination.askgit import MAX_OUTPUT_BYTES, git, git_environment
 from sudocode_coordination.cli.committed import LISTS, Json, Target, committed_fields, in_list, in_markdown, path_of
 from sudocode_coordination.cli.screen import Block
 from sudocode_coordination.cli.session import Session
@@ -68,7 +69,8 @@ def draft_commit(session: Session, args: Namespace) -> int:
         f"committed {commit[:10]} on {clean(short)}: {clean(about)}",
         *(f"  {clean(path)}" for path in sorted(files)),
     ]
-    lines.append(f"the checkout is as it was; next: git push origin {clean(short)}")
+    remote = session.ask(GetStatus()).remote.name
+    lines.append(f"the checkout is as it was; next: git push {clean(remote)} {clean(shlex.quote(short))}")
     session.screen.show({"commit": commit, "branch": short, "files": sorted(files)}, lines)
     return 0
 
@@ -132,8 +134,12 @@ def _files(root: str, base: str | None, wanted: dict[Target, dict[str, Json]]) -
     now = datetime.now(UTC)
     listed = {kind: _at(root, base, path) is not None for kind, path in LISTS.items()}
     texts: dict[str, str | None] = {}
+    of: dict[str, str] = {}
     for target, fields in wanted.items():
         path = path_of(target, listed=listed[target.kind])
+        other = of.setdefault(path, target.name) if not listed[target.kind] else target.name
+        if other.removeprefix("#") != target.name.removeprefix("#"):
+            raise UsageError(f"{other!r} and {target.name!r} are both {path}", hint="name what to commit, one of the two at a time")
         before = texts.get(path, _at(root, base, path))
         try:
             new = in_list(before or "", target, fields, now) if listed[target.kind] else in_markdown(before, target, fields)
@@ -144,11 +150,24 @@ def _files(root: str, base: str | None, wanted: dict[Target, dict[str, Json]]) -
 
 
 def _at(root: str, base: str | None, path: str) -> str | None:
-    """A file of the commit; None if it has none."""
-    if base is None:
+    """A file of the commit; None if it has none.
+
+    Raises:
+        CoordinationError: it is there, and what of it is not written could not be kept.
+    """
+    answer = git(root, "cat-file", "blob", f"{base}:{path}") if base is not None else None
+    if answer is None or not answer.ok:
         return None
-    answer = git(root, "cat-file", "blob", f"{base}:{path}")
-    return answer.out.decode("utf-8", "replace") if answer.ok else None
+    wrong = "has 8 MB and more" if len(answer.out) >= MAX_OUTPUT_BYTES else ""
+    if git(root, "ls-tree", str(base), "--", path).text.startswith("120000"):
+        wrong = "is a link"
+    try:
+        text = answer.out.decode("utf-8")
+    except UnicodeDecodeError:
+        wrong = wrong or "is no UTF-8 text"
+    if wrong:
+        raise CoordinationError(f"{path} {wrong}", hint="nothing was committed; name the TARGETs that are to be, without it")
+    return text
 
 
 def _commit(root: str, branch: str, base: str | None, files: dict[str, str], message: str) -> str:

@@ -64,6 +64,10 @@ def guard_check(session: Session, args: Namespace) -> int:
     except DaemonError as error:
         if args.hook is None:
             raise
+        if not Path(session.clone.state_dir).is_dir() and all(
+            hooks.is_everybodys(place, session.clone) for place in hooks.places(session.clone.root)
+        ):
+            return 0  # another repository's work brought the hook here
         sys.stderr.write(f"coord guard: not checked: {error.message}\n")
         return 0
     if not found and lost is None:
@@ -151,7 +155,7 @@ def _files(session: Session, args: Namespace) -> list[str]:
     if args.hook == "pre-commit":
         if args.paths:
             raise UsageError("--hook pre-commit looks at what is staged", hint="leave the paths out")
-        return _listed(root, "diff", "--cached", "--name-only", "--no-renames", "-z", index=_index_of_commit())
+        return _staged(root, _index_of_commit())
     if args.hook == "pre-push":
         remote = args.paths[0] if args.paths else "origin"
         return _pushed(root, remote, sys.stdin.read().splitlines())
@@ -164,21 +168,34 @@ def _files(session: Session, args: Namespace) -> list[str]:
     return [session.path(path) for path in args.paths]
 
 
+def _staged(root: str, index: str | None) -> list[str]:
+    """What the commit changes; of a merge, what is as in neither side: the rest is the others' own work, that comes with it."""
+    diff = ("diff", "--cached", "--name-only", "--no-renames", "-z")
+    found = _listed(root, *diff, index=index)
+    merged = git(root, "rev-parse", "--verify", "--quiet", "MERGE_HEAD")
+    if not merged.ok:
+        return found
+    theirs = set(_listed(root, *diff, merged.text, "--", index=index))
+    return [file for file in found if file in theirs]
+
+
 def _pushed(root: str, remote: str, lines: Iterable[str]) -> list[str]:
     """Files that the commits touch which the remote does not have yet, by what git tells a pre-push hook."""
     found: dict[str, None] = {}
+    # Pushed to a URL, git names that: what any remote has is no news then.
+    had = f"--remotes={remote}" if remote in git(root, "remote").text.split("\n") else "--remotes"
     for line in lines:
         fields = line.split()
         if len(fields) != 4 or set(fields[1]) == {"0"}:
             continue  # a branch that is deleted
         _, local, _, there = fields
         known = set(there) != {"0"} and git(root, "cat-file", "-e", f"{there}^{{commit}}").ok
-        if known:
-            files = _listed(root, "diff", "--name-only", "--no-renames", "-z", f"{there}...{local}", "--")
-        else:
-            files = _listed(
-                root, "log", "--name-only", "--no-renames", "--format=", "-z", local, "--not", f"--remotes={remote}", "--"
-            )
+        new = [local, "--not", had, *([there] if known else []), "--"]
+        # Of merges what is as in neither side: the rest is of commits of its own.
+        files = _listed(root, "log", "--name-only", "--no-renames", "-c", "--format=", "-z", *new)
+        if known:  # what was changed and changed back is no change
+            net = set(_listed(root, "diff", "--name-only", "--no-renames", "-z", f"{there}...{local}", "--"))
+            files = [file for file in files if file in net]
         found.update(dict.fromkeys(files))
     return list(found)[:MAX_ALL_FILES]
 

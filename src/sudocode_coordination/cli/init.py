@@ -15,14 +15,17 @@ from sudocode_coordination.askgit import git
 from sudocode_coordination.cli.screen import Block, Styled
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean
-from sudocode_coordination.config import CONFIG_FILE
-from sudocode_coordination.errors import CoordinationError, UsageError
+from sudocode_coordination.config import CONFIG_FILE, load_config
+from sudocode_coordination.errors import ConfigError, CoordinationError, UsageError
 from sudocode_coordination.hooks import git as guards
 from sudocode_coordination.hooks.servers import Registration, registrations
 from sudocode_coordination.hooks.settings import Integration, integrations
+from sudocode_coordination.place import Clone, find_clone
 
 EXCLUDE_BEGIN: Final = "# >>> coord init >>>"
 EXCLUDE_END: Final = "# <<< coord init <<<"
+_FOR_ALL: Final = ("AGENTS.md", Path(CONFIG_FILE).name)
+"""Without anything of this machine in them: they may be committed."""
 _BY_HAND: Final = "put it right by hand first"
 _CONFIG: Final = """\
 # What this repository's clones have in common. Every key: docs/configuration.md of sudocode-coordination.
@@ -56,31 +59,44 @@ def init(session: Session, args: Namespace) -> int:
     if only - names:
         raise UsageError(f"nothing is called {', '.join(sorted(only - names))}", hint=f"there are: {', '.join(sorted(names))}")
     chosen = [c for c in changes if c.needed and (c.name in only if only else c.found)]
+    users = _other_users(root) if args.remove and not only else []
+    kept = [c for c in chosen if users and _is_shared(session.clone, c)]
+    chosen = [c for c in chosen if c not in kept]
     left = [c for c in changes if c.needed and c not in chosen and not args.remove]
     document = {
         "changes": [{"name": c.name, "path": str(c.path), "what": c.what} for c in chosen],
         "inPlace": sorted({c.name for c in changes if not c.needed}),
         "notFound": sorted({c.name for c in left}),
+        "kept": [{"name": c.name, "path": str(c.path), "usedIn": [str(tree) for tree in users]} for c in kept],
     }
     lines: list[Block] = [] if args.remove else _remotes(root)
+    lines += [f"{clean(c.name)}: kept, {clean(users[0])} is set up with it too: {clean(c.path)}" for c in kept]
+    if kept:
+        lines.append(Styled("it goes with the last work tree, or with coord guard remove", "dim"))
     lines += [f"{clean(c.name)}: {c.what}: {clean(c.path)}" for c in chosen]
     if left:
-        lines.append(Styled(f"not found here, and left out: {', '.join(sorted({c.name for c in left}))} (--only NAME)", "dim"))
+        why, how = ("", "") if only else ("not found here, and ", " (--only NAME)")
+        lines.append(Styled(f"{why}left out: {', '.join(sorted({c.name for c in left}))}{how}", "dim"))
     if not chosen:
-        nothing = "nothing of ours is there" if args.remove else "nothing to do: all is in place"
+        nothing = f"nothing {'else ' if kept else ''}of ours is there" if args.remove else "nothing to do: all is in place"
         session.screen.show({**document, "written": False}, [*lines, nothing])
         return 0
     if args.dry_run or not (args.yes or _agreed(session, lines)):
         session.screen.show({**document, "written": False}, [*lines, "nothing was written; --yes writes it"])
         return 0
-    failed = _carry_out(chosen)
+    failed, shown = _carry_out(chosen), len(lines)
     if not args.remove:
-        _exclude(root, [c.path for c in chosen if not _is_tracked(root, c.path)])
-    elif not only:
+        tracked = [c.path for c in chosen if _is_tracked(root, c.path)]
+        _exclude(root, [c.path for c in chosen if c.path not in tracked])
+        here = sorted({str(path.relative_to(root)) for path in tracked if path.name not in _FOR_ALL})
+        if here:
+            lines.append(Styled(f"with paths of this machine now, and tracked by git: {clean(', '.join(here))}", "yellow"))
+    elif not only and not users:
         _exclude(root, None)
     done = f"{len(chosen) - len(failed)} of {len(chosen)} " + ("taken back" if args.remove else "written")
     next_step = [] if args.remove else ["next: coord start, then coord doctor"]
-    session.screen.show({**document, "written": True, "failed": failed}, [*(lines if args.yes else []), *failed, done, *next_step])
+    told = lines if args.yes else lines[shown:]
+    session.screen.show({**document, "written": True, "failed": failed}, [*told, *failed, done, *next_step])
     return 1 if failed else 0
 
 
@@ -89,8 +105,9 @@ def additions(root: Path) -> list[Change]:
     config, about = root / CONFIG_FILE, "the configuration that clones share, all commented out"
     found = [Change("config", config, about, True, not config.exists(), partial(_write, config, _CONFIG))]
     for place in guards.places(root):
-        wanted = place.state in ("absent", "other")
-        found.append(Change("guards", place.path, f"check leases in {place.hook}", True, wanted, partial(guards.install, place)))
+        others = ", for all repositories with these hooks" if guards.is_everybodys(place, find_clone(root)) else ""
+        what, do = f"check leases in {place.hook}{others}", partial(guards.install, place)
+        found.append(Change("guards", place.path, what, True, not place.is_current, do))
     present = set()
     for one in integrations(root, guards.program()):
         if any(shutil.which(sign[1:]) if sign.startswith("!") else (root / sign).exists() for sign in one.signs):
@@ -129,6 +146,28 @@ def removals(root: Path) -> list[Change]:
     if _bytes(config) == _CONFIG.encode():
         found.append(Change("config", config, "remove it: nothing is set in it", True, True, partial(_write, config, None)))
     return found
+
+
+def _other_users(root: Path) -> list[Path]:
+    """Other work trees of the repository that are set up: what they share with this one is theirs too."""
+    found = []
+    listed = git(str(root), "worktree", "list", "--porcelain", "-z")
+    # Before git 2.36 there is no -z.
+    lines = listed.text.split("\0") if listed.ok else git(str(root), "worktree", "list", "--porcelain").text.split("\n")
+    for tree in (Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")):
+        if not (tree / ".git").exists() or tree.resolve() == root.resolve():
+            continue
+        # What is committed came with the checkout.
+        own = (c.path for c in removals(tree) if c.needed and c.name != "guards")
+        if any(not _is_tracked(tree, path) or not git(str(tree), "diff", "--quiet", "HEAD", "--", str(path)).ok for path in own):
+            found.append(tree)
+    return found
+
+
+def _is_shared(clone: Clone, change: Change) -> bool:
+    """Git's hooks are, unless `core.hooksPath` names a folder of the work tree."""
+    inside = change.path.is_relative_to(Path(clone.root).resolve()) and not change.path.is_relative_to(clone.common_dir)
+    return change.name == "guards" and not inside
 
 
 def _is_wanted(one: Integration | Registration) -> bool:
@@ -172,8 +211,12 @@ def _remotes(root: Path) -> list[Block]:
     remotes = git(str(root), "remote").text.split()
     if not remotes:
         return [Styled("no git remote: others are found through one (git remote add origin URL)", "yellow")]
-    if "origin" not in remotes:
-        return [Styled(f"no remote origin, there is {clean(remotes[0])}: set git_remote in {CONFIG_FILE}", "yellow")]
+    try:
+        wanted = load_config(root).git_remote
+    except ConfigError as error:
+        return [Styled(f"{clean(error.message)} ({clean(error.hint)})", "yellow")]
+    if wanted not in remotes:
+        return [Styled(f"no remote {clean(wanted)}, there is {clean(remotes[0])}: set git_remote in {CONFIG_FILE}", "yellow")]
     return []
 
 
@@ -250,8 +293,8 @@ def _exclude(root: Path, paths: Sequence[Path] | None) -> None:
         if begin:
             _write(file, before + after, "surrogateescape")
         return
-    inside = [path for path in paths if path.is_relative_to(root) and path.name not in ("AGENTS.md", Path(CONFIG_FILE).name)]
-    names |= {f"/{path.relative_to(root).as_posix()}" for path in inside}
+    inside = [path.relative_to(root) for path in paths if path.is_relative_to(root)]
+    names |= {f"/{path.as_posix()}" for path in inside if path.parts[0] != ".git" and path.name not in _FOR_ALL}
     if names:
         block = "\n".join((EXCLUDE_BEGIN, *sorted(names), EXCLUDE_END, ""))
         _write(file, (before if not before or before.endswith("\n") else before + "\n") + block + after, "surrogateescape")

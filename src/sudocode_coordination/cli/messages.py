@@ -14,7 +14,7 @@ from sudocode_coordination.cli.screen import Block, Table
 from sudocode_coordination.cli.session import Session
 from sudocode_coordination.cli.text import clean, resource_name, shown_duration
 from sudocode_coordination.errors import UsageError
-from sudocode_coordination.model import Message
+from sudocode_coordination.model import Message, validate_agent_id
 
 HOUR_MS: Final = 3_600_000
 
@@ -28,7 +28,7 @@ def say(session: Session, args: Namespace) -> int:
         session,
         SendMessage(
             text=args.text,
-            to=tuple(args.to),
+            to=tuple(validate_agent_id(to) for to in args.to),
             resource=on,
             reply_to=args.reply or "",
             ttl_ms=args.ttl or HOUR_MS,
@@ -51,7 +51,8 @@ def _send(session: Session, request: SendMessage) -> int:
     whom = clean(", ".join(sent.to)) if sent.to else f"all on {resource_name(sent.resource)}" if sent.resource else "everybody"
     lines: list[Block] = [f"said to {whom}, for {shown_duration(sent.remaining_ms)} (message {clean(sent.message_id)})"]
     if sent.kind == "release":
-        lines.append("the answer is among your messages: coord messages")
+        as_agent = f"--agent {session.named_agent} " if session.named_agent else ""
+        lines.append(f"the answer is among your messages: coord {as_agent}messages")
     session.screen.show(msgspec.to_builtins(sent), lines)
     return 0
 

@@ -42,6 +42,8 @@ _REPO: Final = re.compile(r"--repo?(?:=(.*))?", re.DOTALL)
 """Another way to name the remote. It is no option to hand on: a remote that is said out loud overrules it in git."""
 _SHORT: Final = re.compile(r"-(?!-)([^o]*)((?:o.*)?)", re.DOTALL)
 """Short options of one letter each, up to the one that takes the rest as its value."""
+_MAX_SAID: Final = 1_000
+"""Characters of git's words in an error with `--json`, the last ones."""
 _CONTENTION: Final = re.compile(OVERTAKEN)
 
 
@@ -78,7 +80,16 @@ def push(session: Session, args: Namespace) -> int:
     if table.startswith("!") and "atomic push failed" not in table:
         reason = table.split("\t")[-1]
         raise RemoteError(f"nothing was pushed: the lease table did not take it: {reason}", hint="try again; `coord doctor` looks")
+    if session.screen.as_json:  # nothing is above it
+        said = [*(clean(line.replace("\t", " ")) for line in others), *_said(done.stderr or "")]
+        message = f"nothing was pushed: git push failed: {'; '.join(said)[-_MAX_SAID:] or 'without a word'}"
+        raise RemoteError(message, hint="fix what git says, then `coord push` again")
     raise RemoteError("nothing was pushed: git push failed", hint="what git said is above; fix that, then `coord push` again")
+
+
+def _said(text: str) -> list[str]:
+    """What matters of git's words: no progress, no advice."""
+    return [clean(line) for line in re.split(r"[\r\n]+", text) if line.startswith(("error:", "fatal:", "remote:", "! "))]
 
 
 def parse_push(arguments: Sequence[str], folder: str, table_remote: str) -> Wanted:
@@ -165,7 +176,7 @@ def _git_push(wanted: Wanted, prepared: PreparedPush, screen: Screen, folder: st
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL if screen.as_json else None,
+        stderr=subprocess.PIPE if screen.as_json else None,
         text=True,
         errors="replace",
         check=False,

@@ -187,10 +187,12 @@ def handover_lines(handover: Handover, contained: bool | None) -> list[Block]:
     return [Styled(f"{what}; this checkout does not contain it yet: git fetch, then git merge {clean(source)}", "yellow")]
 
 
-def denial(outcome: LeaseOutcome, asked: Sequence[str]) -> tuple[str, str]:
-    """Message and hint of a denied lease. `asked`: the arguments of `coord lease`, to be given again with another."""
+def denial(outcome: LeaseOutcome, asked: Sequence[str], agent: str | None = None) -> tuple[str, str]:
+    """Message and hint of a denied lease. `asked`: the arguments of `coord lease`, to be given again with another; `agent`: as
+    `--agent` named it, and has to again."""
+    coord = ("coord", "--agent", agent) if agent else ("coord",)
     if outcome.cycle:
-        return _deadlock(outcome)
+        return _deadlock(outcome, coord)
     lines = conflict_lines(msgspec.to_builtins(outcome.holders))
     reason = clean(outcome.reason)
     if not lines:
@@ -201,18 +203,16 @@ def denial(outcome: LeaseOutcome, asked: Sequence[str]) -> tuple[str, str]:
     higher = f", or --priority {max(priorities) + 1} to take over" if priorities else ""
     # The shell must not expand what was meant as a pattern.
     again = clean(shlex.join(asked)) if len(asked) <= MAX_AGAIN else f"{clean(shlex.join(asked[:MAX_AGAIN]))} …"
-    return message, f"`coord lease {again} --wait` waits for it{higher}"
+    return message, f"`{' '.join(coord)} lease {again} --wait` waits for it{higher}"
 
 
-def _deadlock(outcome: LeaseOutcome) -> tuple[str, str]:
+def _deadlock(outcome: LeaseOutcome, coord: Sequence[str]) -> tuple[str, str]:
     """Who waits for whom, and what to release: what the last one waits for."""
     waits = [f"{clean(w.agent_id)} waits for {clean(str(w.resource))} of {clean(w.holder_id)}" for w in outcome.cycle]
     own = outcome.cycle[-1].resource
     kind = () if own.type == "file" else ("--type", own.type)
     again = clean(
-        shlex.join(
-            ("coord", "release", *kind, "--", own.path) if own.path.startswith("-") else ("coord", "release", own.path, *kind)
-        )
+        shlex.join((*coord, "release", *kind, "--", own.path) if own.path.startswith("-") else (*coord, "release", own.path, *kind))
     )
     return f"deadlock: {', '.join(waits)}", f"nothing was released: `{again}` lets the others go on, then ask again"
 

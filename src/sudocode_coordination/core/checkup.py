@@ -71,7 +71,10 @@ def findings(node: Node, config: CoordinationConfig, problems: Sequence[str], no
             DoctorFinding(
                 name="memory",
                 ok=True,
-                message="state was lost or the machine has restarted: this peer is no voice of a quorum for a while",
+                message="this peer is no voice of a quorum for now: it can't know what it has promised others before (its state "
+                "was lost, the machine was booted, or this branch is new to it)",
+                hint="nothing to do: it is one again by itself, after the longest ttl of a lease (max_lease_ttl_ms, "
+                f"{config.max_lease_ttl_ms // 1_000} s)",
             )
         )
     return tuple(found)

@@ -24,6 +24,7 @@ from sudocode_coordination.api.requests import (
     GetPublished,
     GetStatus,
     LeaseHistory,
+    LetGo,
     ListConflicts,
     ListDrafts,
     ListIssues,
@@ -187,7 +188,8 @@ class Desk:
             case PushDone():
                 node.strict.fenced.done(request.commit, landed=request.landed)
             case ReleaseLease():
-                node.strict.fenced.let_go(agent, normalise_all(request.resources), everything=request.everything)
+                gone = node.strict.fenced.let_go(agent, normalise_all(request.resources), everything=request.everything)
+                lost = tuple(LetGo(resources=one.claim.resources, token=one.token, reason=one.reason) for one in gone)
                 leases, told = node.leases.release(
                     agent,
                     request.resources,
@@ -197,7 +199,7 @@ class Desk:
                     commit=request.commit,
                     branch=request.branch,
                 )
-                return out + told + self._reply(ticket, Released(released=tuple(leases)))
+                return out + told + self._reply(ticket, Released(released=tuple(leases), let_go=lost))
             case SetWork():
                 out += node.agents.set_work(agent, request, now)
             case ClearWork():

@@ -112,14 +112,14 @@ class FencedPushes:
         while len(self._lost) > MAX_LOSERS:
             del self._lost[next(iter(self._lost))]
 
-    def let_go(self, agent: AgentId, resources: tuple[Resource, ...], *, everything: bool = False) -> None:
-        """The agent knows: it releases what overlaps these. What it lost beside them is lost still."""
+    def let_go(self, agent: AgentId, resources: tuple[Resource, ...], *, everything: bool = False) -> tuple[LostLease, ...]:
+        """The agent knows: it releases what overlaps these. What it lost beside them is lost still. Returns what is let go."""
         wanted = _all_of(resources)
 
         def left_of(was: ClaimBody) -> tuple[Resource, ...]:
             return () if everything else tuple(r for r in was.resources if not wanted.touches(r, fold_case=was.fold))
 
-        self._forget(agent, left_of)
+        return self._forget(agent, left_of)
 
     def regained(self, claim: ClaimBody) -> None:
         """The agent has a strict lease anew: what it lost on the same is made good, unless it lost more with it."""
@@ -131,19 +131,23 @@ class FencedPushes:
 
         self._forget(claim.agent, left_of)
 
-    def _forget(self, agent: AgentId, left_of: Callable[[ClaimBody], tuple[Resource, ...]]) -> None:
+    def _forget(self, agent: AgentId, left_of: Callable[[ClaimBody], tuple[Resource, ...]]) -> tuple[LostLease, ...]:
         lost = self._lost.get(agent, {})
+        gone = []
         for id_, lease in list(lost.items()):
             left = left_of(lease.claim)
             if left == lease.claim.resources:
                 continue
             self.is_kept = False
+            of = tuple(r for r in lease.claim.resources if r not in left)
+            gone.append(lease._replace(claim=msgspec.structs.replace(lease.claim, resources=of)))
             if left:
                 lost[id_] = lease._replace(claim=msgspec.structs.replace(lease.claim, resources=left))
             else:
                 del lost[id_]
         if not lost:
             self._lost.pop(agent, None)
+        return tuple(gone)
 
     def keep(self) -> list[Output]:
         """For the disk: what is lost, if that has changed."""

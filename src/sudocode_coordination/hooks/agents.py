@@ -30,6 +30,8 @@ MAX_EVENT_BYTES = 32 << 20
 """Of what an agent tells: a file that is written is in it."""
 MAX_PATHS = 200
 """Written by one command that are asked for; the rest is left to the guards."""
+MAX_TYPED = 20
+"""Of these in the command that waits for them."""
 MAX_TOLD = 8
 """Lines of a kind in a briefing: it costs the agent's attention."""
 IDLE_MS = 1_800_000
@@ -88,14 +90,14 @@ def _handle(what: str, event: "dict[str, Any]", named: "str | None") -> int:
 
 
 def _before_edit(event: "dict[str, Any]", agent: str, me: str, cwd: str) -> str:
-    by_socket: dict[str, list[list[str]]] = {}
+    by_socket: dict[str, tuple[Clone, list[list[str]]]] = {}
     for path in dialects.targets_of(event, cwd)[:MAX_PATHS]:
         place = _place_of(path, cwd)
         if place is not None:
             clone, name = place
-            by_socket.setdefault(socket_path(clone), []).append(["file", name])
+            by_socket.setdefault(socket_path(clone), (clone, []))[1].append(["file", name])
     reasons = []
-    for address, resources in by_socket.items():
+    for address, (clone, resources) in by_socket.items():
         params = {"resources": resources, "agent": me, "idleMs": IDLE_MS, "process": session_process(), "note": _note(event)}
         try:
             outcome = ask(address, "touch", params, ANSWER_S)
@@ -105,7 +107,7 @@ def _before_edit(event: "dict[str, Any]", agent: str, me: str, cwd: str) -> str:
             sys.stderr.write(f"coord: not checked: {clean(error.message)}\n")
         else:
             if not outcome.get("granted") and outcome.get("holders"):
-                reasons.append(_reason(outcome["holders"], me))
+                reasons.append(_reason(outcome["holders"], [name for _, name in resources], me, clone, cwd))
     return dialects.denied(agent, "\n".join(reasons)) if reasons else dialects.allowed(agent)
 
 
@@ -131,20 +133,37 @@ def _note(event: "dict[str, Any]") -> str:
     return f"editing ({clean(tool, 40)})" if tool else "editing"
 
 
-def _reason(holders: "list[dict[str, Any]]", me: str) -> str:
-    """Who has it, and what can be done: an agent reads it, and acts on it."""
-    first = holders[0]
-    name = resource_name(first.get("resource", "?"))
-    kind = first.get("resource", ["file"])[0]
-    target = _shell_quoted(name) if kind == "file" else _shell_quoted(str(first["resource"][1])) + f" --type {kind}"
-    own = f"coord --agent {me}"
+def _reason(holders: "list[dict[str, Any]]", wanted: "list[str]", me: str, clone: "Clone", cwd: str) -> str:
+    """Who has it, and what can be done: an agent reads it, and runs it where it is."""
+    go, typed = _typed(wanted[:MAX_TYPED], clone, cwd)
+    own = f"{go}{_program()} --agent {me}"
+    # One of several is asked for by the name under which it is held.
+    _, asked = (go, typed) if len(wanted) == 1 else _typed([str(holders[0].get("resource", ["file", "?"])[1])], clone, cwd)
     return "\n".join(
         (
             "Not yours to edit now: " + "; ".join(conflict_lines(holders)) + ".",
-            f"Do something else first, or wait your turn: {own} lease {target} --wait 10m",
-            f"Or ask for it: {own} ask {target} 'why you need it' (the answer comes with your next prompt).",
+            f"Do something else first, or wait your turn: {own} lease {typed} --wait 10m",
+            f"Or ask for it: {own} ask {asked} 'why you need it' (the answer comes with your next prompt).",
         )
     )
+
+
+def _typed(names: "list[str]", clone: "Clone", cwd: str) -> "tuple[str, str]":
+    """How the clone's files are named in a command that is run in `cwd`, and what must come before it."""
+    here = _clone_at(cwd)
+    if here is None or here.common_dir != clone.common_dir:
+        return f"cd {_shell_quoted(clone.root)} && ", " ".join(map(_shell_quoted, names))
+    real = os.path.realpath(cwd)
+    paths = [os.path.relpath(f"{clone.root}/{name}", real) for name in names]
+    return "", " ".join(_shell_quoted(f"./{path}" if path.startswith("-") else path) for path in paths)
+
+
+def _program() -> str:
+    """How `coord` is called there: hooks have its absolute path, and it need not be on PATH."""
+    for folder in os.environ.get("PATH", "").split(":"):
+        if folder and os.access(f"{folder}/coord", os.X_OK):
+            return "coord"
+    return _shell_quoted(os.path.abspath(sys.argv[0]))  # noqa: PTH100 - pathlib costs milliseconds
 
 
 def _shell_quoted(text: str) -> str:
@@ -191,7 +210,7 @@ def briefing_lines(told: "dict[str, Any]", me: str) -> "list[str]":
         what = f" {resource_name(message['resource'])}" if asks.startswith("asks") else about
         id_ = message["messageId"]
         # Its author wrote the id, and an agent may run the line as it stands. Those of ours are hexadecimal.
-        answer = f" (answer: coord --agent {me} say --reply {id_} '…')" if id_.isascii() and id_.isalnum() else ""
+        answer = f" (answer: {_program()} --agent {me} say --reply {id_} '…')" if id_.isascii() and id_.isalnum() else ""
         lines.append(f"- {clean(message['agentId'])} {asks}{what}: {clean(message['text'])}{answer}")
     lines += [f"- {foretold_line(one)}. Agree with them before you go on there." for one in told.get("foretold", [])[:MAX_TOLD]]
     for work in told.get("work", [])[:MAX_TOLD]:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from sudocode_coordination.errors import CoordinationError
 from sudocode_coordination.hooks.marked import with_block, without_block
-from sudocode_coordination.hooks.settings import Json, parsed, written
+from sudocode_coordination.hooks.settings import Json, parsed, rewritten
 
 NAME: Final = "coord"
 BEGIN: Final = "# >>> coord mcp >>>"
@@ -45,18 +45,18 @@ def registrations(root: Path, program: str) -> list[Registration]:
     return [
         _in_json("claude", root / ".mcp.json", "mcpServers", plain),
         Registration("codex", root / ".codex" / "config.toml", partial(_with_table, program), _without_table),
-        _in_json("gemini", root / ".gemini" / "settings.json", "mcpServers", patient),
+        _in_json("gemini", root / ".gemini" / "settings.json", "mcpServers", patient, comments=True),
         _in_json("cursor", root / ".cursor" / "mcp.json", "mcpServers", here),
-        _in_json("opencode", root / "opencode.json", "mcp", local),
+        _in_json("opencode", root / "opencode.json", "mcp", local, comments=True),
     ]
 
 
-def _in_json(name: str, path: Path, key: str, entry: Json) -> Registration:
-    return Registration(name, path, partial(_with_entry, key, entry), partial(_without_entry, key))
+def _in_json(name: str, path: Path, key: str, entry: Json, *, comments: bool = False) -> Registration:
+    return Registration(name, path, partial(_with_entry, key, entry, comments), partial(_without_entry, key, comments))
 
 
-def _with_entry(key: str, entry: Json, text: str | None) -> str:
-    document = parsed(text) if text is not None and text.strip() else {}
+def _with_entry(key: str, entry: Json, comments: bool, text: str | None) -> str:
+    document = parsed(text, comments=comments) if text is not None and text.strip() else {}
     servers = document.setdefault(key, {})
     if not isinstance(servers, dict):
         raise CoordinationError(f"its `{key}` is no object", hint="put it right by hand first")
@@ -64,18 +64,18 @@ def _with_entry(key: str, entry: Json, text: str | None) -> str:
     if present is not None and not _is_ours(present):
         return text or ""
     servers[NAME] = entry
-    return written(document)
+    return rewritten(text, document, comments=comments)
 
 
-def _without_entry(key: str, text: str) -> str | None:
-    document = parsed(text)
+def _without_entry(key: str, comments: bool, text: str) -> str | None:
+    document = parsed(text, comments=comments)
     servers = document.get(key)
     if not isinstance(servers, dict) or not _is_ours(servers.get(NAME)):
         return text
     del servers[NAME]
     if not servers:
         del document[key]
-    return written(document) if document else None
+    return rewritten(text, document, comments=comments) if document else None
 
 
 def _is_ours(entry: Json) -> bool:

@@ -1,6 +1,6 @@
 """The settings of coding agents: which files have our hooks, as they are with and without them.
 
-A settings file is the user's: what is in it stays, in its order, and what is not ours is not looked at. Laws: putting our entries
+A settings file is the user's: what is in it stays to the letter, and what is not ours is not looked at. Laws: putting our entries
 in twice is the same as once; taking them away leaves the rest as it was; a file that its agent could not read is not touched.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from sudocode_coordination.errors import CoordinationError
+from sudocode_coordination.hooks import jsontext
 from sudocode_coordination.hooks.marked import with_block, without_block
 
 Json: TypeAlias = Any
@@ -43,7 +44,12 @@ export const Coordination = async ({ directory }) => ({
     const given = { session_id: input.sessionID, cwd: directory, tool: input.tool, args: output.args }
     const told = coord("pre-tool", given)
     if (!told.stdout) return
-    const decision = JSON.parse(told.stdout).hookSpecificOutput
+    let decision
+    try {
+      decision = JSON.parse(told.stdout).hookSpecificOutput
+    } catch {
+      return // an own failure never blocks work
+    }
     if (decision && decision.permissionDecision === "deny") throw new Error(decision.permissionDecisionReason)
   },
   event: async ({ event }) => {
@@ -94,8 +100,8 @@ def integrations(root: Path, program: str) -> list[Integration]:
             "gemini",
             root / ".gemini" / "settings.json",
             (".gemini", "GEMINI.md", "!gemini"),
-            lambda text: _with_hooks(text, _gemini(command)),
-            _without_hooks,
+            lambda text: _with_hooks(text, _gemini(command), comments=True),
+            lambda text: _without_hooks(text, comments=True),
         ),
         Integration(
             "cursor",
@@ -172,8 +178,8 @@ def _cursor(command: str) -> dict[str, Json]:
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 
-def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Json] | None = None) -> str:
-    document = parsed(text) if text is not None and text.strip() else dict(base or {})
+def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Json] | None = None, comments: bool = False) -> str:
+    document = parsed(text, comments=comments) if text is not None and text.strip() else dict(base or {})
     hooks = document.setdefault("hooks", {})
     if not isinstance(hooks, dict):
         raise CoordinationError("its `hooks` is no object", hint="put it right by hand first")
@@ -181,12 +187,14 @@ def _with_hooks(text: str | None, wanted: dict[str, Json], *, base: dict[str, Js
         present = hooks.get(event, [])
         if not isinstance(present, list):
             raise CoordinationError(f"its hooks of {event} are no list", hint="put it right by hand first")
-        hooks[event] = [one for one in present if not _is_ours(one)] + [entry]
-    return written(document)
+        ours = [one for one in present if _is_ours(one)]
+        if ours != [entry]:  # else it stays where it is
+            hooks[event] = [one for one in present if not _is_ours(one)] + [entry]
+    return rewritten(text, document, comments=comments)
 
 
-def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | None:
-    document = parsed(text)
+def _without_hooks(text: str, *, base: dict[str, Json] | None = None, comments: bool = False) -> str | None:
+    document = parsed(text, comments=comments)
     hooks = document.get("hooks")
     if not isinstance(hooks, dict):
         return text
@@ -197,7 +205,7 @@ def _without_hooks(text: str, *, base: dict[str, Json] | None = None) -> str | N
                 del hooks[event]
     if not hooks:
         del document["hooks"]
-    return None if document == (base or {}) else written(document)
+    return None if document == (base or {}) else rewritten(text, document, comments=comments)
 
 
 def _is_ours(entry: Json) -> bool:
@@ -210,29 +218,37 @@ def _is_ours(entry: Json) -> bool:
     )
 
 
-def parsed(text: str) -> dict[str, Json]:
+def parsed(text: str, *, comments: bool = False) -> dict[str, Json]:
     """A settings file.
+
+    Args:
+        comments: its agent takes them.
 
     Raises:
         CoordinationError: it is no JSON object.
     """
     try:
-        document = json.loads(text)
+        document = jsontext.read(text, comments=comments)
     except (ValueError, RecursionError) as error:  # it is the repository's, so anybody may have written it
-        raise CoordinationError(f"it is no JSON: {error}", hint="put it right by hand first; comments can't be kept") from None
+        hint = "put it right by hand first" + ("" if comments else "; its agent takes no comments")
+        raise CoordinationError(f"it is no JSON: {error}", hint=hint) from None
     if not isinstance(document, dict):
         raise CoordinationError("it is no JSON object", hint="put it right by hand first")
     return document
 
 
-def written(document: Json) -> str:
-    """As agents write their own: indented, readable."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
+def rewritten(text: str | None, document: dict[str, Json], *, comments: bool = False) -> str:
+    """The file with what is in `document`, the rest of it to the letter.
+
+    Raises:
+        CoordinationError: it is nested too deeply for that.
+    """
+    if text is None or not text.strip():
+        return jsontext.written(document)
     try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can escape and UTF-8 has not
-        text = json.dumps(document, indent=2)
-    return text + "\n"
+        return jsontext.edited(text, document, comments=comments)
+    except RecursionError:
+        raise CoordinationError("it is nested too deeply", hint="put it right by hand first") from None
 
 
 def _with_plugin(text: str | None, program: str) -> str:

@@ -94,6 +94,7 @@ def _read(command: str, cwd: str, found: "dict[str, None]", depth: int) -> None:
     targets: list[_Word] = []
     tokens = _tokens(command)
     pending = ""
+    above: list[str | None] = []
     for kind, text, known in tokens:
         if kind == "document":
             documents.append(text)
@@ -106,6 +107,10 @@ def _read(command: str, cwd: str, found: "dict[str, None]", depth: int) -> None:
         elif text in _ENDS:
             here = _command(words, targets, documents, here, found, depth)
             words, targets, documents, pending = [], [], [], ""
+            if text == "(":
+                above.append(here)
+            elif text == ")" and above:  # a subshell's `cd` ends with it
+                here = above.pop()
         else:
             pending = text
     _command(words, targets, documents, here, found, depth)
@@ -120,7 +125,7 @@ def _command(
     depth: int,
 ) -> "str | None":
     """One simple command; the directory after it, None if that is not known."""
-    for target in targets:
+    for target in targets if _name_of(words) != "[[" else ():  # there it compares
         _note(target, here, found)
     while words and words[0].known and _is_assignment(words[0].text):
         del words[0]
@@ -131,7 +136,7 @@ def _command(
     if not name:
         return here
     rest = words[1:]
-    if name in ("cd", "pushd"):
+    if name in ("cd", "pushd", "popd"):
         named = [word for word in rest if not word.text.startswith("-")]
         return _joined(here, named[0].text) if len(named) == 1 and named[0].known else None
     if name in _SHELLS or name == "eval":

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from sudocode_coordination.adapters.gitrun import GitFailedError
-from sudocode_coordination.errors import CoordinationError
+from sudocode_coordination.errors import CoordinationError, NotARepositoryError
 from sudocode_coordination.place import find_clone
 from sudocode_coordination.replay.generator import history
 from sudocode_coordination.replay.history import Figures, History, Replayed, figures
@@ -44,10 +44,21 @@ def main(arguments: Sequence[str]) -> int:
                 options.repository, options.rev = _generated(Path(scratch), options.generate, options.limit), "main"
             merges = trio.run(_replay, options, Path(scratch))
         except (CoordinationError, GitFailedError) as error:
-            sys.stderr.write(f"error: {error.message if isinstance(error, CoordinationError) else error.reason}\n")
-            return 1
+            return _failed(error, as_json=options.json)
     _show(merges, as_json=options.json)
     return 0
+
+
+def _failed(error: CoordinationError | GitFailedError, *, as_json: bool) -> int:
+    if isinstance(error, CoordinationError):
+        told = {"code": error.code, "message": error.message, "hint": error.hint}
+    else:
+        told = {"code": "failed", "message": error.reason, "hint": "is the revision there? git log REV"}
+    if as_json:
+        sys.stdout.write(msgspec.json.encode({"error": told}).decode() + "\n")
+    else:
+        sys.stderr.write(f"error: {told['message']}\nhint: {told['hint']}\n")
+    return 1
 
 
 def _number(text: str) -> int:
@@ -69,6 +80,8 @@ def _generated(scratch: Path, seed: int, merges: int) -> str:
 
 
 async def _replay(options: argparse.Namespace, scratch: Path) -> list[Replayed]:
+    if not Path(options.repository).exists():  # else a repository above it would be taken
+        raise NotARepositoryError(f"{options.repository} is not there", hint="give a folder of a repository")
     clone = find_clone(options.repository)
     root = None if clone.work_tree is None else Path(clone.work_tree)
     past = History(Path(clone.common_dir), root, scratch / "replay.git")
@@ -94,6 +107,8 @@ def _summary(told: Figures) -> list[str]:
         f"files not shared with content: {told.withheld}; uncertain forecasts: {told.uncertain}, right: {told.uncertain_right}",
         f"a forecast takes {told.median_ms:g} ms (median)",
     ]
+    if not told.merges:
+        lines = ["0 merges: there is none of two in this history (--branches takes pairs of branches instead)"]
     return [*lines, *([f"{told.troubles} merges could not be foretold"] if told.troubles else [])]
 
 
