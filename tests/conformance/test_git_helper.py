@@ -200,6 +200,7 @@ def test_one_that_was_killed_is_not_missed(tmp_path: Path, loop: Loop, bare: Pat
     assert pushes == [first, second]
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_unknown_and_leaves_nothing(tmp_path: Path, loop: Loop, bare: Path, url: str, pushes: list[str]) -> None:
     handle = TableHandle(loop, clone_of(url, tmp_path) / ".git", command_timeout_s=3.0)
     first = landed(handle.swap(None, {"a/x": b"1"}))

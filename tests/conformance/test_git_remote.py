@@ -175,12 +175,13 @@ def test_two_that_create_it_at_once_both_get_through(world: World) -> None:
     assert sorted(world.files()) == ["agent-0.json", "agent-1.json"]
 
 
-def test_many_publishers_at_once_lose_nothing(world: World) -> None:
-    clones = [world.clone() for _ in range(20)]
+@pytest.mark.parametrize("count", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_many_publishers_at_once_lose_nothing(world: World, count: int) -> None:
+    clones = [world.clone() for _ in range(count)]
     tickets = [c.start_publish({f"agent-{n}.json": b"%d" % n}) for n, c in enumerate(clones)]
     outcomes = [c.outcome(t) for c, t in zip(clones, tickets, strict=True)]
     assert [o for o in outcomes if not isinstance(o, BranchPublished)] == []
-    assert world.files() == {f"agent-{n}.json": b"%d" % n for n in range(20)}
+    assert world.files() == {f"agent-{n}.json": b"%d" % n for n in range(count)}
 
 
 def test_only_the_named_files_change(world: World) -> None:

@@ -320,6 +320,7 @@ def test_a_frozen_peer_is_given_up_and_comes_back() -> None:
     run_real(test)
 
 
+@pytest.mark.slow
 def test_idle_links_stay_up() -> None:
     """The other side of the keepalive: with limits made small, an idle link outlives the silence limit many times."""
 
