@@ -327,8 +327,7 @@ def test_idle_links_stay_up() -> None:
     async def test(bench: RealBench) -> None:
         ann, bob = await bench.pair()
         await bench.connect(ann, bob)
-        began = trio.current_time()
-        await bench.until(lambda: trio.current_time() - began > 8)
+        await trio.sleep(8)
         assert not ann.of(PeerDisconnected)
         assert not bob.of(PeerDisconnected)
 
