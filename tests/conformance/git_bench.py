@@ -304,6 +304,14 @@ def children() -> list[psutil.Process]:
     return [c for c in descendants() if c.status() != psutil.STATUS_ZOMBIE]
 
 
+def until(found: Callable[[], bool], what: str) -> None:
+    """Wait for it."""
+    end = time.monotonic() + PATIENCE_S
+    while not found():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)  # a poll; the deadline above is the limit
+
+
 def nobody_left() -> bool:
     end = time.monotonic() + 10
     while children() and time.monotonic() < end:

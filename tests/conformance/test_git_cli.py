@@ -23,19 +23,12 @@ from tests.conformance.git_bench import (
     make_remote,
     nobody_left,
     paths_on,
-    running_loop,
     write_branch,
 )
 
 from sudocode_coordination.adapters.git import GitCli
 from sudocode_coordination.adapters.gittree import PEERS_PATH
 from sudocode_coordination.core.io import BranchPublished, BranchPublishFailed, BranchRead, BranchReadFailed, Input
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    with running_loop() as running:
-        yield running
 
 
 def clone_of(url: str, folder: Path, name: str = "clone", *options: str) -> Path:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
-from tests.conformance.git_bench import Loop, descendants, git, make_remote, running_loop
+from tests.conformance.git_bench import Loop, descendants, git, make_remote, until
 from tests.conformance.table_bench import (
     TableHandle,
     change,
@@ -24,40 +22,12 @@ from tests.conformance.table_bench import (
     tip_of,
 )
 
-from sudocode_coordination.adapters import git_table, gitpush, gitshort
+from sudocode_coordination.adapters import gitshort
 from sudocode_coordination.adapters.git_table import REF, GitTable
 from sudocode_coordination.adapters.gitdirect import Wanted, push_directly
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed
 from sudocode_coordination.adapters.gitway import local_path
 from sudocode_coordination.core.io import Input, TableRead, TableSwapped
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    with running_loop() as running:
-        yield running
-
-
-@pytest.fixture
-def pushes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commits that went by `git push`."""
-    seen: list[str] = []
-    push = gitpush.push
-
-    async def noted(git: object, remote: str, commit: str, *rest: object, **more: object) -> Pushed:
-        seen.append(commit)
-        return await push(git, remote, commit, *rest, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(git_table, "push", noted)
-    return seen
-
-
-def until(found: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not found():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)  # a poll; the deadline above is the limit
-
 
 # --- the same outcomes --------------------------------------------------------------------------------------------------------
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conformance.git_bench import GitHttpServer, Loop, descendants, git, http_server, make_remote, running_loop
+from tests.conformance.git_bench import GitHttpServer, Loop, descendants, git, http_server, make_remote, until
 from tests.conformance.table_bench import (
     TableHandle,
     change,
@@ -31,31 +30,11 @@ from tests.conformance.table_bench import (
     tip_of,
 )
 
-from sudocode_coordination.adapters import git_table, githelper, gitpush
+from sudocode_coordination.adapters import githelper
 from sudocode_coordination.adapters.git_table import REF, GitTable
 from sudocode_coordination.adapters.githelper import Conversation
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed
 from sudocode_coordination.core.io import Input, TableRead, TableSwapped
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    with running_loop() as running:
-        yield running
-
-
-@pytest.fixture
-def pushes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The commits that went by `git push`."""
-    seen: list[str] = []
-    push = gitpush.push
-
-    async def noted(git: object, remote: str, commit: str, *rest: object, **more: object) -> Pushed:
-        seen.append(commit)
-        return await push(git, remote, commit, *rest, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(git_table, "push", noted)
-    return seen
 
 
 @pytest.fixture
@@ -88,13 +67,6 @@ def commands() -> list[tuple[int, list[str]]]:
         with suppress(psutil.NoSuchProcess):
             found.append((process.pid, process.cmdline()))
     return found
-
-
-def until(found: Callable[[], bool], what: str) -> None:
-    end = time.monotonic() + 60
-    while not found():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)  # a poll; the deadline above is the limit
 
 
 # --- the same outcomes --------------------------------------------------------------------------------------------------------

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
 import pytest
 import trio
-from tests.conformance.git_bench import Loop, fake_ssh, git, http_server, make_remote, nobody_left, running_loop
+from tests.conformance.git_bench import Loop, fake_ssh, git, http_server, make_remote, nobody_left
 from tests.conformance.table_bench import (
     TableHandle,
     change,
@@ -37,12 +36,6 @@ from sudocode_coordination.core.io import (
 )
 
 SCHEMES = ("path", "file", "git", "http", "ssh")
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    with running_loop() as running:
-        yield running
 
 
 def served(stack: ExitStack, bare: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> str:

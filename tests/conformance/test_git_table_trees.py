@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conformance.git_bench import Loop, git, make_remote, running_loop
+from tests.conformance.git_bench import Loop, git, make_remote
 from tests.conformance.table_bench import TableHandle, clone_of, handle_of, landed, lost, reason, table, table_on, tip_of, works
 
 from sudocode_coordination.adapters import table_trees
 from sudocode_coordination.adapters.git_table import REF
 from sudocode_coordination.adapters.table_trees import MAX_FILE_BYTES
 from sudocode_coordination.core.io import TableBuilt, TableRead, TableReadFailed, TableSwapFailed, TableSwapped
-
-
-@pytest.fixture
-def loop() -> Iterator[Loop]:
-    with running_loop() as running:
-        yield running
-
 
 # --- what is in a table ---------------------------------------------------------------------------------------------------------
 

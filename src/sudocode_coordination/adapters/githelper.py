@@ -17,7 +17,7 @@ from typing import Final
 import trio
 
 from sudocode_coordination.adapters.gitpush import Landed, Lost, Pushed, verdict
-from sudocode_coordination.adapters.gitrun import MAX_STDERR_BYTES, GitRunner, Outcome, end
+from sudocode_coordination.adapters.gitrun import GitRunner, Outcome, add_complaint, end
 
 WAITS_S: Final = 60.0
 """For so long after a push another helper waits for the next. Agents that use strict leases take and release them in a row."""
@@ -27,8 +27,8 @@ _CHUNK: Final = 1 << 16
 _LINE_BYTES: Final = 1 << 16
 _LINGER_S: Final = 1.0
 """For its last words, when it has ended; and for its end, when it has nothing more to do."""
-_OWN_WORDS: Final = frozenset(("stale info", "fetch first", "non-fast forward", "already exists", "needs force"))
-"""Why the helper itself did not push. Everything else are words of the remote."""
+_STALE: Final = "stale info"
+"""The helper's word for a ref that is not what was expected. Everything else are words of the remote."""
 _SILENT: Final = "expecting report"
 """The remote never said what came of it."""
 
@@ -136,8 +136,7 @@ class Conversation:
 
         async def overhear() -> None:  # a full pipe would stop it
             while chunk := await self._stderr.receive_some(_CHUNK):
-                self._complaints += chunk
-                del self._complaints[MAX_STDERR_BYTES:]
+                add_complaint(self._complaints, chunk)
             over.set()
 
         with trio.move_on_after(limit_s) as scope:
@@ -183,7 +182,7 @@ class Conversation:
         if there == commit:
             return None
         if there != self._expected:
-            return "[rejected] (stale info)"
+            return _summary(_STALE)
         self._sent = True
         await self._say(f"push {commit}:{self._ref}\n\n")
         while True:  # it has a line for each ref that was listed
@@ -221,7 +220,7 @@ class Conversation:
 def _summary(why: str) -> str:
     if why == _SILENT:
         return "[remote failure] (remote failed to report status)"
-    return f"[{'rejected' if why in _OWN_WORDS else 'remote rejected'}] ({why})"
+    return f"[{'rejected' if why == _STALE else 'remote rejected'}] ({why})"
 
 
 async def _let_go(process: trio.Process) -> None:

@@ -312,10 +312,7 @@ async def _converse(process: trio.Process, stdin: bytes, limit: int) -> Outcome:
 
     async def overhear() -> None:
         while chunk := await err.receive_some(_CHUNK):
-            complaints.extend(chunk)
-            # The end tells what went wrong, the beginning who said so.
-            if len(complaints) > MAX_STDERR_BYTES:
-                del complaints[MAX_STDERR_BYTES // 2 : len(complaints) - MAX_STDERR_BYTES // 2]
+            add_complaint(complaints, chunk)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(feed)
@@ -326,6 +323,13 @@ async def _converse(process: trio.Process, stdin: bytes, limit: int) -> Outcome:
     if exceeded:
         raise GitFailedError(f"git said more than {limit} bytes")
     return Outcome(process.returncode or 0, bytes(output), complaints.decode("utf-8", "replace"))
+
+
+def add_complaint(complaints: bytearray, chunk: bytes) -> None:
+    """Keep `MAX_STDERR_BYTES` of all: the end tells what went wrong, the beginning who said so."""
+    complaints.extend(chunk)
+    if len(complaints) > MAX_STDERR_BYTES:
+        del complaints[MAX_STDERR_BYTES // 2 : len(complaints) - MAX_STDERR_BYTES // 2]
 
 
 async def end(process: trio.Process) -> None:

@@ -183,11 +183,9 @@ def _in_words(problem: str) -> tuple[str, str]:
     unit = {"str": " characters", "array": " of them"}.get(kind, "") if length else ""
     if sign == "<=":
         return f"{name} must be at most {bound}{unit}", "make it shorter" if unit == " characters" else "give less"
-    return (
-        (f"{name} must not be empty", "give one")
-        if length and bound == "1"
-        else (f"{name} must be at least {bound}{unit}", "give more")
-    )
+    if length and bound == "1":
+        return f"{name} must not be empty", "give one"
+    return f"{name} must be at least {bound}{unit}", "give more"
 
 
 def _unfit(request: object) -> str | None:
