@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -55,6 +56,9 @@ def _isolate() -> None:
     for name in list(os.environ):
         if name.startswith(("GIT_", "COORD_", "SSH_ASKPASS")):
             del os.environ[name]
+    # Started in the background by a script, this process ignores interrupts, and would hand that on to those that it interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Hundreds of processes below this one would compile libp2p, each for itself.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     home = _root / "home"
